@@ -1,0 +1,58 @@
+# Each target does all its own set-up in .venv; the machine needs python3 >= 3.10, make and a C++ compiler.
+#
+#   make demo    train on character images with three losses and print the retrieval table
+#   make test    lint the Python code and run the whole test suite
+#   make lint    ruff and clang-format, without changing a file
+#   make bench   measure time and memory against PyTorch
+#   make clean   remove .venv and everything that was built
+#
+# PYTHON=python3.12 chooses the interpreter that .venv is made from.
+
+PYTHON ?= python3
+VENV := .venv
+
+# The compiler driver of torch looks for ninja on the PATH.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without a C++ compiler the set-up stops and says so, rather than go on with the reference path alone.
+export FASTPAIR_BUILD_EXT ?= 1
+
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+# The folders stand for files that were added or removed.
+BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(dir $(CXX_SOURCES))))
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
+	  --output runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m fastpair
+	$(VENV)/bin/pytest -q tests
+
+lint: $(VENV)/requirements
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/compare.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastpair/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/requirements: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastpair needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing the pinned requirements, once: PyTorch is a large download"
+	$(VENV)/bin/pip install --quiet -r $<
+	@touch $@
+
+# Editable, so that Python changes need no new install. Any change of the C++ code builds the extension from nothing,
+# because an editable install keeps no object files: a stale build cannot be picked up.
+$(VENV)/installed: $(VENV)/requirements $(BUILD_INPUTS)
+	rm -f fastpair/_C*.so
+	$(VENV)/bin/pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@

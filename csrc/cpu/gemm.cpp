@@ -1,0 +1,124 @@
+#include "cpu/gemm.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+#include "cpu/simd.h"
+
+// Exported by the BLAS inside libtorch_cpu on most platforms; where it is not, the dispatcher's product takes over.
+extern "C" {
+__attribute__((weak)) void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*,
+                                  const float*, const int*, const float*, const int*, const float*, float*, const int*);
+__attribute__((weak)) void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*,
+                                  const double*, const int*, const double*, const int*, const double*, double*,
+                                  const int*);
+}
+
+namespace fastpair {
+namespace {
+
+bool use_blas() {
+  static const bool use = [] {
+    const char* choice = std::getenv("FASTPAIR_BLAS");
+    return sgemm_ != nullptr && dgemm_ != nullptr && !(choice && std::strcmp(choice, "0") == 0);
+  }();
+  return use;
+}
+
+template <typename T>
+Tensor view(const T* data, Op op, int64_t rows, int64_t columns, int64_t ld) {
+  const std::array<int64_t, 2> sizes{rows, columns};
+  const std::array<int64_t, 2> strides{op == Op::None ? ld : 1, op == Op::None ? 1 : ld};
+  return torch::stable::from_blob(const_cast<T*>(data), {sizes.data(), 2}, {strides.data(), 2},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU, 0), scalar_type<T>);
+}
+
+// Through torch's dispatcher: a few microseconds a call, and any dtype on any platform.
+template <typename T>
+void dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
+                const Tensor& out) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(view(a, op_a, m, k, lda)),
+                                    torch::stable::detail::from(view(b, op_b, k, n, ldb)),
+                                    torch::stable::detail::from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+template <typename T>
+void gemm_dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
+                     int64_t ldb, bool accumulate, T* c, int64_t ldc) {
+  if (!accumulate) return dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(c, Op::None, m, n, ldc));
+  const Scratch<T> product(m * n);
+  dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(product.get(), Op::None, m, n, n));
+  for (int64_t i = 0; i < m; ++i) kernels<T>().add_to(c + i * ldc, product.get() + i * n, n);
+}
+
+template <typename T, typename Blas>
+void row_major(Blas blas, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
+               int64_t ldb, bool accumulate, T* c, int64_t ldc) {
+  // BLAS is column-major, which reads a row-major matrix as its transpose: C^T = op(B)^T op(A)^T.
+  const char ta = op_a == Op::None ? 'N' : 'T', tb = op_b == Op::None ? 'N' : 'T';
+  const int m_ = static_cast<int>(m), n_ = static_cast<int>(n), k_ = static_cast<int>(k);
+  const int lda_ = static_cast<int>(lda), ldb_ = static_cast<int>(ldb), ldc_ = static_cast<int>(ldc);
+  const T one = 1, beta = accumulate ? 1 : 0;
+  blas(&tb, &ta, &n_, &m_, &k_, &one, b, &ldb_, a, &lda_, &beta, c, &ldc_);
+}
+
+// Whether there is nothing to multiply, which BLAS does not take: then C is zero, or stays as it is.
+template <typename T>
+bool is_empty(int64_t m, int64_t n, int64_t k, bool accumulate, T* c, int64_t ldc) {
+  if (m > 0 && n > 0 && k > 0) return false;
+  for (int64_t i = 0; !accumulate && i < m; ++i) std::fill_n(c + i * ldc, n, T(0));
+  return true;
+}
+
+}  // namespace
+
+bool has_blas() { return use_blas(); }
+
+bool has_native_bfloat16() {
+#if defined(__x86_64__)
+  // Machines with AMX have this too.
+  static const bool native = __builtin_cpu_supports("avx512bf16") && simd() == Simd::Avx512;
+  return native;
+#else
+  return false;
+#endif
+}
+
+template <>
+void gemm<float>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+                 int64_t ldb, bool accumulate, float* c, int64_t ldc) {
+  if (is_empty(m, n, k, accumulate, c, ldc)) return;
+  if (use_blas()) return row_major(sgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+  gemm_dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+}
+
+template <>
+void gemm<double>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
+                  int64_t ldb, bool accumulate, double* c, int64_t ldc) {
+  if (is_empty(m, n, k, accumulate, c, ldc)) return;
+  if (use_blas()) return row_major(dgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+  gemm_dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+}
+
+void gemm(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t lda, const BFloat16* b,
+          int64_t ldb, bool accumulate, float* c, int64_t ldc) {
+  if (is_empty(m, n, k, accumulate, c, ldc)) return;
+  const Scratch<BFloat16> product(m * n);
+  dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(product.get(), Op::None, m, n, n));
+  for (int64_t i = 0; i < m; ++i) {
+    kernels<float>().from_bfloat16(product.get() + i * n, n, accumulate, c + i * ldc);
+  }
+}
+
+}  // namespace fastpair

@@ -1,0 +1,16 @@
+#if defined(__x86_64__)
+#include <cstdint>
+#include <string_view>
+
+// After the standard headers, whose functions must stay what they are everywhere else.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define FASTPAIR_SIMD_LEVEL avx2
+#include "cpu/kernels_impl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,17 @@
+#if defined(__x86_64__)
+#include <cstdint>
+#include <string_view>
+
+// After the standard headers, whose functions must stay what they are everywhere else.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+#define FASTPAIR_SIMD_LEVEL avx512
+#include "cpu/kernels_impl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

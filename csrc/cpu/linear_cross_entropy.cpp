@@ -1,0 +1,338 @@
+// fastpair::linear_cross_entropy and fastpair::spce on the CPU.
+
+#include "cpu/linear_cross_entropy.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "cpu/gemm.h"
+#include "cpu/kernels.h"
+#include "cpu/rows.h"
+
+namespace fastpair {
+
+namespace {
+
+// Bytes for the logits of a block of rows and what else grows with its rows.
+constexpr int64_t WORK_BUDGET = int64_t(56) << 20;
+// The most classes in a task: its class weights stay in the second-level cache.
+constexpr int64_t CLASS_BLOCK = 256;
+
+template <typename T>
+void set_zero(T* data, int64_t count) {
+  if (data != nullptr) std::memset(data, 0, count * sizeof(T));
+}
+
+}  // namespace
+
+template <typename T>
+std::vector<double> LinearCrossEntropy<T>::run() const {
+  const Kernels<T>& k = kernels<T>();
+  const bool gradients = grad_embeddings || grad_weight || grad_bias;
+  std::vector<double> losses(rows);
+  set_zero(grad_weight, rows == 0 ? classes * d : 0);
+  set_zero(grad_bias, classes);
+  if (rows == 0) return losses;
+
+  const int64_t max_threads = torch::stable::get_num_threads();
+  const int64_t share = (classes / (2 * max_threads) + 15) / 16 * 16;
+  const int64_t class_block = std::clamp<int64_t>(share, 32, CLASS_BLOCK);
+  const int64_t class_blocks = (classes + class_block - 1) / class_block;
+  const int64_t threads = std::min(max_threads, class_blocks);
+  const int64_t row_bytes = (class_blocks * class_block + (1 + threads) * d) * int64_t(sizeof(T));
+  const int64_t passes = (rows * row_bytes + WORK_BUDGET - 1) / WORK_BUDGET;
+  const int64_t row_block = (rows + passes - 1) / passes;
+
+  // Each block of classes has its own contiguous logits (row_block, class_block).
+  const Scratch<T> logits(row_block * class_blocks * class_block);
+  const Scratch<T> block_rows(row_block * d);
+  const Scratch<T> block_weights(threads * class_block * d);
+  const Scratch<T> partial_gradient(grad_embeddings ? threads * row_block * d : 0);
+  struct Statistics {
+    T maximum, sum_exp, sum;
+  };
+  const Scratch<Statistics> statistics(class_blocks * row_block);
+  std::vector<T> target_logit(row_block), log_sum_exp(row_block);
+
+  for (int64_t begin = 0; begin < rows; begin += row_block) {
+    const int64_t count = std::min(row_block, rows - begin);
+    const T* x = embeddings(begin, count, block_rows.get());
+
+    // f(block, first class, classes, their weights), each thread a contiguous range of blocks.
+    const auto for_class_blocks = [&](const auto& f) {
+      parallel_for(threads, [&](int64_t t) {
+        for (int64_t b = t * class_blocks / threads; b < (t + 1) * class_blocks / threads; ++b) {
+          const int64_t first = b * class_block, width = std::min(class_block, classes - first);
+          f(t, b, first, width, weight(first, width, block_weights.get() + t * class_block * d));
+        }
+      });
+    };
+
+    for_class_blocks([&](int64_t, int64_t b, int64_t first, int64_t width, const T* w) {
+      T* block = logits.get() + b * row_block * class_block;
+      gemm(Op::None, Op::Transpose, count, width, d, x, d, w, d, false, block, class_block);
+      for (int64_t r = 0; r < count; ++r) {
+        T* row = block + r * class_block;
+        Statistics& s = statistics.get()[b * row_block + r];
+        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.sum);
+        const int64_t label = labels[begin + r];
+        if (label >= first && label < first + width) target_logit[r] = row[label - first];
+      }
+    });
+
+    parallel_rows(count, class_blocks, [&](int64_t r) {
+      const Statistics* s = statistics.get() + r;
+      T maximum = s[0].maximum;
+      for (int64_t b = 1; b < class_blocks; ++b) maximum = std::max(maximum, s[b * row_block].maximum);
+      double sum_exp = 0, sum = 0;
+      for (int64_t b = 0; b < class_blocks; ++b) {
+        const Statistics& part = s[b * row_block];
+        // A block of minus infinities has no exponentials; -inf - -inf must not make NaN of it.
+        if (part.sum_exp != T(0)) sum_exp += part.sum_exp * std::exp(double(part.maximum) - maximum);
+        sum += part.sum;
+      }
+      const double lse = maximum + std::log(sum_exp);
+      log_sum_exp[r] = T(lse);
+      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (lse - sum / classes);
+      losses[begin + r] = (1 - label_smoothing) * (lse - target_logit[r]) + smooth;
+    });
+    if (!gradients) continue;
+
+    set_zero(partial_gradient.get(), grad_embeddings ? threads * row_block * d : 0);
+    for_class_blocks([&](int64_t t, int64_t b, int64_t first, int64_t width, const T* w) {
+      T* block = logits.get() + b * row_block * class_block;
+      for (int64_t r = 0; r < count; ++r) {
+        T* row = block + r * class_block;
+        const T scale = row_weights[begin + r];
+        k.row_probabilities(row, width, log_sum_exp[r], scale, -scale * T(label_smoothing / classes));
+        const int64_t label = labels[begin + r];
+        if (label >= first && label < first + width) row[label - first] -= scale * T(1 - label_smoothing);
+        if (grad_bias) k.add_to(grad_bias + first, row, width);
+      }
+      if (grad_weight) {
+        gemm(Op::Transpose, Op::None, width, d, count, block, class_block, x, d, begin > 0, grad_weight + first * d, d);
+      }
+      if (grad_embeddings) {
+        gemm(Op::None, Op::None, count, d, width, block, class_block, w, d, true,
+             partial_gradient.get() + t * row_block * d, d);
+      }
+    });
+    if (grad_embeddings) {
+      parallel_rows(count, threads * d, [&](int64_t r) {
+        T* to = grad_embeddings + (begin + r) * d;
+        std::copy_n(partial_gradient.get() + r * d, d, to);
+        for (int64_t t = 1; t < threads; ++t) k.add_to(to, partial_gradient.get() + (t * row_block + r) * d, d);
+      });
+    }
+  }
+  return losses;
+}
+
+template struct LinearCrossEntropy<float>;
+template struct LinearCrossEntropy<double>;
+
+namespace {
+
+double sum(const std::vector<double>& values) {
+  double total = 0;
+  for (double value : values) total += value;
+  return total;
+}
+
+// The rows' weights in the gradient: the incoming gradients, or what the reduction says.
+template <typename T>
+std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, const std::string& reduction,
+                               const std::vector<int64_t>& row_of, int64_t counted) {
+  if (!row_grad)
+    return std::vector<T>(row_of.size(), reduction == "mean" ? T(1) / T(std::max<int64_t>(counted, 1)) : T(1));
+  const std::vector<T> incoming = floating_vector<T>(*row_grad);
+  std::vector<T> weights(row_of.size());
+  for (size_t r = 0; r < row_of.size(); ++r) weights[r] = incoming[row_of[r]];
+  return weights;
+}
+
+// The operator's first output. row_of: the row of each loss; rows with none have loss 0.
+template <typename T>
+Tensor reduced(const Tensor& like, const std::vector<double>& losses, const std::string& reduction,
+               const std::vector<int64_t>& row_of, int64_t rows) {
+  if (reduction != "none") {
+    const double total = sum(losses);
+    return new_scalar(like, T(reduction == "mean" ? total / std::max<size_t>(losses.size(), 1) : total));
+  }
+  std::vector<T> values(rows, T(0));
+  for (size_t r = 0; r < losses.size(); ++r) values[row_of[r]] = T(losses[r]);
+  return new_vector(like, values);
+}
+
+template <typename T>
+Tensor gradient_tensor(const Tensor& like, std::vector<int64_t> sizes, bool wanted) {
+  if (!wanted) sizes = {0};
+  return new_tensor(like, std::move(sizes), scalar_type<T>);
+}
+
+template <typename T>
+T* data_or_null(const Tensor& t, bool wanted) {
+  return wanted ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;
+}
+
+// Rows of a tensor as LinearCrossEntropy takes them.
+template <typename T>
+std::function<const T*(int64_t, int64_t, T*)> rows_of(const Tensor& t) {
+  if (is_plain<T>(t)) {
+    const T* data = static_cast<const T*>(t.const_data_ptr());
+    const int64_t d = t.size(1);
+    return [data, d](int64_t begin, int64_t, T*) { return data + begin * d; };
+  }
+  return [&t](int64_t begin, int64_t count, T* out) {
+    copy_rows(t, count, [begin](int64_t r) { return begin + r; }, out);
+    return static_cast<const T*>(out);
+  };
+}
+
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <typename T>
+Results compute(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& labels,
+                const std::optional<Tensor>& row_grad, double label_smoothing, int64_t ignore_index,
+                const std::string& reduction, bool grad_embeddings, bool grad_weight, bool grad_bias) {
+  const int64_t n = embeddings.size(0), d = embeddings.size(1), classes = weight.size(0);
+  std::vector<int64_t> counted, kept_labels;
+  for (int64_t i = 0; const int64_t label : integer_vector(labels)) {
+    if (label != ignore_index) {
+      STD_TORCH_CHECK(label >= 0 && label < classes, "labels must lie in [0, ", classes,
+                      ") or be ignore_index = ", ignore_index, ", got ", label, " at position ", i);
+      counted.push_back(i);
+      kept_labels.push_back(label);
+    }
+    ++i;
+  }
+  const int64_t rows = counted.size();
+  const bool all = rows == n;
+  const std::vector<T> bias_values = bias ? floating_vector<T>(*bias) : std::vector<T>();
+
+  const Tensor dx = gradient_tensor<T>(embeddings, {n, d}, grad_embeddings);
+  const Tensor dw = gradient_tensor<T>(embeddings, {classes, d}, grad_weight);
+  const Tensor db = gradient_tensor<T>(embeddings, {classes}, grad_bias);
+  const Scratch<T> counted_gradient(grad_embeddings && !all ? rows * d : 0);
+  T* dx_data = data_or_null<T>(dx, grad_embeddings);
+
+  LinearCrossEntropy<T> loss{
+      .rows = rows,
+      .classes = classes,
+      .d = d,
+      .embeddings = rows_of<T>(embeddings),
+      .weight = rows_of<T>(weight),
+      .bias = bias ? bias_values.data() : nullptr,
+      .labels = kept_labels,
+      .label_smoothing = label_smoothing,
+      .row_weights = weights_of_rows<T>(row_grad, reduction, counted, rows),
+      .grad_embeddings = all ? dx_data : counted_gradient.get(),
+      .grad_weight = data_or_null<T>(dw, grad_weight),
+      .grad_bias = data_or_null<T>(db, grad_bias),
+  };
+  if (!all) {
+    loss.embeddings = [&](int64_t begin, int64_t count, T* out) {
+      copy_rows(embeddings, count, [&](int64_t r) { return counted[begin + r]; }, out);
+      return static_cast<const T*>(out);
+    };
+  }
+  const std::vector<double> losses = loss.run();
+  if (grad_embeddings && !all) {
+    std::memset(dx_data, 0, n * d * sizeof(T));
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(counted_gradient.get() + r * d, d, dx_data + counted[r] * d);
+  }
+  Tensor value = reduced<T>(embeddings, losses, reduction, counted, n);
+  return {std::move(value), dx, dw, db};
+}
+
+Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias,
+                             const Tensor& labels, const std::optional<Tensor>& row_grad, double label_smoothing,
+                             int64_t ignore_index, const std::string& reduction, bool grad_embeddings, bool grad_weight,
+                             bool grad_bias) {
+  return with_compute_type(embeddings, [&](auto zero) {
+    return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, label_smoothing, ignore_index, reduction,
+                                   grad_embeddings, grad_weight, grad_bias);
+  });
+}
+
+// SPCE(Z) = CE(Z, theta) with theta_k = (1/n) sum_{y_i = k} z_i. Samples are sorted by class, so that a class is a
+// stretch of rows; theta passes its gradient on to the rows that it is made of.
+template <typename T>
+std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& labels,
+                                        const std::optional<Tensor>& row_grad, const std::string& reduction,
+                                        bool grad_embeddings) {
+  const int64_t n = embeddings.size(0), d = embeddings.size(1);
+  const Kernels<T>& k = kernels<T>();
+  const std::vector<int64_t> given = integer_vector(labels), order = sorting_order(given);
+  std::vector<int64_t> class_of(n), first;  // sorted position -> class, class -> its first position
+  for (int64_t r = 0; r < n; ++r) {
+    if (r == 0 || given[order[r]] != given[order[r - 1]]) first.push_back(r);
+    class_of[r] = static_cast<int64_t>(first.size()) - 1;
+  }
+  const int64_t classes = first.size();
+  first.push_back(n);
+
+  const Scratch<T> z(n * d), means(classes * d), dz(grad_embeddings ? n * d : 0);
+  const Scratch<T> dmeans(grad_embeddings ? classes * d : 0);
+  copy_rows(embeddings, n, [&](int64_t r) { return order[r]; }, z.get());
+  const T share = T(1) / T(std::max<int64_t>(n, 1));
+  parallel_rows(classes, d, [&](int64_t c) {
+    T* mean = means.get() + c * d;
+    std::copy_n(z.get() + first[c] * d, d, mean);
+    for (int64_t r = first[c] + 1; r < first[c + 1]; ++r) k.add_to(mean, z.get() + r * d, d);
+    for (int64_t j = 0; j < d; ++j) mean[j] *= share;
+  });
+
+  const auto rows_at = [d](const T* data) {
+    return [data, d](int64_t begin, int64_t, T*) { return data + begin * d; };
+  };
+  const std::vector<double> losses =
+      LinearCrossEntropy<T>{
+          .rows = n,
+          .classes = classes,
+          .d = d,
+          .embeddings = rows_at(z.get()),
+          .weight = rows_at(means.get()),
+          .bias = nullptr,
+          .labels = class_of,
+          .label_smoothing = 0,
+          .row_weights = weights_of_rows<T>(row_grad, reduction, order, n),
+          .grad_embeddings = dz.get(),
+          .grad_weight = dmeans.get(),
+          .grad_bias = nullptr,
+      }
+          .run();
+
+  const Tensor dx = gradient_tensor<T>(embeddings, {n, d}, grad_embeddings);
+  if (grad_embeddings) {
+    T* out = static_cast<T*>(dx.mutable_data_ptr());
+    parallel_rows(n, d, [&](int64_t r) {
+      const T *direct = dz.get() + r * d, *through_mean = dmeans.get() + class_of[r] * d;
+      T* to = out + order[r] * d;
+      for (int64_t j = 0; j < d; ++j) to[j] = direct[j] + share * through_mean[j];
+    });
+  }
+  return {reduced<T>(embeddings, losses, reduction, order, n), dx};
+}
+
+std::tuple<Tensor, Tensor> spce(const Tensor& embeddings, const Tensor& labels, const std::optional<Tensor>& row_grad,
+                                const std::string& reduction, bool grad_embeddings) {
+  return with_compute_type(embeddings, [&](auto zero) {
+    return compute_spce<decltype(zero)>(embeddings, labels, row_grad, reduction, grad_embeddings);
+  });
+}
+
+}  // namespace
+}  // namespace fastpair
+
+STABLE_TORCH_LIBRARY_IMPL(fastpair, CPU, m) {
+  m.impl("linear_cross_entropy", TORCH_BOX(&fastpair::linear_cross_entropy));
+  m.impl("spce", TORCH_BOX(&fastpair::spce));
+}

@@ -1,0 +1,90 @@
+#include "cpu/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fastpair {
+namespace {
+
+constexpr size_t LINE = 64;
+constexpr size_t HUGE_PAGE = size_t(1) << 21;
+// The most that is kept for later calls.
+constexpr size_t KEPT = size_t(32) << 20;
+
+size_t rounded(size_t bytes) {
+  const size_t unit = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : LINE;
+  return (bytes + unit - 1) / unit * unit;
+}
+
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+class Cache {
+ public:
+  // A kept block of just this size: a training loop asks for the same ones at every step. nullptr where there is none.
+  void* take(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return b.bytes == bytes; });
+    if (found == blocks_.rend()) return nullptr;
+    void* data = found->data;
+    total_ -= bytes;
+    blocks_.erase(std::next(found).base());
+    return data;
+  }
+
+  void give(void* data, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    blocks_.push_back({data, bytes});
+    total_ += bytes;
+    // The oldest go first: what the current batch size needs stays.
+    while (total_ > KEPT) {
+      std::free(blocks_.front().data);
+      total_ -= blocks_.front().bytes;
+      blocks_.erase(blocks_.begin());
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Block> blocks_;
+  size_t total_ = 0;
+};
+
+// Never destroyed: other threads may still hold scratch memory while the process ends.
+Cache& cache() {
+  static Cache* const instance = new Cache;
+  return *instance;
+}
+
+}  // namespace
+
+void* acquire_memory(size_t bytes) {
+  bytes = rounded(bytes);
+  if (void* kept = cache().take(bytes)) return kept;
+  const bool large = bytes >= 2 * HUGE_PAGE;
+  void* data = std::aligned_alloc(large ? HUGE_PAGE : LINE, bytes);
+  if (data == nullptr) throw std::bad_alloc();
+  if (large) prefer_huge_pages(data, bytes);
+  return data;
+}
+
+void release_memory(void* data, size_t bytes) { cache().give(data, rounded(bytes)); }
+
+void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  const size_t begin = (reinterpret_cast<size_t>(data) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  const size_t end = (reinterpret_cast<size_t>(data) + bytes) / HUGE_PAGE * HUGE_PAGE;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace fastpair

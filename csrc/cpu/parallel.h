@@ -1,0 +1,29 @@
+// Loops over torch's threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdint>
+
+namespace fastpair {
+
+// f(i) for i in [0, n), in contiguous ranges over torch's own thread pool. f must not throw.
+template <typename F>
+void parallel_for(int64_t n, const F& f) {
+  if (n <= 0) return;
+  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+// Rows are cheap one by one: enough of them in a task to be worth a thread.
+template <typename F>
+void parallel_rows(int64_t n, int64_t work_per_row, const F& f) {
+  if (n <= 0) return;
+  const int64_t grain = (int64_t(1) << 14) / (work_per_row + 1) + 1;
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+}  // namespace fastpair

@@ -1,0 +1,52 @@
+#include "cpu/rows.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace fastpair {
+
+std::vector<int64_t> integer_vector(const Tensor& t) {
+  std::vector<int64_t> out(t.numel());
+  const int64_t stride = t.stride(0);
+  const auto read = [&](const auto* data) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(data[i * stride]);
+  };
+  const void* data = t.const_data_ptr();
+  switch (t.scalar_type()) {
+    case ScalarType::Long:
+      read(static_cast<const int64_t*>(data));
+      break;
+    case ScalarType::Int:
+      read(static_cast<const int32_t*>(data));
+      break;
+    case ScalarType::Short:
+      read(static_cast<const int16_t*>(data));
+      break;
+    case ScalarType::Char:
+      read(static_cast<const int8_t*>(data));
+      break;
+    case ScalarType::Byte:
+      read(static_cast<const uint8_t*>(data));
+      break;
+    default:
+      STD_TORCH_CHECK(false, "expected integer labels, got ", torch::headeronly::toString(t.scalar_type()));
+  }
+  return out;
+}
+
+std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels) {
+  std::vector<int64_t> order(labels.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (!std::is_sorted(labels.begin(), labels.end())) {
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
+  }
+  return order;
+}
+
+Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
+  Tensor out = torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
+  prefer_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  return out;
+}
+
+}  // namespace fastpair

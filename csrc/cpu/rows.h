@@ -1,0 +1,111 @@
+// Matrices of embeddings on their way into and out of the kernels: any dtype, any strides.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/memory.h"
+#include "cpu/parallel.h"
+
+namespace fastpair {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename T>
+constexpr ScalarType scalar_type = ScalarType::Undefined;
+template <>
+inline constexpr ScalarType scalar_type<float> = ScalarType::Float;
+template <>
+inline constexpr ScalarType scalar_type<double> = ScalarType::Double;
+template <>
+inline constexpr ScalarType scalar_type<torch::headeronly::BFloat16> = ScalarType::BFloat16;
+
+// f(pointer to the data in its own type), for the floating dtypes.
+template <typename F>
+void with_floating(const Tensor& t, const F& f) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return f(static_cast<const float*>(t.const_data_ptr()));
+    case ScalarType::Double:
+      return f(static_cast<const double*>(t.const_data_ptr()));
+    case ScalarType::BFloat16:
+      return f(static_cast<const torch::headeronly::BFloat16*>(t.const_data_ptr()));
+    case ScalarType::Half:
+      return f(static_cast<const torch::headeronly::Half*>(t.const_data_ptr()));
+    default:
+      STD_TORCH_CHECK(false, "expected a floating dtype, got ", torch::headeronly::toString(t.scalar_type()));
+  }
+}
+
+// Computes in float64 for float64 tensors and in float32 for all others: f(T{}).
+template <typename F>
+auto with_compute_type(const Tensor& t, const F& f) {
+  return t.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// out = t[row, :], `data` being the elements of t.
+template <typename In, typename T>
+void copy_row(const Tensor& t, const In* data, int64_t row, T* out) {
+  const int64_t d = t.size(1), stride = t.stride(1);
+  const In* from = data + row * t.stride(0);
+  if (stride == 1) {
+    for (int64_t j = 0; j < d; ++j) out[j] = static_cast<T>(from[j]);
+  } else {
+    for (int64_t j = 0; j < d; ++j) out[j] = static_cast<T>(from[j * stride]);
+  }
+}
+
+// out[r, :] = t[row(r), :] for r in [0, n), out contiguous.
+template <typename T, typename Row>
+void copy_rows(const Tensor& t, int64_t n, const Row& row, T* out) {
+  const int64_t d = t.size(1);
+  with_floating(
+      t, [&](const auto* data) { parallel_rows(n, d, [&](int64_t r) { copy_row(t, data, row(r), out + r * d); }); });
+}
+
+// The elements of a vector of any floating dtype.
+template <typename T>
+std::vector<T> floating_vector(const Tensor& t) {
+  std::vector<T> out(t.numel());
+  const int64_t stride = t.stride(0);
+  with_floating(t, [&](const auto* data) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<T>(data[i * stride]);
+  });
+  return out;
+}
+
+// The elements of a vector of any integer dtype.
+std::vector<int64_t> integer_vector(const Tensor& t);
+
+// The permutation that sorts the labels, equal ones in their order.
+std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels);
+
+// Whether t is already what copy_rows would make of it.
+template <typename T>
+bool is_plain(const Tensor& t) {
+  return t.scalar_type() == scalar_type<T> && t.is_contiguous();
+}
+
+// Uninitialised, on the CPU.
+Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);
+
+template <typename T>
+Tensor new_scalar(const Tensor& like, T value) {
+  Tensor out = new_tensor(like, {}, scalar_type<T>);
+  *static_cast<T*>(out.mutable_data_ptr()) = value;
+  return out;
+}
+
+template <typename T>
+Tensor new_vector(const Tensor& like, const std::vector<T>& values) {
+  Tensor out = new_tensor(like, {static_cast<int64_t>(values.size())}, scalar_type<T>);
+  std::copy(values.begin(), values.end(), static_cast<T*>(out.mutable_data_ptr()));
+  return out;
+}
+
+}  // namespace fastpair

@@ -1,0 +1,183 @@
+// Anchors and references as the kernels take them, and the scores between them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cpu/gemm.h"
+#include "cpu/kernels.h"
+#include "cpu/rows.h"
+
+namespace fastpair {
+
+// With fewer samples the conversions cost more than the faster products save.
+constexpr int64_t MIN_HALF_ROWS = 256;
+
+struct Distance {
+  Metric metric;
+  bool similarity;
+  bool unit_rows;
+};
+
+inline Distance distance_named(const std::string& name) {
+  if (name == "cosine") return {Metric::Dot, true, true};
+  if (name == "dot") return {Metric::Dot, true, false};
+  if (name == "sqeuclidean") return {Metric::SqEuclidean, false, false};
+  STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
+  return {Metric::Euclidean, false, false};
+}
+
+// Anchors or references, sorted by label and brought into the form that the metric's dot products need.
+template <typename T>
+struct Samples {
+  int64_t n, d;
+  std::vector<int64_t> order;   // sorted position -> row of the tensor
+  std::vector<int64_t> labels;  // sorted
+  Scratch<T> storage;
+  const T* rows;
+  std::vector<T> norms;         // squared norms, for distances
+  std::vector<T> inverse_norm;  // for cosines: 1/|x|, 0 for a zero row
+  Scratch<BFloat16> half_rows;  // `rows` in bfloat16, where products are taken in it
+  Scratch<T> gradient;          // with respect to `rows`, allocated where it is wanted
+  std::vector<T> slope_sums;    // for distances: what the gradient owes to the norms
+
+  // Without labels the samples keep their order.
+  Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
+    labels = label_tensor ? integer_vector(*label_tensor) : std::vector<int64_t>(n);
+    order = sorting_order(labels);
+    std::sort(labels.begin(), labels.end());
+  }
+
+  void load(const Tensor& x, const Distance& distance, const std::vector<T>& center, bool want_gradient) {
+    const bool distances = distance.metric != Metric::Dot;
+    const bool in_order = std::is_sorted(order.begin(), order.end());
+    const bool in_place = !distances && !distance.unit_rows && in_order && is_plain<T>(x);
+    // Squared distances are differences of products, which bfloat16 is too coarse for.
+    const bool half =
+        x.scalar_type() == ScalarType::BFloat16 && !distances && n >= MIN_HALF_ROWS && has_native_bfloat16();
+    if (!in_place) storage = Scratch<T>(n * d);
+    rows = in_place ? static_cast<const T*>(x.const_data_ptr()) : storage.get();
+    if (distance.unit_rows) inverse_norm.resize(n);
+    if (distances) norms.resize(n);
+    if (distances) slope_sums.assign(n, T(0));
+    if (half) half_rows = Scratch<BFloat16>(n * d);
+    if (want_gradient) gradient = Scratch<T>(n * d);
+
+    const Kernels<T>& k = kernels<T>();
+    with_floating(x, [&](const auto* data) {
+      parallel_rows(n, d, [&](int64_t r) {
+        T* row = storage.get() + r * d;
+        if (!in_place) copy_row(x, data, order[r], row);
+        if (distance.unit_rows) {
+          const T norm = std::sqrt(k.dot(row, row, d));
+          inverse_norm[r] = norm == T(0) ? T(0) : T(1) / norm;
+          for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norm[r];
+        }
+        if (distances) {
+          for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
+          norms[r] = k.dot(row, row, d);
+        }
+        if (half) k.to_bfloat16(row, d, half_rows.get() + r * d);
+        if (want_gradient) std::memset(gradient.get() + r * d, 0, d * sizeof(T));
+      });
+    });
+  }
+
+  void scale_gradient(T factor) {
+    parallel_rows(n, d, [&](int64_t r) {
+      for (int64_t j = 0; j < d; ++j) gradient.get()[r * d + j] *= factor;
+    });
+    for (T& sum : slope_sums) sum *= factor;
+  }
+
+  // The gradient with respect to the tensor's rows, in their order.
+  Tensor gradient_tensor(const Tensor& x) const {
+    if (gradient.get() == nullptr) return new_tensor(x, {0}, scalar_type<T>);
+    Tensor out = new_tensor(x, {n, d}, scalar_type<T>);
+    T* data = static_cast<T*>(out.mutable_data_ptr());
+    const Kernels<T>& k = kernels<T>();
+    parallel_rows(n, d, [&](int64_t r) {
+      const T* g = gradient.get() + r * d;
+      const T* row = rows + r * d;
+      T* to = data + order[r] * d;
+      // Distances: d|x|^2/dx brings a multiple of the row. Cosines: the part along the row does not change its
+      // direction.
+      const T along = !inverse_norm.empty() ? k.dot(row, g, d) : slope_sums.empty() ? T(0) : slope_sums[r];
+      const T scale = inverse_norm.empty() ? T(1) : inverse_norm[r];
+      if (scale == T(0)) {
+        std::fill(to, to + d, T(0));
+      } else if (inverse_norm.empty() && slope_sums.empty()) {
+        std::copy(g, g + d, to);
+      } else {
+        for (int64_t j = 0; j < d; ++j) to[j] = scale * (g[j] - along * row[j]);
+      }
+    });
+    return out;
+  }
+};
+
+// Distances do not change when the origin moves; near the middle of the samples their squares cancel least.
+template <typename T>
+std::vector<T> center_of(const Tensor& x) {
+  const int64_t n = x.size(0), d = x.size(1);
+  std::vector<double> sum(d, 0);
+  with_floating(x, [&](const auto* data) {
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < d; ++j) sum[j] += static_cast<double>(data[i * x.stride(0) + j * x.stride(1)]);
+    }
+  });
+  std::vector<T> center(d);
+  for (int64_t j = 0; j < d; ++j) center[j] = static_cast<T>(sum[j] / std::max<int64_t>(n, 1));
+  return center;
+}
+
+// Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld.
+template <typename T>
+void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
+                    Metric metric, T* scores, int64_t ld) {
+  const int64_t d = x.d;
+  if constexpr (std::is_same_v<T, float>) {
+    if (const BFloat16 *x_half = x.half_rows.get(), *y_half = y.half_rows.get(); x_half && y_half) {
+      gemm(Op::None, Op::Transpose, rows, cols, d, x_half + row * d, d, y_half + col * d, d, false, scores, ld);
+      return;
+    }
+  }
+  gemm(Op::None, Op::Transpose, rows, cols, d, x.rows + row * d, d, y.rows + col * d, d, false, scores, ld);
+  if (metric == Metric::Dot) return;
+  const Kernels<T>& k = kernels<T>();
+  const T *row_norms = x.norms.data() + row, *col_norms = y.norms.data() + col;
+  if (!k.distances(metric, scores, ld, rows, cols, row_norms, col_norms)) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      T& score = scores[r * ld + c];
+      const T squared = metric == Metric::Euclidean ? score * score : score;
+      if (!(squared <= T(SMALL_DISTANCE) * (row_norms[r] + col_norms[c]))) continue;
+      const T exact = k.squared_distance(x.rows + (row + r) * d, y.rows + (col + c) * d, d);
+      score = metric == Metric::Euclidean ? std::sqrt(exact) : exact;
+    }
+  }
+}
+
+// out (m, d) += op(slopes) samples[first ...], op(slopes) being (m, k) with the derivatives by the dot products.
+template <typename T>
+void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
+                  T* out) {
+  const int64_t d = samples.d;
+  if constexpr (std::is_same_v<T, float>) {
+    if (const BFloat16* half = samples.half_rows.get()) {
+      const int64_t rows = op == Op::None ? m : k, cols = op == Op::None ? k : m;
+      const Scratch<BFloat16> half_slopes(rows * cols);
+      for (int64_t r = 0; r < rows; ++r) {
+        kernels<float>().to_bfloat16(slopes + r * ld, cols, half_slopes.get() + r * cols);
+      }
+      gemm(op, Op::None, m, d, k, half_slopes.get(), cols, half + first * d, d, true, out, d);
+      return;
+    }
+  }
+  gemm(op, Op::None, m, d, k, slopes, ld, samples.rows + first * d, d, true, out, d);
+}
+
+}  // namespace fastpair

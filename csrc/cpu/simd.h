@@ -1,0 +1,16 @@
+// The SIMD level is chosen at run time, so that a build runs on any machine of its architecture.
+#pragma once
+
+namespace fastpair {
+
+enum class Simd { Baseline, Avx2, Avx512 };
+
+// The best level that both this build and this machine have, or the lower one that the environment variable
+// FASTPAIR_SIMD ("avx512", "avx2", "baseline") asks for when the library is loaded.
+Simd simd();
+const char* simd_level();
+
+// Whether matrix products of tiles go straight to torch's BLAS rather than through its dispatcher.
+bool has_blas();
+
+}  // namespace fastpair

@@ -1,0 +1,50 @@
+// The Python module fastpair._C: facts about this build and this machine. The operators of the same library are
+// registered with torch when it is loaded, and are called through torch.ops.fastpair.
+
+#include <pybind11/pybind11.h>
+#include <torch/headeronly/version.h>
+
+#include <cstdint>
+#include <string>
+
+#include "cpu/simd.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "GCC " __VERSION__;
+#else
+  return "an unknown compiler";
+#endif
+}
+
+// TORCH_TARGET_VERSION has the major release in its highest byte and the minor release in the next one.
+std::string torch_target_version() {
+  constexpr uint64_t version = TORCH_TARGET_VERSION;
+  return std::to_string(version >> 56) + "." + std::to_string((version >> 48) & 0xff);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch_version"] = TORCH_VERSION;
+  info["torch_target_version"] = torch_target_version();
+  info["compiler"] = compiler();
+  info["cplusplus"] = static_cast<int64_t>(__cplusplus);
+  info["simd_level"] = fastpair::simd_level();
+  info["has_blas"] = fastpair::has_blas();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "Host-side facts about fastpair's compiled kernels.";
+  m.def("build_info", &build_info,
+        "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus) and what it "
+        "found on this machine (simd_level: \"avx512\", \"avx2\" or \"baseline\"; has_blas: bool).");
+}

@@ -1,0 +1,1 @@
+"""Implementations of the operators: dense PyTorch (``reference``) and compiled kernels."""

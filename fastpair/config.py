@@ -1,0 +1,193 @@
+"""Which backend runs a call, and why.
+
+A backend is one implementation of every operator. Each serves some device types; ``reference`` (dense PyTorch)
+serves all of them. A call without a request takes the first available backend that serves the device of its
+tensors, and the reference path as the last resort, with one warning per device type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
+
+# The extension links against the libraries that this import loads: torch has to come first.
+import torch
+
+_C: ModuleType | None
+try:
+    import fastpair._C as _C
+except ImportError as error:
+    _C = None
+    _cpu_problem: str | None = (
+        f"not built or not loadable ({type(error).__name__}: {error}); to get the fused CPU kernels, reinstall "
+        "fastpair where a C++ compiler works, without FASTPAIR_BUILD_EXT=0, by pip's --force-reinstall --no-cache-dir"
+    )
+else:
+    _cpu_problem = None
+
+
+@dataclass(frozen=True)
+class _Backend:
+    """``device_types`` is None for a backend that serves every device; ``problem`` says why it cannot be used."""
+
+    device_types: tuple[str, ...] | None
+    problem: str | None
+
+    def serves(self, device_type: str) -> bool:
+        return self.device_types is None or device_type in self.device_types
+
+
+# In order of preference.
+_BACKENDS: dict[str, _Backend] = {
+    "cpu": _Backend(device_types=("cpu",), problem=_cpu_problem),
+    "reference": _Backend(device_types=None, problem=None),
+}
+
+_FASTEST: dict[str, str] = {}
+for _name, _backend in _BACKENDS.items():
+    if _backend.problem is None:
+        for _device_type in _backend.device_types or ():
+            _FASTEST.setdefault(_device_type, _name)
+
+_request: ContextVar[str | None] = ContextVar("fastpair_backend", default=None)
+# The same request for code traced by torch.compile, which cannot read a ContextVar in every supported release but
+# does guard on a module global: entering use_backend around a compiled function recompiles it.
+_request_when_traced: str | None = None
+
+_warned_device_types: set[str] = set()
+
+
+def _usable(name: str) -> _Backend:
+    backend = _BACKENDS.get(name) if isinstance(name, str) else None
+    if backend is None:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
+    if backend.problem is not None:
+        raise RuntimeError(f"backend {name!r} is not available here: {backend.problem}")
+    return backend
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every fastpair call in a ``with`` block (or a decorated function) on one backend.
+
+    Blocks nest, and the previous choice returns when a block ends, by an exception too. The choice is local to the
+    thread and to the asyncio task; functions compiled by ``torch.compile`` see the latest choice of any thread. A
+    ``backend=`` argument of a call goes before it.
+
+    Args:
+        name: ``"reference"`` (dense PyTorch, any device) or ``"cpu"`` (the fused C++ kernels, CPU tensors).
+
+    Raises:
+        ValueError: if no backend has this name.
+        RuntimeError: if the backend cannot be used here; the message says why.
+    """
+    global _request_when_traced
+    _usable(name)
+    if torch.compiler.is_compiling():
+        outer = _request_when_traced
+        _request_when_traced = name
+        try:
+            yield
+        finally:
+            _request_when_traced = outer
+    else:
+        token = _request.set(name)
+        _request_when_traced = name
+        try:
+            yield
+        finally:
+            _request.reset(token)
+            # Not the value seen on entry: another thread's block may have begun before this one and ended inside it.
+            _request_when_traced = _request.get()
+
+
+def choose_backend(device_type: str, requested: str | None = None) -> str:
+    """Name the backend for a call on tensors of ``device_type``.
+
+    Args:
+        device_type: ``tensor.device.type`` of the arguments, e.g. ``"cpu"``.
+        requested: the ``backend=`` argument of the call. None stands for the enclosing :func:`use_backend`, or the
+            fastest available backend outside one.
+
+    Returns:
+        A key of the backend table, ``"reference"`` with one warning per device type if nothing faster serves it.
+
+    Raises:
+        ValueError: if ``requested`` names no backend.
+        RuntimeError: if the requested backend cannot be used here or does not serve ``device_type``.
+    """
+    if requested is None:
+        requested = _request_when_traced if torch.compiler.is_compiling() else _request.get()
+    if requested is None:
+        chosen = _FASTEST.get(device_type)
+        if chosen is None:
+            _warn_reference(device_type)
+            return "reference"
+        return chosen
+    if not _usable(requested).serves(device_type):
+        served = ", ".join(_BACKENDS[requested].device_types or ())
+        raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")
+    return requested
+
+
+@torch.compiler.assume_constant_result  # torch.compile runs it once, at trace time, rather than break the graph
+def _warn_reference(device_type: str) -> None:
+    if device_type in _warned_device_types:
+        return
+    _warned_device_types.add(device_type)
+    warnings.warn(
+        f"fastpair runs {device_type} tensors on the dense reference path, slowly and with the whole score matrix in "
+        f'memory: {_why_reference(device_type)}. Ask for backend="reference" to choose it without this warning.',
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _why_reference(device_type: str) -> str:
+    reasons = [
+        f"backend {name!r} is {backend.problem}"
+        for name, backend in _BACKENDS.items()
+        if backend.problem is not None and backend.serves(device_type)
+    ]
+    return "; ".join(reasons) or f"no backend has kernels for {device_type} tensors"
+
+
+def available_backends() -> dict[str, str | None]:
+    """Map each backend's name to None if it can be used here, and to the reason otherwise."""
+    return {name: backend.problem for name, backend in _BACKENDS.items()}
+
+
+def show_config() -> None:
+    """Print what was built, found and chosen, and why not the rest: the text to put in a bug report."""
+    from fastpair import __version__
+
+    print(f"fastpair {__version__}")
+    print(f"  python     {platform.python_version()}, {platform.system()} {platform.machine()}")
+    cuda = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices" if torch.version.cuda else "without CUDA"
+    print(f"  torch      {torch.__version__}, {torch.get_num_threads()} threads, {cuda}")
+    if _C is None:
+        print("  extension  none")
+    else:
+        info = _C.build_info()
+        print(f"  extension  {_C.__file__}")
+        print(f"    built against torch {info['torch_version']}, stable ABI {info['torch_target_version']}")
+        print(f"    built by {info['compiler']}, C++ {info['cplusplus']}")
+        print(f"    SIMD level {info['simd_level']}, BLAS on tiles: {'yes' if info['has_blas'] else 'no'}")
+    print("  backends")
+    for name, problem in available_backends().items():
+        print(f"    {name:<10} {'available' if problem is None else problem}")
+    print("  chosen, unless a backend is asked for")
+    requested = _request.get()
+    for device_type in ("cpu", "cuda"):
+        if requested is not None:
+            chosen = f"{requested} (use_backend)"
+        elif device_type in _FASTEST:
+            chosen = _FASTEST[device_type]
+        else:
+            chosen = f"reference: {_why_reference(device_type)}"
+        print(f"    {device_type + ' tensors':<13} {chosen}")

@@ -1,0 +1,25 @@
+"""Pairwise distances and similarities as modules: the twins of :func:`fastpair.functional.pairwise_distance`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastpair import functional
+from fastpair.ops import checks
+
+__all__ = ["PairwiseDistance"]
+
+
+class PairwiseDistance(nn.Module):
+    """Scores of all pairs of rows of x (n, d) and y (m, d): see :func:`fastpair.functional.pairwise_distance`."""
+
+    def __init__(self, metric: str = "sqeuclidean"):
+        super().__init__()
+        checks.one_of("metric", metric, checks.METRICS)
+        self.metric = metric
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return functional.pairwise_distance(x, y, self.metric)
+
+    def extra_repr(self) -> str:
+        return f"metric={self.metric!r}"

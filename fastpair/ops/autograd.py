@@ -1,0 +1,97 @@
+"""The one autograd function behind every loss whose operator computes value and gradients together.
+
+Such an operator has the signature
+
+    op(*tensors, row_grad, *settings, *wanted) -> (value, *gradients)
+
+where the tensors that can have a gradient come first, one flag of ``wanted`` for each, and the last of ``settings`` is
+the reduction. ``row_grad`` holds the incoming gradients of the per-row losses (n,) in place of the reduction's own
+weights. Gradients come in the accumulation dtype, and empty where they are not wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastpair.backends.reference import accumulate_dtype
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, op, settings, wanted, *tensors):
+        ctx.op, ctx.settings, ctx.wanted = op, settings, wanted
+        ctx.per_row = settings[-1] == "none"
+        ctx.save_for_backward(*tensors)
+        # The weights of per-row losses in the gradient are known in backward only: the operator runs again there.
+        value, *gradients = op(*tensors, None, *settings, *((False,) * len(wanted) if ctx.per_row else wanted))
+        ctx.gradients = None if ctx.per_row else gradients
+        return value
+
+    @staticmethod
+    def backward(ctx, grad):
+        tensors = ctx.saved_tensors
+        # The first backward gives the gradients away, scaled in place: a copy of a large classifier's would be most of
+        # the memory of the call. Another backward through a graph that was kept computes them again.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            with torch.no_grad():
+                _, *gradients = ctx.op(*tensors, grad if ctx.per_row else None, *ctx.settings, *ctx.wanted)
+        if not ctx.per_row:
+            gradients = [scaled_(g, grad) if want else g for g, want in zip(gradients, ctx.wanted)]
+        inputs = tensors[: len(ctx.wanted)]
+        others = (None,) * (len(tensors) - len(inputs))
+        return None, None, None, *input_gradients(gradients, ctx.wanted, inputs, grad), *others
+
+
+def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return gradient * factor
+    if factor.device.type == "cpu" and factor.item() == 1:  # elsewhere a look at it would wait for the device
+        return gradient
+    with torch.no_grad():
+        return gradient.mul_(factor)
+
+
+class _NotTwice(torch.autograd.Function):
+    """Passes a gradient on, and makes the gradient of that an error rather than the zero of a constant."""
+
+    @staticmethod
+    def forward(ctx, gradient, *causes):
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError(
+            "fastpair's kernels can be differentiated once; for the gradient of a gradient use backend='reference'"
+        )
+
+
+def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | None]:
+    """What ``backward`` returns for ``inputs``, given the gradients and the incoming one."""
+    # Rounded to half precision only after the incoming gradient came in, so that a loss scale still saves small ones.
+    out = [g.to(x.dtype) if want else None for g, want, x in zip(gradients, wanted, inputs)]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+        out = [None if g is None else _NotTwice.apply(g, grad, *inputs) for g in out]
+    return out
+
+
+def fused_loss(op, tensors: tuple, settings: tuple, differentiable: int) -> Tensor:
+    """The value of ``op``, with gradients for those of the first ``differentiable`` tensors that require one."""
+    wanted = tuple(t is not None and t.requires_grad for t in tensors[:differentiable])
+    if torch.is_grad_enabled() and any(wanted):
+        return _FusedLoss.apply(op, settings, wanted, *tensors)
+    return op(*tensors, None, *settings, *(False for _ in wanted))[0]
+
+
+def fake_fused_loss(tensors: tuple, reduction: str, wanted: tuple) -> tuple:
+    """Outputs of such an operator with the right shapes and dtypes and no data."""
+    x = tensors[0]
+    value = x.new_empty(x.shape[:1] if reduction == "none" else (), dtype=accumulate_dtype(x.dtype))
+    return value, *fake_gradients(tensors, wanted)
+
+
+def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:
+    x = tensors[0]
+    dtype = accumulate_dtype(x.dtype)
+    return tuple(x.new_empty(t.shape if want else (0,), dtype=dtype) for t, want in zip(tensors, wanted))

@@ -1,0 +1,106 @@
+"""Checks of arguments. Each raises an exception that names the argument, what it was and what it should be."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+METRICS = ("sqeuclidean", "euclidean", "cosine", "dot")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def matrix(name: str, value: Tensor, columns: str = "d") -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions (n, {columns}), got shape {tuple(value.shape)}")
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
+
+
+def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor of integers, got {type(value).__name__}")
+    if value.dtype not in INTEGER:
+        raise TypeError(f"{name} must have an integer dtype, got {value.dtype}")
+    if value.ndim != 1 or value.shape[0] != owner.shape[0]:
+        raise ValueError(
+            f"{name} must have shape ({owner.shape[0]},), one label a row of {of}, got {tuple(value.shape)}"
+        )
+    same_device(name, value, of, owner)
+
+
+def same_device(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    if value.device != owner.device:
+        raise ValueError(f"{name} must be on the device of {of}, {owner.device}, got {value.device}")
+
+
+def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    """A second matrix: same number of columns, dtype and device as the first."""
+    matrix(name, value)
+    if value.shape[1] != owner.shape[1]:
+        raise ValueError(f"{name} must have {owner.shape[1]} columns like {of}, got {value.shape[1]}")
+    if value.dtype != owner.dtype:
+        raise TypeError(f"{name} must have the dtype of {of}, {owner.dtype}, got {value.dtype}")
+    same_device(name, value, of, owner)
+
+
+def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    """A vector with one entry a row of ``owner``, of its dtype and device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {type(value).__name__}")
+    if value.ndim != 1 or value.shape[0] != owner.shape[0]:
+        raise ValueError(f"{name} must have shape ({owner.shape[0]},), got {tuple(value.shape)}")
+    if value.dtype != owner.dtype:
+        raise TypeError(f"{name} must have the dtype of {of}, {owner.dtype}, got {value.dtype}")
+    same_device(name, value, of, owner)
+
+
+def one_of(name: str, value: str, options: tuple) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
+    matrix("embeddings", embeddings)
+    class_labels("labels", labels, "embeddings", embeddings)
+
+
+def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
+    if ref_emb is None and ref_labels is None:
+        return
+    if ref_labels is None:
+        raise ValueError("ref_labels must be given with ref_emb, got None")
+    if ref_emb is None:
+        raise ValueError("ref_emb must be given with ref_labels, got None")
+    like("ref_emb", ref_emb, "embeddings", embeddings)
+    class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
+
+
+def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, power: int) -> None:
+    if power not in (1, 2):
+        raise ValueError(f"power must be 1 or 2, got {power!r}")
+    for name, margin in (("pos_margin", pos_margin), ("neg_margin", neg_margin)):
+        if math.isnan(margin):
+            raise ValueError(f"{name} must be a number, got {margin}")
+        if margin < 0 and distance in ("euclidean", "sqeuclidean"):
+            raise ValueError(f"{name} must not be negative for the distance {distance!r}, got {margin}")
+
+
+def positive_or_none(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, or None, got {value}")
+
+
+def fraction(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

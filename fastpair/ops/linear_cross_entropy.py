@@ -1,0 +1,57 @@
+"""``fastpair::linear_cross_entropy``: cross-entropy of a linear classifier, with all its gradients, in one call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastpair.backends import reference
+from fastpair.config import choose_backend
+from fastpair.ops import checks
+from fastpair.ops.autograd import fake_fused_loss, fused_loss
+
+torch.library.define(
+    "fastpair::linear_cross_entropy",
+    "(Tensor embeddings, Tensor weight, Tensor? bias, Tensor labels, Tensor? row_grad, float label_smoothing,"
+    " int ignore_index, str reduction, bool grad_embeddings, bool grad_weight, bool grad_bias)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.register_fake("fastpair::linear_cross_entropy")
+def _(embeddings, weight, bias, labels, row_grad, label_smoothing, ignore_index, reduction, *wanted):
+    return fake_fused_loss((embeddings, weight, bias), reduction, wanted)
+
+
+def linear_cross_entropy(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    reduction: str,
+    backend: str | None,
+) -> Tensor:
+    checks.embeddings_and_labels(embeddings, labels)
+    checks.matrix("weight", weight)
+    device = embeddings.device.type
+    if torch.is_autocast_enabled(device):
+        # Products in the autocast dtype, as F.linear takes them; the parameters and their gradients keep their own.
+        dtype = torch.get_autocast_dtype(device)
+        embeddings, weight = embeddings.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    checks.like("weight", weight, "embeddings", embeddings)
+    classes = weight.shape[0]
+    if classes == 0:
+        raise ValueError(f"weight must have at least one row, one a class, got shape {tuple(weight.shape)}")
+    if bias is not None:
+        checks.vector_like("bias", bias, "weight", weight)
+    checks.fraction("label_smoothing", label_smoothing)
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    settings = (label_smoothing, ignore_index, reduction)
+    if choose_backend(device, backend) == "reference":
+        return reference.linear_cross_entropy(embeddings, weight, labels, bias, *settings)
+    tensors = (embeddings, weight, bias, labels)
+    return fused_loss(torch.ops.fastpair.linear_cross_entropy.default, tensors, settings, differentiable=3)

@@ -1,0 +1,58 @@
+"""``fastpair::pairwise_distance``: a matrix of scores, with gradients to both sides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastpair.backends import reference
+from fastpair.config import choose_backend
+from fastpair.ops import checks
+from fastpair.ops.autograd import fake_gradients, input_gradients
+
+torch.library.define(
+    "fastpair::pairwise_distance",
+    "(Tensor x, Tensor? y, str metric) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "fastpair::pairwise_distance_backward",
+    "(Tensor grad, Tensor x, Tensor? y, str metric, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.register_fake("fastpair::pairwise_distance")
+def _(x, y, metric):
+    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]))
+
+
+@torch.library.register_fake("fastpair::pairwise_distance_backward")
+def _(grad, x, y, metric, grad_x, grad_y):
+    return fake_gradients((x, y), (grad_x, grad_y))
+
+
+class _PairwiseDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y, metric):
+        ctx.save_for_backward(x, y)
+        ctx.metric = metric
+        return torch.ops.fastpair.pairwise_distance.default(x, y, metric)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        with torch.no_grad():
+            gradients = torch.ops.fastpair.pairwise_distance_backward.default(grad, x, y, ctx.metric, *wanted)
+        return *input_gradients(gradients, wanted, (x, y), grad), None
+
+
+def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | None) -> Tensor:
+    checks.matrix("x", x)
+    if y is not None:
+        checks.like("y", y, "x", x)
+    checks.one_of("metric", metric, checks.METRICS)
+    if choose_backend(x.device.type, backend) == "reference":
+        return reference.pairwise_distance(x, y, metric)
+    return _PairwiseDistance.apply(x, y, metric)

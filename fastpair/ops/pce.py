@@ -1,0 +1,81 @@
+"""The pairwise cross-entropy: O(nKd) algebra around ``fastpair::linear_cross_entropy``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastpair.backends import reference
+from fastpair.config import choose_backend
+from fastpair.ops import checks
+from fastpair.ops.linear_cross_entropy import linear_cross_entropy
+
+# Elements of the d x d matrices of several classes whose eigenvalues are taken in one call.
+CURVATURE_BUDGET = 1 << 22
+
+
+def pce(
+    embeddings: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    lam: float | None,
+    reduction: str,
+    backend: str | None,
+) -> Tensor:
+    checks.embeddings_and_labels(embeddings, labels)
+    checks.matrix("probabilities", probabilities, "K")
+    checks.same_device("probabilities", probabilities, "embeddings", embeddings)
+    n = embeddings.shape[0]
+    if probabilities.shape[0] != n or probabilities.shape[1] == 0:
+        raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(probabilities.shape)}")
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.positive_or_none("lam", lam)
+    kernel = choose_backend(embeddings.device.type, backend)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
+        p = probabilities.detach().to(z.dtype)
+        if lam is None:
+            lam = smallest_curvature(z.detach(), p) if n else 1.0
+        if kernel == "reference":
+            return reference.pce(z, labels, p, lam, reduction)
+        rows = max(n, 1)
+        centers = p.T @ z / rows
+        weight = centers / lam
+        # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
+        first = torch.zeros_like(labels)
+        log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, -100, "none", kernel) + z @ weight[0]
+        positives = (z * class_means(z, labels)).sum(1)
+        per_anchor = log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
+        return reference.reduced(per_anchor, per_anchor.sum() / rows, reduction)
+
+
+def class_means(z: Tensor, labels: Tensor) -> Tensor:
+    """Row i is (1/n) sum_{y_j = y_i} z_j. Static shapes and no host synchronisation, unlike ``torch.unique``."""
+    ordered, order = labels.sort()
+    group = torch.zeros_like(labels, dtype=torch.int64)
+    group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    group = torch.empty_like(group).scatter(0, order, group)
+    return torch.zeros_like(z).index_add(0, group, z)[group] / max(len(z), 1)
+
+
+def smallest_curvature(z: Tensor, p: Tensor) -> float:
+    """Smallest eigenvalue over all k of A_k = (1/n) sum_i (p_ik - p_ik^2) z_i z_i^T; ValueError unless positive."""
+    n, d = z.shape
+    if n <= d:
+        raise ValueError(
+            f"lam must be given where the batch is not larger than the embedding: with n = {n} <= d = {d} its default, "
+            "the smallest eigenvalue of A_k, is 0"
+        )
+    spread = (p - p.square()) / n
+    lowest, highest = math.inf, 0.0
+    for columns in spread.split(max(CURVATURE_BUDGET // (d * d), 1), dim=1):
+        eigenvalues = torch.linalg.eigvalsh(torch.einsum("ik,ia,ib->kab", columns, z, z))
+        lowest, highest = min(lowest, eigenvalues.min().item()), max(highest, eigenvalues.max().item())
+    if lowest <= d * torch.finfo(z.dtype).eps * highest:
+        raise ValueError(
+            "lam must be given where its default is not positive: the smallest eigenvalue of A_k is "
+            f"{lowest:.3g} (largest {highest:.3g})"
+        )
+    return lowest

@@ -1,0 +1,164 @@
+"""Retrieval metrics: exact, over row blocks of the scores, without the (n, m) matrix.
+
+Neighbours are ordered by score, equal scores by gallery index. Without a gallery every query is compared with all
+the others ("leave one out"). Queries that have no item of their class in the gallery do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastpair.functional import pairwise_distance
+from fastpair.ops import checks
+
+__all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
+
+# Scores held at a time; the rest of the block's memory is a small multiple of it.
+BLOCK_ELEMENTS = 1 << 22
+
+
+@torch.no_grad()
+def nearest_neighbors(
+    query: Tensor, gallery: Tensor | None = None, k: int = 1, *, metric: str = "cosine"
+) -> tuple[Tensor, Tensor]:
+    """The k gallery items closest to each query.
+
+    Args:
+        query: (n, d).
+        gallery: (m, d). Default: the queries themselves, a query never being its own neighbour.
+        k: how many; at most m, or n - 1 without a gallery.
+        metric: as in :func:`fastpair.functional.pairwise_distance`.
+
+    Returns:
+        Scores (n, k), best first, and gallery indices (n, k), int64.
+
+    Raises:
+        ValueError: if k is not between 1 and the number of items to choose from, or shapes do not fit.
+        TypeError: if dtypes do not fit.
+    """
+    checks.matrix("query", query)
+    if gallery is not None:
+        checks.like("gallery", gallery, "query", query)
+    checks.one_of("metric", metric, checks.METRICS)
+    items = query if gallery is None else gallery
+    available = len(items) - int(gallery is None)
+    if not 1 <= k <= max(available, 1):
+        raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
+    sign = -1 if metric in ("euclidean", "sqeuclidean") else 1
+    scores = query.new_empty((len(query), k))
+    indices = torch.empty((len(query), k), dtype=torch.int64, device=query.device)
+    block = max(BLOCK_ELEMENTS // max(len(items), 1), 1)
+    for start in range(0, len(query), block):
+        rows = query[start : start + block]
+        closeness = pairwise_distance(rows, items, metric).mul_(sign)
+        if gallery is None:
+            closeness[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
+        best, order = _top(closeness, k)
+        scores[start : start + block] = best * sign
+        indices[start : start + block] = order
+    return scores, indices
+
+
+def _top(closeness: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``topk`` with ties in index order, whichever way the device's topk breaks them."""
+    best, order = closeness.topk(k, dim=1)
+    # A row whose k-th value also occurs outside its top k may hold the wrong ones of the equals.
+    last = best[:, -1:]
+    torn = (closeness >= last).sum(1) > k
+    if torn.any():
+        best[torn], order[torn] = (t[:, :k] for t in closeness[torn].sort(dim=1, descending=True, stable=True))
+    order, by_index = order.sort(dim=1)
+    best, by_score = best.gather(1, by_index).sort(dim=1, descending=True, stable=True)
+    return best, order.gather(1, by_score)
+
+
+def _matches(
+    query: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor | None,
+    gallery_labels: Tensor | None,
+    metric: str,
+    depth: int | None,
+) -> tuple[Tensor, Tensor]:
+    """For the queries that count: whether neighbour r is of the query's class (n', depth), and how many are (n',).
+
+    ``depth`` None means as deep as the largest class."""
+    checks.matrix("query", query)
+    checks.class_labels("query_labels", query_labels, "query", query)
+    if (gallery is None) != (gallery_labels is None):
+        missing, given = ("gallery", "gallery_labels") if gallery is None else ("gallery_labels", "gallery")
+        raise ValueError(f"{missing} must be given with {given}, got None")
+    if gallery is not None:
+        checks.like("gallery", gallery, "query", query)
+        checks.class_labels("gallery_labels", gallery_labels, "gallery", gallery)
+    item_labels = query_labels if gallery is None else gallery_labels
+    classes, counts = item_labels.unique(return_counts=True)
+    relevant = torch.zeros_like(query_labels, dtype=torch.int64)
+    if len(classes):
+        slot = torch.searchsorted(classes, query_labels.to(classes.dtype)).clamp(max=len(classes) - 1)
+        relevant = torch.where(classes[slot] == query_labels, counts[slot], 0) - int(gallery is None)
+    counted = relevant > 0
+    if not counted.any():
+        raise ValueError("query_labels must share a class with the gallery, got no query with an item of its own class")
+    available = len(item_labels) - int(gallery is None)
+    depth = int(relevant.max()) if depth is None else min(depth, available)
+    _, indices = nearest_neighbors(query, gallery, depth, metric=metric)
+    match = item_labels[indices] == query_labels[:, None]
+    return match[counted], relevant[counted]
+
+
+def recall_at_k(
+    query: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    *,
+    k: int | Sequence[int] = (1, 2, 4, 8),
+    metric: str = "cosine",
+) -> dict[int, float]:
+    """Recall@k: the fraction of queries with at least one item of their class among the k nearest.
+
+    Args:
+        query, query_labels: (n, d) and integers (n,).
+        gallery, gallery_labels: (m, d) and integers (m,). Default: the other queries.
+        k: one or several depths >= 1; a depth beyond the gallery means all of it.
+        metric: as in :func:`fastpair.functional.pairwise_distance`.
+
+    Returns:
+        ``{k: fraction of 1}``.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit, or where no query has an item of its class.
+
+    Source: Jegou et al., TPAMI 2011; as used for metric learning by Oh Song et al., CVPR 2016.
+    """
+    depths = [k] if isinstance(k, int) else list(k)
+    if not depths or min(depths) < 1:
+        raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
+    match, _ = _matches(query, query_labels, gallery, gallery_labels, metric, max(depths))
+    return {depth: match[:, :depth].any(1).double().mean().item() for depth in depths}
+
+
+def map_at_r(
+    query: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    *,
+    metric: str = "cosine",
+) -> float:
+    """MAP@R: the mean over queries of (1/R) sum_{r <= R} precision@r [neighbour r is of the query's class].
+
+    A fraction of 1. R is the number of items of the query's class in the gallery. Arguments and errors are those of
+    :func:`recall_at_k`.
+
+    Source: Musgrave et al., "A metric learning reality check", ECCV 2020 (arXiv 2003.08505), eq. 6.
+    """
+    match, relevant = _matches(query, query_labels, gallery, gallery_labels, metric, None)
+    rank = torch.arange(1, match.shape[1] + 1, device=match.device)
+    match = match & (rank <= relevant[:, None])
+    precision = match.cumsum(1) / rank
+    return ((precision * match).sum(1) / relevant).double().mean().item()

@@ -1,0 +1,286 @@
+"""What is built, what is installed, and how a backend is chosen."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastpair
+import fastpair.functional as FP
+from fastpair.config import available_backends, choose_backend
+
+ROOT = Path(__file__).resolve().parents[1]
+
+needs_extension = pytest.mark.skipif(
+    available_backends()["cpu"] is not None, reason=f"the cpu backend is {available_backends()['cpu']}"
+)
+
+
+def run_python(code: str, folder: Path, **variables: str) -> str:
+    """Run ``code`` in a fresh interpreter away from the source tree, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- configuration
+
+
+def test_python_m_fastpair_is_show_config(tmp_path, capsys):
+    done = subprocess.run([sys.executable, "-m", "fastpair"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    fastpair.show_config()
+    shown = capsys.readouterr().out
+    assert done.stdout.splitlines()[0] == shown.splitlines()[0] == f"fastpair {fastpair.__version__}"
+    for text in (done.stdout, shown):
+        assert torch.__version__ in text
+        for name, problem in available_backends().items():
+            assert f"{name:<10} {problem or 'available'}" in text
+        assert "cpu tensors" in text
+        assert "cuda tensors" in text
+
+
+def test_show_config_tells_of_use_backend(capsys):
+    with fastpair.use_backend("reference"):
+        fastpair.show_config()
+    assert "cpu tensors   reference (use_backend)" in capsys.readouterr().out
+
+
+@needs_extension
+def test_show_config_tells_of_the_build(capsys):
+    from fastpair import _C
+
+    info = _C.build_info()
+    assert info["torch_target_version"] == "2.10"
+    assert info["simd_level"] in ("avx512", "avx2", "baseline")
+    fastpair.show_config()
+    shown = capsys.readouterr().out
+    for fact in (_C.__file__, info["torch_version"], info["compiler"], f"SIMD level {info['simd_level']}"):
+        assert fact in shown
+
+
+def level_of(folder: Path, **variables: str) -> str:
+    return run_python(
+        "import torch; from fastpair import _C; print(_C.build_info()['simd_level'])", folder, **variables
+    )
+
+
+@needs_extension
+def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
+    levels = ["baseline", "avx2", "avx512"]
+    best = level_of(tmp_path).strip()
+    for i, level in enumerate(levels):
+        expected = levels[min(i, levels.index(best))]
+        assert level_of(tmp_path, FASTPAIR_SIMD=level).strip() == expected
+
+
+# ---- choosing a backend
+
+
+def test_use_backend_nests_and_restores(monkeypatch):
+    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "cpu": usable_cpu()})
+    assert choose_backend("cpu") == "cpu"
+    with fastpair.use_backend("reference"):
+        assert choose_backend("cpu") == "reference"
+        assert choose_backend("cpu", "cpu") == "cpu", "an argument goes before the context"
+        with fastpair.use_backend("cpu"):
+            assert choose_backend("cpu") == "cpu"
+        assert choose_backend("cpu") == "reference"
+    assert choose_backend("cpu") == "cpu"
+
+    with pytest.raises(KeyError), fastpair.use_backend("reference"):
+        raise KeyError
+    assert choose_backend("cpu") == "cpu"
+
+    @fastpair.use_backend("reference")
+    def decorated():
+        return choose_backend("cpu")
+
+    assert decorated() == decorated() == "reference"
+    assert choose_backend("cpu") == "cpu"
+
+
+def usable_cpu():
+    return fastpair.config._Backend(device_types=("cpu",), problem=None)
+
+
+def test_use_backend_is_local_to_a_thread(monkeypatch):
+    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    seen = []
+    with fastpair.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(choose_backend("cpu")))
+        thread.start()
+        thread.join()
+    assert seen == ["cpu"]
+
+
+def test_use_backend_reaches_compiled_code(monkeypatch):
+    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    torch.compiler.reset()
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def chosen_is_cpu(x):
+        return x + (choose_backend(x.device.type) == "cpu")
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def uses_reference_inside(x):
+        with fastpair.use_backend("reference"):
+            inside = x + (choose_backend(x.device.type) == "cpu")
+        return inside, x + (choose_backend(x.device.type) == "cpu")
+
+    zero = torch.zeros(())
+    assert chosen_is_cpu(zero) == 1
+    with fastpair.use_backend("reference"):
+        assert chosen_is_cpu(zero) == 0
+    assert chosen_is_cpu(zero) == 1
+    assert uses_reference_inside(zero) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["mkl", "", None, ["cpu"]])
+def test_unknown_backend(name):
+    message = r"backend must be one of 'cpu', 'reference', got "
+    with pytest.raises(ValueError, match=message), fastpair.use_backend(name):
+        pass
+    if name is not None:
+        with pytest.raises(ValueError, match=message):
+            choose_backend("cpu", name)
+
+
+def test_backend_that_does_not_serve_the_device(monkeypatch):
+    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "cpu": usable_cpu()})
+    with pytest.raises(RuntimeError, match="backend 'cpu' runs on cpu tensors, but got tensors on 'cuda'"):
+        choose_backend("cuda", "cpu")
+    assert choose_backend("cuda", "reference") == "reference"
+
+
+def test_device_without_kernels_warns_once(monkeypatch):
+    monkeypatch.setattr("fastpair.config._warned_device_types", set())
+    with pytest.warns(RuntimeWarning, match="xpu tensors on the dense reference path") as caught:
+        assert [choose_backend("xpu") for _ in range(3)] == ["reference"] * 3
+    assert len(caught) == 1
+
+
+def test_without_the_extension(tmp_path):
+    code = """
+import sys, warnings
+sys.modules["fastpair._C"] = None  # what import does for a module that is not there
+import torch, fastpair, fastpair.functional as FP
+x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+labels = torch.arange(8) // 2
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    losses = [FP.contrastive_loss(x, labels), FP.spce_loss(x, labels), FP.contrastive_loss(x, labels)]
+    losses[0].backward()
+assert torch.isfinite(x.grad).all() and losses[0] == losses[2]
+ours = [w for w in caught if "fastpair" in str(w.message)]
+assert len(ours) == 1, ours
+assert "fastpair._C" in str(ours[0].message) and "reinstall" in str(ours[0].message)
+for ask in (lambda: fastpair.use_backend("cpu").__enter__(), lambda: FP.contrastive_loss(x, labels, backend="cpu")):
+    try:
+        ask()
+    except RuntimeError as error:
+        assert "'cpu' is not available here" in str(error) and "reinstall" in str(error)
+    else:
+        raise AssertionError("the cpu backend was taken without its extension")
+with warnings.catch_warnings(record=True) as caught, fastpair.use_backend("reference"):
+    warnings.simplefilter("always")
+    print(FP.contrastive_loss(x, labels).item())
+assert not caught
+fastpair.show_config()
+"""
+    shown = run_python(code, tmp_path)
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    expected = FP.contrastive_loss(x, torch.arange(8) // 2, backend="reference").item()
+    assert float(shown.splitlines()[0]) == pytest.approx(expected, rel=1e-6)
+    assert "extension  none" in shown
+    assert "cpu        not built" in shown
+
+
+# ---- distributions
+
+
+def build(kind: str, source: Path, output: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Call the build backend as pip does without isolation."""
+    code = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
+    output.mkdir(exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if name not in ("CXX", "FASTPAIR_BUILD_EXT")}
+    return subprocess.run(
+        [sys.executable, "-c", code, str(output)],
+        cwd=source,
+        env={**clean, **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The unpacked sdist, built from a copy of the source tree."""
+    folder = tmp_path_factory.mktemp("sdist")
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "tree", ignore=unwanted)
+    done = build("sdist", folder / "tree", folder / "out")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (folder / "out").iterdir()
+    assert archive.name == f"fastpair-{fastpair.__version__}.tar.gz"
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder)
+    return folder / f"fastpair-{fastpair.__version__}"
+
+
+def test_sdist_has_every_source(sdist):
+    wanted = [p.relative_to(ROOT) for name in ("csrc", "fastpair", "tests") for p in (ROOT / name).rglob("*.*")]
+    wanted = [p for p in wanted if p.suffix in (".py", ".cpp", ".h")]
+    assert any(p.suffix == ".h" for p in wanted)
+    missing = [str(p) for p in wanted if not (sdist / p).is_file()]
+    assert not missing
+    assert not list(sdist.rglob("*.so")), "an sdist holds nothing compiled"
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md", "Makefile"):
+        assert (sdist / name).is_file()
+
+
+@pytest.mark.parametrize("variables", [{"FASTPAIR_BUILD_EXT": "0"}, {"CXX": "/nonexistent/c++"}, {"CXX": "false"}])
+def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
+    done = build("wheel", sdist, tmp_path / "out", **variables)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    assert wheel.name == f"fastpair-{fastpair.__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "fastpair/config.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+    if "CXX" in variables:
+        assert "built without its fused CPU kernels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"FASTPAIR_BUILD_EXT": "1", "CXX": "/nonexistent/c++"}, "FASTPAIR_BUILD_EXT=1, but cannot run"),
+        ({"FASTPAIR_BUILD_EXT": "yes"}, "FASTPAIR_BUILD_EXT must be 0, 1 or unset, got 'yes'"),
+    ],
+)
+def test_build_that_cannot_do_what_was_asked(sdist, tmp_path, variables, message):
+    done = build("wheel", sdist, tmp_path / "out", **variables)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@needs_extension
+def test_code_that_does_not_compile_does_not_install(sdist, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(sdist, tree, ignore=shutil.ignore_patterns("csrc", "build"))
+    (tree / "csrc").mkdir()
+    (tree / "csrc" / "module.cpp").write_text("#error deliberate\n")
+    done = build("wheel", tree, tmp_path / "out")
+    assert done.returncode != 0
+    assert "deliberate" in done.stdout + done.stderr
+    assert not list((tmp_path / "out").glob("*.whl"))
