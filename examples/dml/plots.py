@@ -1,0 +1,145 @@
+"""The two figures of a run: curves over the training steps, and what the unseen queries retrieve."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from .data import RetrievalData
+from .runfolder import write_atomically
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell the curves apart in print.
+COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+RIGHT, WRONG = "#009E73", "#CC3311"
+DASHES = (0, (2, 1))
+# From one image to the next, in images.
+COLUMN, ROW = 1.12, 1.36
+# The smoothed loss is the mean over this many steps to either side.
+WINDOW = 7
+
+
+def plot_curves(path: Path, results: dict[str, dict]) -> None:
+    """Draw each loss over the training steps, and Recall@1 of the unseen classes for all of them.
+
+    Args:
+        path: the PNG file to write.
+        results: for each loss, what ``Trainer.result`` returned.
+    """
+    rows = len(results)
+    figure = Figure(figsize=(10, max(3.6, 1.6 * rows)), layout="constrained")
+    grid = figure.add_gridspec(rows, 2)
+    first = None
+    for row, (name, result) in enumerate(results.items()):
+        axes = figure.add_subplot(grid[row, 0], sharex=first)
+        first = first or axes
+        colour = COLOURS[row % len(COLOURS)]
+        losses = result["history"]["loss"]
+        steps = np.arange(1, len(losses) + 1)
+        axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.8)
+        axes.plot(steps, _smooth(losses), color=colour, linewidth=1.8)
+        axes.set_ylabel(f"{name} loss")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        if row == 0:
+            axes.set_title("Training loss")
+        if row < rows - 1:
+            axes.tick_params(labelbottom=False)
+        else:
+            axes.set_xlabel("step")
+    figure.align_ylabels()
+
+    axes = figure.add_subplot(grid[:, 1], sharex=first)
+    for row, (name, result) in enumerate(results.items()):
+        evaluations = result["history"]["evaluations"]
+        axes.plot(
+            [e["step"] for e in evaluations],
+            [100 * e["recall@1"] for e in evaluations],
+            color=COLOURS[row % len(COLOURS)],
+            marker=MARKERS[row % len(MARKERS)],
+            label=f"{name}, {100 * result['after']['recall@1']:.1f} % at the end",
+        )
+    axes.set_title("Recall@1 on unseen classes, %")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neighbours: dict[str, torch.Tensor]) -> None:
+    """Draw queries, and beside each its nearest neighbours after training with each loss.
+
+    A neighbour of the query's class has a solid green frame, another a dashed red one and its class written below.
+
+    Args:
+        path: the PNG file to write.
+        data: the data set, whose test images are shown.
+        queries: indices of the queries, int64 of shape (rows,).
+        neighbours: for each loss, indices of the neighbours, nearest first, int64 of shape (rows, k).
+    """
+    k = next(iter(neighbours.values())).shape[1]
+    # One axes for everything, in units of an image: an axes for each image takes seconds to draw.
+    block = k * COLUMN + 0.3
+    width, height = COLUMN + 0.3 + block * len(neighbours), ROW * len(queries)
+    figure = Figure(figsize=(0.8 * width, 0.8 * (height + 1.2)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+
+    axes.text(0.5, -0.15, "query", ha="center", fontsize=10)
+    for row, query in enumerate(queries.tolist()):
+        label = data.test_labels[query]
+        _show(axes, 0, ROW * row, data.test_images[query], _short(data, label), "#808080", "-")
+    for number, (name, indices) in enumerate(neighbours.items()):
+        start = COLUMN + 0.3 + number * block
+        axes.text(start + k * COLUMN / 2, -0.15, f"{name}: {k} nearest", ha="center", fontsize=10)
+        for row, query in enumerate(queries.tolist()):
+            for rank, index in enumerate(indices[row].tolist()):
+                label = data.test_labels[index]
+                right = label == data.test_labels[query]
+                text, frame = ("", (RIGHT, "-")) if right else (_short(data, label), (WRONG, DASHES))
+                _show(axes, start + rank * COLUMN, ROW * row, data.test_images[index], text, *frame)
+    # Last, because every image sets the limits to its own.
+    axes.set(xlim=(-0.15, width - 0.25), ylim=(height, -1.2))
+    keys = [Line2D([], [], color=RIGHT, linewidth=3), Line2D([], [], color=WRONG, linewidth=3, linestyle=DASHES)]
+    figure.legend(
+        keys,
+        ["same class", "another class, named below"],
+        loc="upper center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        title="Random queries among the unseen classes",
+        title_fontsize=10,
+    )
+    _save(figure, path)
+
+
+def _smooth(values: list[float]) -> np.ndarray:
+    """Mean over a window around each step, shorter at both ends; unlike a running average it does not lag behind."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    steps = np.arange(len(values))
+    start, end = np.maximum(steps - WINDOW, 0), np.minimum(steps + WINDOW + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def _short(data: RetrievalData, label: torch.Tensor) -> str:
+    name = data.test_names[label]
+    return name if len(name) <= 12 else name[:11] + "…"
+
+
+def _show(axes: Axes, x: float, y: float, image: torch.Tensor, text: str, colour: str, style) -> None:
+    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(x, x + 1, y + 1, y), aspect="auto")
+    axes.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=colour, linestyle=style, linewidth=2.5, zorder=3))
+    axes.text(x + 0.5, y + 1.06, text, ha="center", va="top", fontsize=7, parse_math=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # A canvas of its own: pyplot would look for a display and keep the figure for ever.
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
