@@ -1,0 +1,313 @@
+"""Time and memory of fastpair's losses against PyTorch and pytorch-metric-learning, on the CPU.
+
+    python benchmarks/compare.py [--json FILE] [--threads N] [--quick] [--only PART ...]
+
+Time: loss and gradient, medians over rounds in which every variant runs once, so that a slow spell of the machine hits
+all alike. A unit is the time of the matrix product of the work (X @ X.T or X @ W.T, all in float32) in the same rounds.
+Every variant's loss and gradient is compared with fastpair's before anything is timed.
+Memory: the peak of the resident set over that before the call, in a process of its own, without the gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastpair
+import fastpair.functional as FP
+
+DIM = 512
+PER_CLASS = 4
+
+
+def dense_contrastive(x: Tensor, labels: Tensor) -> Tensor:
+    z = F.normalize(x)
+    s = z @ z.T
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    u = torch.where(positive, F.relu(1 - s), 0)
+    v = torch.where(same, 0, F.relu(s))
+    return u.sum() / (u > 0).sum().clamp(min=1) + v.sum() / (v > 0).sum().clamp(min=1)
+
+
+def fast_contrastive(x: Tensor, labels: Tensor) -> Tensor:
+    return FP.contrastive_loss(x, labels, pos_margin=1.0, neg_margin=0.0, distance="cosine")
+
+
+def dense_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight), labels)
+
+
+def embeddings(n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    labels = torch.arange(n) // PER_CLASS
+    return torch.randn(n, DIM, generator=generator), labels[torch.randperm(n, generator=generator)]
+
+
+def classifier(n: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    x = F.normalize(torch.randn(n, DIM, generator=generator))
+    weight = torch.randn(classes, DIM, generator=generator)
+    return x, weight, torch.randint(0, classes, (n,), generator=generator)
+
+
+def step(loss: Callable, parameters: list[Tensor], *rest: Tensor) -> Callable[[], Tensor]:
+    """Loss and gradients of the parameters, from None every time."""
+
+    def run() -> Tensor:
+        for p in parameters:
+            p.grad = None
+        value = loss(*parameters, *rest)
+        value.backward()
+        return value.detach()
+
+    return run
+
+
+def agree(variants: dict[str, tuple[Callable, list[Tensor]]], tolerance: float) -> None:
+    """Loss and gradients of every variant are those of fastpair: a wrong variant is not timed."""
+    expected = None
+    for name, (run, parameters) in variants.items():
+        result = [run().double(), *(p.grad.double() for p in parameters)]
+        if expected is None:
+            expected = result
+        for got, want in zip(result, expected, strict=True):
+            error = ((got - want).norm() / want.norm()).item()
+            if not error <= tolerance:
+                raise SystemExit(f"{name} differs from fastpair by {error:.2g}: not timed")
+
+
+def medians(runs: dict[str, Callable], seconds: float) -> dict[str, float]:
+    """Median seconds of each, over interleaved rounds that take about ``seconds`` together, at least five."""
+    for run in runs.values():
+        run()
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    start = time.perf_counter()
+    while len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds:
+        for name, run in runs.items():
+            before = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - before)
+    return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
+
+
+def timed(work: str, product: Callable, variants: dict, seconds: float, tolerance: float = 1e-4) -> dict:
+    agree(variants, tolerance)
+    with torch.no_grad():
+        product()
+    result = medians({"product": product, **{name: run for name, (run, _) in variants.items()}}, seconds)
+    return {"work": work, "milliseconds": {name: 1e3 * t for name, t in result.items()}}
+
+
+def compiled(function: Callable) -> Callable:
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def contrastive_variants(n: int, pml: bool) -> tuple[Callable, dict]:
+    x, labels = embeddings(n)
+    losses = {"fastpair": fast_contrastive, "eager": dense_contrastive, "compile": compiled(dense_contrastive)}
+    if pml:
+        from pytorch_metric_learning import distances
+        from pytorch_metric_learning.losses import ContrastiveLoss
+
+        losses["pytorch-metric-learning"] = ContrastiveLoss(
+            pos_margin=1, neg_margin=0, distance=distances.CosineSimilarity()
+        )
+    variants = {}
+    for name, loss in losses.items():
+        parameter = x.clone().requires_grad_()
+        variants[name] = (step(loss, [parameter], labels), [parameter])
+    return (lambda: x @ x.T), variants
+
+
+def time_contrastive(seconds: float, quick: bool) -> list[dict]:
+    rows = []
+    for n in (128, 256) if quick else (128, 512, 1024, 2048, 4096, 8192):
+        product, variants = contrastive_variants(n, pml=n <= 2048)
+        rows.append(timed(f"contrastive n={n}", product, variants, seconds))
+    return rows
+
+
+def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
+    rows = []
+    for n, classes in ((64, 1000),) if quick else ((1024, 11318), (128, 11318), (128, 100000)):
+        x, weight, labels = classifier(n, classes)
+        losses = {
+            "fastpair": lambda x, w, y: FP.linear_cross_entropy(x, w, y),
+            "eager": dense_cross_entropy,
+            "compile": compiled(dense_cross_entropy),
+        }
+        if hasattr(F, "linear_cross_entropy"):
+            losses["F.linear_cross_entropy"] = F.linear_cross_entropy
+        variants = {}
+        for name, loss in losses.items():
+            parameters = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+            variants[name] = (step(loss, parameters, labels), parameters)
+        product = lambda x=x, weight=weight: x @ weight.T  # noqa: E731
+        rows.append(timed(f"linear_cross_entropy n={n} K={classes}", product, variants, seconds))
+    return rows
+
+
+def time_spce(seconds: float, quick: bool) -> list[dict]:
+    x, labels = embeddings(256 if quick else 2048)
+    runs = {"product": lambda: x @ x.T}
+    for name, loss in {"spce": FP.spce_loss, "contrastive": fast_contrastive}.items():
+        runs[name] = step(loss, [x.clone().requires_grad_()], labels)
+    times = medians(runs, seconds)
+    return [{"work": f"spce n={len(x)}", "milliseconds": {name: 1e3 * t for name, t in times.items()}}]
+
+
+def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
+    rows = []
+    for n in (256,) if quick else (512, 1024, 2048, 4096):
+        x, labels = embeddings(n)
+        runs = {"product": lambda x=x: x @ x.T}
+        half = x.bfloat16()
+        runs["product bfloat16"] = lambda half=half: half @ half.T
+        for dtype in ("float32", "bfloat16"):
+            parameter = x.to(getattr(torch, dtype)).requires_grad_()
+            runs[f"fastpair {dtype}"] = step(fast_contrastive, [parameter], labels)
+        parameter = half.clone().requires_grad_()
+        runs["compile bfloat16"] = step(compiled(dense_contrastive), [parameter], labels)
+        times = medians(runs, seconds)
+        rows.append({"work": f"contrastive bfloat16 n={n}", "milliseconds": {k: 1e3 * t for k, t in times.items()}})
+    return rows
+
+
+MEMORY_WORK = {
+    "contrastive": lambda n: (fast_contrastive, embeddings(n)[:1], embeddings(n)[1:]),
+    "eager contrastive": lambda n: (dense_contrastive, embeddings(n)[:1], embeddings(n)[1:]),
+    "linear_cross_entropy": lambda n, k: (FP.linear_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
+    "eager cross_entropy": lambda n, k: (dense_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
+}
+
+
+def status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise SystemExit(f"no {field} in /proc/self/status: peak memory is measured on Linux only")
+
+
+def peak_memory(work: str, *size: int) -> float:
+    """MiB above the resident set before the call, without the gradients. To be run in a fresh process."""
+    loss, parameters, rest = MEMORY_WORK[work](*size)
+    parameters = [p.requires_grad_() for p in parameters]
+    # Libraries, thread pools and their buffers do not count: a small call first.
+    small_loss, small, small_rest = MEMORY_WORK[work](*(min(s, 64) for s in size))
+    step(small_loss, [p.requires_grad_() for p in small], *small_rest)()
+    if work.startswith("linear"):
+        loss = lambda x, w, y: FP.linear_cross_entropy(x, w, y)  # noqa: E731
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_kib("VmRSS")
+    step(loss, parameters, *rest)()
+    gradients = sum(p.grad.nbytes for p in parameters)
+    return (status_kib("VmHWM") - before) / 1024 - gradients / 2**20
+
+
+def measure_memory(seconds: float, quick: bool) -> list[dict]:
+    works = [("contrastive", 2048), ("eager contrastive", 2048)]
+    if not quick:
+        works = [
+            *((name, n) for n in (1024, 4096, 8192) for name in ("contrastive", "eager contrastive")),
+            ("contrastive", 32768),
+            *(
+                (name, *size)
+                for size in ((1024, 11318), (128, 11318), (128, 100000), (8192, 100000))
+                for name in ("linear_cross_entropy", "eager cross_entropy")
+                if (name, *size) != ("eager cross_entropy", 8192, 100000)
+            ),
+        ]
+    rows = []
+    for work, *size in works:
+        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--memory-of", work]
+        start = time.perf_counter()
+        output = subprocess.run([*command, *map(str, size)], check=True, capture_output=True, text=True).stdout
+        rows.append(
+            {
+                "work": f"{work} {' x '.join(map(str, size))}",
+                "extra_mebibytes": float(output),
+                "process_seconds": time.perf_counter() - start,
+            }
+        )
+    return rows
+
+
+PARTS = {
+    "contrastive": time_contrastive,
+    "cross_entropy": time_cross_entropy,
+    "spce": time_spce,
+    "bfloat16": time_bfloat16,
+    "memory": measure_memory,
+}
+
+
+def environment() -> dict:
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "fastpair": fastpair.__version__,
+        "commit": git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else ""),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def print_row(row: dict) -> None:
+    print(row["work"])
+    times = row.get("milliseconds")
+    if times is None:
+        print(f"    {row['extra_mebibytes']:10.1f} MiB extra   ({row['process_seconds']:.1f} s with its start)")
+        return
+    for name, milliseconds in times.items():
+        print(f"    {name:26s}{milliseconds:10.2f} ms {milliseconds / times['product']:8.2f} units", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each work's rounds (default: 8)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--memory-of", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(peak_memory(options.memory_of[0], *map(int, options.memory_of[1:])))
+        return
+    results = {"environment": environment(), "results": []}
+    print(json.dumps(results["environment"], indent=2))
+    for part in options.only:
+        for row in PARTS[part](0.2 if options.quick else options.seconds, options.quick):
+            print_row(row)
+            results["results"].append(row)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
