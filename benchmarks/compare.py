@@ -4,7 +4,7 @@
 
 Time: loss and gradient, medians over rounds in which every variant runs once, so that a slow spell of the machine hits
 all alike. A unit is the time of the matrix product of the work (X @ X.T or X @ W.T, all in float32) in the same rounds.
-Every variant's loss and gradient is compared with fastpair's before anything is timed.
+Loss and gradient of the variants that compute the same are compared with each other before they are timed.
 Memory: the peak of the resident set over that before the call, in a process of its own, without the gradients.
 """
 
@@ -104,8 +104,6 @@ def medians(runs: dict[str, Callable], seconds: float) -> dict[str, float]:
 
 def timed(work: str, product: Callable, variants: dict, seconds: float, tolerance: float = 1e-4) -> dict:
     agree(variants, tolerance)
-    with torch.no_grad():
-        product()
     result = medians({"product": product, **{name: run for name, (run, _) in variants.items()}}, seconds)
     return {"work": work, "milliseconds": {name: 1e3 * t for name, t in result.items()}}
 
@@ -145,7 +143,7 @@ def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
     for n, classes in ((64, 1000),) if quick else ((1024, 11318), (128, 11318), (128, 100000)):
         x, weight, labels = classifier(n, classes)
         losses = {
-            "fastpair": lambda x, w, y: FP.linear_cross_entropy(x, w, y),
+            "fastpair": FP.linear_cross_entropy,
             "eager": dense_cross_entropy,
             "compile": compiled(dense_cross_entropy),
         }
@@ -208,8 +206,6 @@ def peak_memory(work: str, *size: int) -> float:
     # Libraries, thread pools and their buffers do not count: a small call first.
     small_loss, small, small_rest = MEMORY_WORK[work](*(min(s, 64) for s in size))
     step(small_loss, [p.requires_grad_() for p in small], *small_rest)()
-    if work.startswith("linear"):
-        loss = lambda x, w, y: FP.linear_cross_entropy(x, w, y)  # noqa: E731
     Path("/proc/self/clear_refs").write_text("5")
     before = status_kib("VmRSS")
     step(loss, parameters, *rest)()

@@ -144,7 +144,7 @@ def _warn_reference(device_type: str) -> None:
         f"fastpair runs {device_type} tensors on the dense reference path, slowly and with the whole score matrix in "
         f'memory: {_why_reference(device_type)}. Ask for backend="reference" to choose it without this warning.',
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -93,6 +93,7 @@ class LinearCrossEntropyLoss(nn.Module):
         checks.at_least("embedding_size", embedding_size, 1)
         checks.one_of("reduction", reduction, checks.REDUCTIONS)
         checks.fraction("label_smoothing", label_smoothing)
+        checks.integer("ignore_index", ignore_index)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
         self.reduction = reduction

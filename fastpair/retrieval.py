@@ -7,10 +7,12 @@ the others ("leave one out"). Queries that have no item of their class in the ga
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from fastpair.backends.reference import accumulate_dtype
 from fastpair.functional import pairwise_distance
 from fastpair.ops import checks
 
@@ -33,7 +35,8 @@ def nearest_neighbors(
         metric: as in :func:`fastpair.functional.pairwise_distance`.
 
     Returns:
-        Scores (n, k), best first, and gallery indices (n, k), int64.
+        Scores (n, k) in float32 (float64 for float64), best first, and gallery indices (n, k), int64. Pairs whose
+        score is NaN come last.
 
     Raises:
         ValueError: if k is not between 1 and the number of items to choose from, or shapes do not fit.
@@ -44,16 +47,20 @@ def nearest_neighbors(
         checks.like("gallery", gallery, "query", query)
     checks.one_of("metric", metric, checks.METRICS)
     items = query if gallery is None else gallery
-    available = len(items) - int(gallery is None)
-    if not 1 <= k <= max(available, 1):
+    available = max(len(items) - int(gallery is None), 0)
+    if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
         raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
     sign = -1 if metric in ("euclidean", "sqeuclidean") else 1
-    scores = query.new_empty((len(query), k))
+    # Scores rounded to half precision would tie where they do not.
+    dtype = accumulate_dtype(query.dtype)
+    items = items.to(dtype)
+    scores = query.new_empty((len(query), k), dtype=dtype)
     indices = torch.empty((len(query), k), dtype=torch.int64, device=query.device)
     block = max(BLOCK_ELEMENTS // max(len(items), 1), 1)
     for start in range(0, len(query), block):
-        rows = query[start : start + block]
+        rows = query[start : start + block].to(dtype)
         closeness = pairwise_distance(rows, items, metric).mul_(sign)
+        closeness.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         if gallery is None:
             closeness[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
         best, order = _top(closeness, k)
@@ -135,7 +142,7 @@ def recall_at_k(
 
     Source: Jegou et al., TPAMI 2011; as used for metric learning by Oh Song et al., CVPR 2016.
     """
-    depths = [k] if isinstance(k, int) else list(k)
+    depths = [k] if isinstance(k, Integral) else list(k)
     if not depths or min(depths) < 1:
         raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
     match, _ = _matches(query, query_labels, gallery, gallery_labels, metric, max(depths))

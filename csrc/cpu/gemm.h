@@ -1,4 +1,4 @@
-// Row-major matrix products of tiles, called from inside parallel regions: each call uses the calling thread only.
+// Row-major matrix products of tiles. Called from inside a parallel region a product runs on the calling thread.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

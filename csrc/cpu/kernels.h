@@ -62,8 +62,8 @@ struct Kernels {
   // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum.
   void (*row_softmax)(T* logits, int64_t n, const T* bias, T* maximum, T* sum_exp, T* sum);
 
-  // logits -> scale * exp(logit - log_sum_exp) + offset, in place.
-  void (*row_probabilities)(T* logits, int64_t n, T log_sum_exp, T scale, T offset);
+  // logits -> scale * exp(logit - shift) + offset, in place.
+  void (*row_probabilities)(T* logits, int64_t n, T shift, T scale, T offset);
 
   void (*add_to)(T* x, const T* y, int64_t n);
 

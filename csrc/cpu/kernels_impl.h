@@ -200,9 +200,9 @@ void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* m
 }
 
 template <typename T>
-void row_probabilities(T* __restrict logits, int64_t n, T log_sum_exp, T scale, T offset) {
+void row_probabilities(T* __restrict logits, int64_t n, T shift, T scale, T offset) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) logits[j] = scale * exponential(logits[j] - log_sum_exp) + offset;
+  for (int64_t j = 0; j < n; ++j) logits[j] = scale * exponential(logits[j] - shift) + offset;
 }
 
 template <typename T>

@@ -59,7 +59,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
     T maximum, sum_exp, sum;
   };
   const Scratch<Statistics> statistics(class_blocks * row_block);
-  std::vector<T> target_logit(row_block), log_sum_exp(row_block);
+  std::vector<T> target_logit(row_block), shift(row_block), normaliser(row_block);
 
   for (int64_t begin = 0; begin < rows; begin += row_block) {
     const int64_t count = std::min(row_block, rows - begin);
@@ -99,7 +99,9 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
         sum += part.sum;
       }
       const double lse = maximum + std::log(sum_exp);
-      log_sum_exp[r] = T(lse);
+      // Two factors rather than exp(-lse), whose rounding would grow with the logits.
+      shift[r] = maximum;
+      normaliser[r] = T(1 / sum_exp);
       const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (lse - sum / classes);
       losses[begin + r] = (1 - label_smoothing) * (lse - target_logit[r]) + smooth;
     });
@@ -111,7 +113,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
         const T scale = row_weights[begin + r];
-        k.row_probabilities(row, width, log_sum_exp[r], scale, -scale * T(label_smoothing / classes));
+        k.row_probabilities(row, width, shift[r], scale * normaliser[r], -scale * T(label_smoothing / classes));
         const int64_t label = labels[begin + r];
         if (label >= first && label < first + width) row[label - first] -= scale * T(1 - label_smoothing);
         if (grad_bias) k.add_to(grad_bias + first, row, width);
@@ -256,6 +258,13 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
                              const Tensor& labels, const std::optional<Tensor>& row_grad, double label_smoothing,
                              int64_t ignore_index, const std::string& reduction, bool grad_embeddings, bool grad_weight,
                              bool grad_bias) {
+  check_matrix("embeddings", embeddings);
+  check_like("weight", weight, embeddings);
+  check_length("labels", labels, embeddings.size(0));
+  if (bias) check_length("bias", *bias, weight.size(0));
+  if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
+  STD_TORCH_CHECK(weight.size(0) > 0, "weight must have at least one row");
+  STD_TORCH_CHECK(!grad_bias || bias.has_value(), "grad_bias needs a bias");
   return with_compute_type(embeddings, [&](auto zero) {
     return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, label_smoothing, ignore_index, reduction,
                                    grad_embeddings, grad_weight, grad_bias);
@@ -324,6 +333,9 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
 
 std::tuple<Tensor, Tensor> spce(const Tensor& embeddings, const Tensor& labels, const std::optional<Tensor>& row_grad,
                                 const std::string& reduction, bool grad_embeddings) {
+  check_matrix("embeddings", embeddings);
+  check_length("labels", labels, embeddings.size(0));
+  if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
   return with_compute_type(embeddings, [&](auto zero) {
     return compute_spce<decltype(zero)>(embeddings, labels, row_grad, reduction, grad_embeddings);
   });

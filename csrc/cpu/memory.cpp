@@ -42,6 +42,8 @@ class Cache {
   }
 
   void give(void* data, size_t bytes) {
+    // One that is larger than all that is kept would push out the others and then itself.
+    if (bytes > KEPT) return std::free(data);
     const std::lock_guard lock(mutex_);
     blocks_.push_back({data, bytes});
     total_ += bytes;

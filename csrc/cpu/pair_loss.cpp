@@ -30,6 +30,8 @@ namespace {
 // Scores are kept between the sweeps up to this many; beyond it they are visited in squares of SQUARE x SQUARE.
 constexpr int64_t KEPT_SCORES = int64_t(1) << 24;
 constexpr int64_t SQUARE = 2048;
+// The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
+constexpr int64_t MAX_BLOCK = 256;
 
 // What each anchor's terms add up to.
 struct Totals {
@@ -60,7 +62,7 @@ class PairSweep {
     const int64_t longest = kept ? std::max(x_.n, y_.n) : SQUARE;
     // Small batches take small tiles, so that every thread has some.
     const int64_t share = longest / (2 * int64_t(torch::stable::get_num_threads()));
-    block_ = std::clamp<int64_t>((share + 15) / 16 * 16, 32, 256);
+    block_ = std::clamp<int64_t>((share + 15) / 16 * 16, 32, MAX_BLOCK);
     square_rows_ = kept ? round_up(x_.n) : SQUARE;
     square_cols_ = kept ? round_up(y_.n) : SQUARE;
     // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
@@ -70,7 +72,11 @@ class PairSweep {
     partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
 
-  bool keeps_scores() const { return x_.n * y_.n <= KEPT_SCORES; }
+  // In whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
+  bool keeps_scores() const {
+    const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
+    return padded(x_.n) * padded(y_.n) <= KEPT_SCORES;
+  }
 
   struct Pass {
     bool compute_scores = true;
@@ -199,8 +205,8 @@ class PairSweep {
     const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols), d = x_.d;
     const bool diagonal = on_diagonal(s);
     Samples<T>& col_samples = symmetric_ ? x_ : y_;
-    const int64_t row_tasks = x_.gradient.get() ? row_blocks : 0;
-    const int64_t col_tasks = !diagonal && col_samples.gradient.get() ? col_blocks : 0;
+    const int64_t row_tasks = x_.has_gradient ? row_blocks : 0;
+    const int64_t col_tasks = !diagonal && col_samples.has_gradient ? col_blocks : 0;
     parallel_for(row_tasks + col_tasks, [&](int64_t task) {
       if (task < row_tasks) {
         const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
@@ -306,16 +312,14 @@ Results compute(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, 
                    other ? other->gradient_tensor(*ref_emb) : new_tensor(embeddings, {0}, scalar_type<T>));
   };
 
-  if (row_grad) {
-    const std::vector<T> incoming = floating_vector<T>(*row_grad);
-    WeightVectors<T> weights(n, 0, 0);
-    for (int64_t i = 0; i < n; ++i) weights.pos[i] = weights.neg[i] = incoming[anchors.order[i]];
-    const Weights<T> view = weights.view();
-    sweep.run({.weights = &view});
-    return finished(new_tensor(embeddings, {0}, scalar_type<T>));
-  }
   if (reduction == "none") {
-    sweep.run({.add_totals = true});
+    WeightVectors<T> weights(n, 0, 0);
+    if (row_grad) {
+      const std::vector<T> incoming = floating_vector<T>(*row_grad);
+      for (int64_t i = 0; i < n; ++i) weights.pos[i] = weights.neg[i] = incoming[anchors.order[i]];
+    }
+    const Weights<T> view = weights.view();
+    sweep.run({.add_totals = true, .weights = gradients ? &view : nullptr});
     std::vector<T> values(n);
     for (int64_t i = 0; i < n; ++i) values[anchors.order[i]] = T(totals.pos[i] + totals.neg[i]);
     return finished(new_vector(embeddings, values));
@@ -351,10 +355,28 @@ Results compute(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, 
   return finished(new_scalar(embeddings, T(value_of_mean(pos_weight, neg_weight))));
 }
 
+// The Python layer says what is wrong in the user's words; this keeps a direct call of the operator from reading beyond
+// the data.
+void check(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
+           const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
+           const std::vector<double>& params, bool grad_ref) {
+  check_matrix("embeddings", embeddings);
+  check_length("labels", labels, embeddings.size(0));
+  STD_TORCH_CHECK(ref_emb.has_value() == ref_labels.has_value(), "ref_emb and ref_labels go together");
+  STD_TORCH_CHECK(!grad_ref || ref_emb.has_value(), "grad_ref needs ref_emb");
+  if (ref_emb) {
+    check_like("ref_emb", *ref_emb, embeddings);
+    check_length("ref_labels", *ref_labels, ref_emb->size(0));
+  }
+  if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
+  STD_TORCH_CHECK(params.size() == 2, "params must hold 2 numbers, got ", params.size());
+}
+
 Results pair_loss(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                   const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
                   const std::string& loss, const std::vector<double>& params, const std::string& distance,
                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
+  check(embeddings, ref_emb, labels, ref_labels, row_grad, params, grad_ref);
   return with_compute_type(embeddings, [&](auto zero) {
     using T = decltype(zero);
     return compute<T>(embeddings, ref_emb, labels, ref_labels, row_grad, find_loss<T>(loss), params,

@@ -41,8 +41,9 @@ struct Samples {
   std::vector<T> norms;         // squared norms, for distances
   std::vector<T> inverse_norm;  // for cosines: 1/|x|, 0 for a zero row
   Scratch<BFloat16> half_rows;  // `rows` in bfloat16, where products are taken in it
-  Scratch<T> gradient;          // with respect to `rows`, allocated where it is wanted
-  std::vector<T> slope_sums;    // for distances: what the gradient owes to the norms
+  bool has_gradient = false;
+  Scratch<T> gradient;        // with respect to `rows`
+  std::vector<T> slope_sums;  // for distances: what the gradient owes to the norms
 
   // Without labels the samples keep their order.
   Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
@@ -64,6 +65,7 @@ struct Samples {
     if (distances) norms.resize(n);
     if (distances) slope_sums.assign(n, T(0));
     if (half) half_rows = Scratch<BFloat16>(n * d);
+    has_gradient = want_gradient;
     if (want_gradient) gradient = Scratch<T>(n * d);
 
     const Kernels<T>& k = kernels<T>();
@@ -73,7 +75,8 @@ struct Samples {
         if (!in_place) copy_row(x, data, order[r], row);
         if (distance.unit_rows) {
           const T norm = std::sqrt(k.dot(row, row, d));
-          inverse_norm[r] = norm == T(0) ? T(0) : T(1) / norm;
+          // An infinite norm must not pass for that of a zero row.
+          inverse_norm[r] = norm == T(0) ? T(0) : std::isinf(norm) ? T(NAN) : T(1) / norm;
           for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norm[r];
         }
         if (distances) {
@@ -95,7 +98,7 @@ struct Samples {
 
   // The gradient with respect to the tensor's rows, in their order.
   Tensor gradient_tensor(const Tensor& x) const {
-    if (gradient.get() == nullptr) return new_tensor(x, {0}, scalar_type<T>);
+    if (!has_gradient) return new_tensor(x, {0}, scalar_type<T>);
     Tensor out = new_tensor(x, {n, d}, scalar_type<T>);
     T* data = static_cast<T*>(out.mutable_data_ptr());
     const Kernels<T>& k = kernels<T>();
@@ -119,18 +122,28 @@ struct Samples {
   }
 };
 
-// Distances do not change when the origin moves; near the middle of the samples their squares cancel least.
+// Distances do not change when the origin moves, and their squares cancel less near the middle of the samples. Moved
+// are the columns that lie far from zero for their width: there the subtraction hardly rounds, elsewhere it gains
+// nothing.
 template <typename T>
 std::vector<T> center_of(const Tensor& x) {
-  const int64_t n = x.size(0), d = x.size(1);
-  std::vector<double> sum(d, 0);
+  const int64_t n = x.size(0), d = x.size(1), down = x.stride(0), across = x.stride(1);
+  std::vector<double> sum(d, 0), squares(d, 0);
   with_floating(x, [&](const auto* data) {
     for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < d; ++j) sum[j] += static_cast<double>(data[i * x.stride(0) + j * x.stride(1)]);
+      for (int64_t j = 0; j < d; ++j) {
+        const double value = static_cast<double>(data[i * down + j * across]);
+        sum[j] += value;
+        squares[j] += value * value;
+      }
     }
   });
-  std::vector<T> center(d);
-  for (int64_t j = 0; j < d; ++j) center[j] = static_cast<T>(sum[j] / std::max<int64_t>(n, 1));
+  std::vector<T> center(d, T(0));
+  for (int64_t j = 0; j < d; ++j) {
+    const double mean = sum[j] / n, variance = squares[j] / n - mean * mean;
+    // A column with NaN or infinity stays: it must not spoil the distances of all the other rows.
+    if (mean * mean > 4 * variance && std::isfinite(mean)) center[j] = static_cast<T>(mean);
+  }
   return center;
 }
 

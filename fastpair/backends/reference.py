@@ -102,14 +102,20 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of the logits embeddings @ weight.T + bias; 0 where every label is ignored."""
     with torch.autocast(embeddings.device.type, enabled=False):
-        dtype = accumulate_dtype(embeddings.dtype)
+        dtype, labels = accumulate_dtype(embeddings.dtype), labels.long()
         logits = F.linear(embeddings.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        log_p = logits.log_softmax(1)
         counted = labels != ignore_index
-        # An ignored row takes part with weight 0 only where its loss is finite, hence where(), not a product.
-        target = log_p.gather(1, torch.where(counted, labels, 0)[:, None])[:, 0]
-        per_row = -(1 - label_smoothing) * target - label_smoothing * log_p.mean(1)
-        per_row = torch.where(counted, per_row, 0)
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = counted & ((labels < 0) | (labels >= len(weight)))
+            if wrong.any():
+                raise RuntimeError(
+                    f"labels must lie in [0, {len(weight)}) or be ignore_index = {ignore_index}, "
+                    f"got {labels[wrong][0].item()}"
+                )
+        # F.cross_entropy knows which rows to ignore; its mean is NaN where it ignores all.
+        per_row = F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
+        )
         mean = per_row.sum() / counted.sum().clamp(min=1)
     return reduced(per_row, mean, reduction)
 

@@ -78,10 +78,22 @@ def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | No
 
 def fused_loss(op, tensors: tuple, settings: tuple, differentiable: int) -> Tensor:
     """The value of ``op``, with gradients for those of the first ``differentiable`` tensors that require one."""
-    wanted = tuple(t is not None and t.requires_grad for t in tensors[:differentiable])
-    if torch.is_grad_enabled() and any(wanted):
-        return _FusedLoss.apply(op, settings, wanted, *tensors)
-    return op(*tensors, None, *settings, *(False for _ in wanted))[0]
+    grad_mode = torch.is_grad_enabled()
+    wanted = tuple(grad_mode and t is not None and t.requires_grad for t in tensors[:differentiable])
+    if torch.compiler.is_compiling():
+        if not any(wanted):
+            return op(*tensors, None, *settings, *wanted)[0]
+        tensors = distinct(tensors)
+    # Without a gradient too: forward-mode differentiation is refused there, and not silently zero.
+    return _FusedLoss.apply(op, settings, wanted, *tensors)
+
+
+def distinct(tensors: tuple) -> tuple:
+    """The same tensors, none of them twice, which torch.compile does not take as arguments of an autograd function."""
+    return tuple(
+        t.view_as(t) if t is not None and any(t is earlier for earlier in tensors[:i]) else t
+        for i, t in enumerate(tensors)
+    )
 
 
 def fake_fused_loss(tensors: tuple, reduction: str, wanted: tuple) -> tuple:

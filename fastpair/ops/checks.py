@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -81,26 +82,42 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
     class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
 
 
+def number(name: str, value: float) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
 def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, power: int) -> None:
     if power not in (1, 2):
         raise ValueError(f"power must be 1 or 2, got {power!r}")
     for name, margin in (("pos_margin", pos_margin), ("neg_margin", neg_margin)):
-        if math.isnan(margin):
-            raise ValueError(f"{name} must be a number, got {margin}")
+        number(name, margin)
+        if margin != margin:  # not math.isnan, which torch.compile cannot trace for a margin that changes
+            raise ValueError(f"{name} must not be NaN")
         if margin < 0 and distance in ("euclidean", "sqeuclidean"):
             raise ValueError(f"{name} must not be negative for the distance {distance!r}, got {margin}")
 
 
 def positive_or_none(name: str, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
+    if value is None:
+        return
+    number(name, value)
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, or None, got {value}")
 
 
 def fraction(name: str, value: float) -> None:
+    number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie between 0 and 1, got {value}")
 
 
+def integer(name: str, value: int) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+
+
 def at_least(name: str, value: int, least: int) -> None:
+    integer(name, value)
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -36,8 +36,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("weight", weight)
+    if bias is not None:
+        checks.vector_like("bias", bias, "weight", weight)
     device = embeddings.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) and embeddings.dtype != torch.float64:
         # Products in the autocast dtype, as F.linear takes them; the parameters and their gradients keep their own.
         dtype = torch.get_autocast_dtype(device)
         embeddings, weight = embeddings.to(dtype), weight.to(dtype)
@@ -46,9 +48,8 @@ def linear_cross_entropy(
     classes = weight.shape[0]
     if classes == 0:
         raise ValueError(f"weight must have at least one row, one a class, got shape {tuple(weight.shape)}")
-    if bias is not None:
-        checks.vector_like("bias", bias, "weight", weight)
     checks.fraction("label_smoothing", label_smoothing)
+    checks.integer("ignore_index", ignore_index)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (label_smoothing, ignore_index, reduction)
     if choose_backend(device, backend) == "reference":

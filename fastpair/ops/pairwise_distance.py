@@ -8,7 +8,7 @@ from torch import Tensor
 from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
-from fastpair.ops.autograd import fake_gradients, input_gradients
+from fastpair.ops.autograd import distinct, fake_gradients, input_gradients
 
 torch.library.define(
     "fastpair::pairwise_distance",
@@ -55,4 +55,6 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | N
     checks.one_of("metric", metric, checks.METRICS)
     if choose_backend(x.device.type, backend) == "reference":
         return reference.pairwise_distance(x, y, metric)
+    if torch.compiler.is_compiling():
+        x, y = distinct((x, y))
     return _PairwiseDistance.apply(x, y, metric)

@@ -12,7 +12,7 @@ from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.linear_cross_entropy import linear_cross_entropy
 
-# Elements of the d x d matrices of several classes whose eigenvalues are taken in one call.
+# Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
 CURVATURE_BUDGET = 1 << 22
 
 
@@ -69,8 +69,10 @@ def smallest_curvature(z: Tensor, p: Tensor) -> float:
             "the smallest eigenvalue of A_k, is 0"
         )
     spread = (p - p.square()) / n
+    if not (torch.isfinite(z).all() and torch.isfinite(spread).all()):
+        return math.nan
     lowest, highest = math.inf, 0.0
-    for columns in spread.split(max(CURVATURE_BUDGET // (d * d), 1), dim=1):
+    for columns in spread.split(max(CURVATURE_BUDGET // (d * n), 1), dim=1):
         eigenvalues = torch.linalg.eigvalsh(torch.einsum("ik,ia,ib->kab", columns, z, z))
         lowest, highest = min(lowest, eigenvalues.min().item()), max(highest, eigenvalues.max().item())
     if lowest <= d * torch.finfo(z.dtype).eps * highest:
