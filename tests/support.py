@@ -1,0 +1,196 @@
+"""The losses under test, one line each, and how a result is held against the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import dense
+import pytest
+import torch
+
+import fastpair.functional as FP
+from fastpair.config import available_backends
+
+BACKENDS = [name for name, problem in available_backends().items() if problem is None]
+# What the fused backends of this machine compute is the subject of most tests.
+needs_cpu_kernels = pytest.mark.skipif(
+    "cpu" not in BACKENDS, reason=f"the cpu backend is {available_backends()['cpu']}"
+)
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REDUCTIONS = ("mean", "sum", "none")
+METRICS = ("sqeuclidean", "euclidean", "cosine", "dot")
+
+# Relative error of the norm. For half precision see `allowed`.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Losses and gradients that cancel to nothing are held against this instead of against their own norm.
+FLOOR = 1e-3
+
+
+# ---- inputs
+
+
+def class_labels(pattern: str, n: int, generator: torch.Generator) -> torch.Tensor:
+    if pattern == "one":
+        return torch.full((n,), 5)
+    if pattern == "distinct":
+        return torch.randperm(n, generator=generator)
+    classes = {"few": 3, "pairs": max(n // 2, 1)}[pattern]
+    return torch.randint(classes, (n,), generator=generator)
+
+
+def embeddings(n: int, d: int, generator: torch.Generator) -> torch.Tensor:
+    """Rows of norm about 1, whose distances and cosines spread on both sides of the margins below."""
+    return torch.randn(n, d, generator=generator, dtype=torch.float64) / d**0.5
+
+
+def batch(n, d, pattern, generator):
+    return {"embeddings": embeddings(n, d, generator), "labels": class_labels(pattern, n, generator)}
+
+
+def batch_and_references(n, d, pattern, generator):
+    # Fewer references than anchors at one size and more at the next, and rows that both sides share.
+    m = n // 2 + 1 if n % 2 else 2 * n + 3
+    inputs = batch(n, d, pattern, generator)
+    references = embeddings(m, d, generator)
+    references[: min(n, m) // 3] = inputs["embeddings"][: min(n, m) // 3]
+    return {**inputs, "ref_emb": references, "ref_labels": class_labels(pattern, m, generator)}
+
+
+def classifier(n, d, pattern, generator, *, bias=False, ignored=None):
+    inputs = batch(n, d, pattern, generator)
+    classes = int(inputs["labels"].max()) + 3 if n else 4
+    inputs["weight"] = 2 * torch.randn(classes, d, generator=generator, dtype=torch.float64)
+    if bias:
+        inputs["bias"] = torch.randn(classes, generator=generator, dtype=torch.float64)
+    if ignored is not None:
+        inputs["labels"][::3] = ignored
+    return inputs
+
+
+def soft_assignments(n, d, pattern, generator):
+    inputs = batch(n, d, pattern, generator)
+    logits = torch.randn(n, 7, generator=generator, dtype=torch.float64)
+    return {**inputs, "probabilities": logits.softmax(1)}
+
+
+# ---- the losses
+
+
+@dataclass(frozen=True)
+class Loss:
+    fused: Callable  # fused(**inputs, reduction=, backend=)
+    dense: Callable  # the same formula in plain PyTorch: dense(**inputs, reduction=)
+    inputs: Callable  # inputs(n, d, pattern of labels, generator) -> float64 and int64 tensors by name
+    trained: tuple[str, ...]  # the inputs that have gradients
+
+
+def loss(name: str, inputs: Callable, trained: tuple[str, ...], **settings) -> Loss:
+    return Loss(partial(getattr(FP, name), **settings), partial(getattr(dense, name), **settings), inputs, trained)
+
+
+def pair_loss(name: str, **settings) -> dict[str, Loss]:
+    """A pair loss over the batch's own pairs and against references."""
+    label = "-".join([name, settings["distance"], *(f"p{v}" for k, v in settings.items() if k == "power")])
+    return {
+        label: loss(name, batch, ("embeddings",), **settings),
+        f"{label}-refs": loss(name, batch_and_references, ("embeddings", "ref_emb"), **settings),
+    }
+
+
+LOSSES = {
+    **pair_loss("contrastive_loss", distance="euclidean", pos_margin=0.3, neg_margin=1.4),
+    **pair_loss("contrastive_loss", distance="sqeuclidean", pos_margin=0.0, neg_margin=2.0),
+    **pair_loss("contrastive_loss", distance="cosine", pos_margin=0.9, neg_margin=-0.05),
+    **pair_loss("contrastive_loss", distance="dot", pos_margin=0.2, neg_margin=0.01),
+    **pair_loss("contrastive_loss", distance="euclidean", power=2, pos_margin=0.0, neg_margin=1.5),
+    **pair_loss("contrastive_loss", distance="cosine", power=2, pos_margin=1.0, neg_margin=0.1),
+    "linear_cross_entropy": loss("linear_cross_entropy", classifier, ("embeddings", "weight")),
+    "linear_cross_entropy-smooth-ignore": loss(
+        "linear_cross_entropy",
+        partial(classifier, bias=True, ignored=-7),
+        ("embeddings", "weight", "bias"),
+        label_smoothing=0.2,
+        ignore_index=-7,
+    ),
+    "spce_loss": loss("spce_loss", batch, ("embeddings",)),
+    "pce_loss": loss("pce_loss", soft_assignments, ("embeddings",), lam=0.3),
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+
+
+# ---- comparing
+
+
+def cast(inputs: dict, dtype: torch.dtype) -> dict:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+
+
+def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], incoming=None) -> dict:
+    """``run(**inputs)`` and the gradients with respect to its inputs named in ``trained``."""
+    leaves = {name: t.detach().requires_grad_(name in trained) for name, t in inputs.items()}
+    value = run(**leaves)
+    incoming = torch.ones_like(value) if incoming is None else incoming.to(value.dtype)
+    gradients = torch.autograd.grad(value, [leaves[name] for name in trained], incoming)
+    return {"value": value.detach(), **dict(zip(trained, gradients))}
+
+
+def oracle(loss: Loss, inputs: dict, reduction: str = "mean", incoming=None) -> dict:
+    """The float64 truth for inputs of any dtype."""
+    run = partial(loss.fused, reduction=reduction, backend="reference")
+    incoming = None if incoming is None else incoming.double()
+    return value_and_gradients(run, cast(inputs, torch.float64), loss.trained, incoming)
+
+
+def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
+    """The loss with margins moved by a few 1e-6, so that rounding in float32 takes no score to their other side, where
+    a term and its slope of 1 come or go."""
+    settings = loss.fused.keywords
+    margins = {name: settings[name] for name in ("pos_margin", "neg_margin") if name in settings}
+    if not margins:
+        return loss
+    wide = cast(inputs, torch.float64)
+    scores = dense.scores(wide["embeddings"], wide.get("ref_emb", wide["embeddings"]), settings["distance"])
+    for name, margin in margins.items():
+        while ((scores - margin).abs() < 1e-6).any() and margin not in (0.0, 1.0):
+            margin += 3e-6
+        margins[name] = margin
+    return replace(loss, fused=partial(loss.fused, **margins), dense=partial(loss.dense, **margins))
+
+
+def error(got: torch.Tensor, want: torch.Tensor, floor: float = FLOOR) -> float:
+    assert got.shape == want.shape
+    assert got.isfinite().all()
+    return ((got.double() - want).norm() / want.norm().clamp(min=floor)).item()
+
+
+def allowed(loss: Loss, inputs: dict, want: dict, reduction: str = "mean", incoming=None) -> dict[str, float]:
+    """The tolerated error of each result: a constant for float32 and float64. For half precision twice the error that
+    the dense formula makes in the same dtype, or the rounding of the result itself where that is more."""
+    dtype = inputs["embeddings"].dtype
+    if dtype in TOLERANCE:
+        return dict.fromkeys(want, TOLERANCE[dtype])
+    plain = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
+    eps = torch.finfo(dtype).eps
+    return {
+        name: max(2 * error(plain[name], want[name]), eps) if plain[name].isfinite().all() else eps for name in want
+    }
+
+
+def assert_matches_oracle(loss: Loss, inputs: dict, reduction: str = "mean", incoming=None) -> None:
+    """Loss and all gradients of the cpu backend are those of the float64 oracle."""
+    if inputs["embeddings"].numel() <= 1 << 14 and inputs["embeddings"].dtype == torch.float32:
+        loss = off_the_kinks(loss, inputs)
+    run = partial(loss.fused, reduction=reduction, backend="cpu")
+    got = value_and_gradients(run, inputs, loss.trained, incoming)
+    want = oracle(loss, inputs, reduction, incoming)
+    tolerated = allowed(loss, inputs, want, reduction, incoming)
+    for name in want:
+        if name in inputs:
+            assert got[name].dtype == inputs[name].dtype
+        # Losses are differences of terms of about 1.
+        found = error(got[name], want[name], FLOOR if name in inputs else 0.1)
+        assert found <= tolerated[name], f"{reduction} {name}: error {found:.2g}, allowed {tolerated[name]:.2g}"

@@ -1,0 +1,210 @@
+"""Arguments that do not fit: the exception's type, and that its message names the argument."""
+
+import pytest
+import torch
+from support import BACKENDS
+
+import fastpair
+import fastpair.functional as FP
+from fastpair import retrieval
+from fastpair.losses import ContrastiveLoss, LinearCrossEntropyLoss, PCELoss, SPCELoss
+
+X, Y = torch.ones(4, 3), torch.ones(5, 3)
+LABELS, REF_LABELS = torch.arange(4), torch.arange(5)
+W, P = torch.ones(6, 3), torch.full((4, 2), 0.5)
+META = {"x": torch.ones(4, 3, device="meta"), "labels": torch.arange(4, device="meta")}
+
+# What every function makes of embeddings and labels: the arguments (embeddings, labels, ...) and the message.
+BATCHES = {
+    "rank-1": ((X[0], LABELS), ValueError, "embeddings must"),
+    "rank-3": ((X[None], LABELS), ValueError, "embeddings must"),
+    "no-tensor": (([[1.0, 2.0]], LABELS), TypeError, "embeddings must"),
+    "integers": ((X.long(), LABELS), TypeError, "embeddings must"),
+    "complex": ((X.cfloat(), LABELS), TypeError, "embeddings must"),
+    "labels-n": ((X, LABELS[:3]), ValueError, "labels must"),
+    "labels-rank": ((X, LABELS[:, None]), ValueError, "labels must"),
+    "labels-float": ((X, LABELS.float()), TypeError, "labels must"),
+    "labels-bool": ((X, LABELS > 1), TypeError, "labels must"),
+    "labels-list": ((X, [0, 1, 2, 3]), TypeError, "labels must"),
+    "labels-None": ((X, None), TypeError, "labels must"),
+    "labels-device": ((X, META["labels"]), ValueError, "labels must"),
+}
+FUNCTIONS = {
+    "contrastive_loss": FP.contrastive_loss,
+    "linear_cross_entropy": lambda z, y, **settings: FP.linear_cross_entropy(z, W, y, **settings),
+    "spce_loss": FP.spce_loss,
+    "pce_loss": lambda z, y, **settings: FP.pce_loss(z, y, P, lam=1.0, **settings),
+}
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@each_backend
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize(("arguments", "error", "message"), BATCHES.values(), ids=BATCHES.keys())
+def test_batches(function, arguments, error, message, backend):
+    with pytest.raises(error, match=message):
+        function(*arguments, backend=backend)
+
+
+@each_backend
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_reductions_and_backends(function, backend):
+    for reduction in ("average", "", None, "MEAN"):
+        with pytest.raises(ValueError, match="reduction must be one of"):
+            function(X, LABELS, reduction=reduction, backend=backend)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        function(X, LABELS, backend="gpu")
+
+
+def contrastive(**settings):
+    return lambda backend: FP.contrastive_loss(X, LABELS, backend=backend, **settings)
+
+
+def linear(*arguments, **settings):
+    return lambda backend: FP.linear_cross_entropy(*arguments, backend=backend, **settings)
+
+
+def pce(*arguments, **settings):
+    return lambda backend: FP.pce_loss(*arguments, backend=backend, **settings)
+
+
+def distances(*arguments, **settings):
+    return lambda backend: FP.pairwise_distance(*arguments, backend=backend, **settings)
+
+
+CALLS = {
+    "refs-without-labels": (contrastive(ref_emb=Y), ValueError, "ref_labels must"),
+    "ref-labels-without-refs": (contrastive(ref_labels=REF_LABELS), ValueError, "ref_emb must"),
+    "refs-d": (contrastive(ref_emb=Y[:, :2], ref_labels=REF_LABELS), ValueError, "ref_emb must"),
+    "refs-rank": (contrastive(ref_emb=Y[0], ref_labels=REF_LABELS), ValueError, "ref_emb must"),
+    "refs-dtype": (contrastive(ref_emb=Y.double(), ref_labels=REF_LABELS), TypeError, "ref_emb must"),
+    "refs-device": (contrastive(ref_emb=META["x"], ref_labels=META["labels"]), ValueError, "ref_emb must"),
+    "ref-labels-m": (contrastive(ref_emb=Y, ref_labels=LABELS), ValueError, "ref_labels must"),
+    "ref-labels-float": (contrastive(ref_emb=Y, ref_labels=REF_LABELS.float()), TypeError, "ref_labels must"),
+    "distance": (contrastive(distance="manhattan"), ValueError, "distance must be one of"),
+    "distance-None": (contrastive(distance=None), ValueError, "distance must be one of"),
+    "power-3": (contrastive(power=3), ValueError, "power must"),
+    "power-str": (contrastive(power="1"), ValueError, "power must"),
+    "pos-margin-negative": (contrastive(pos_margin=-0.1), ValueError, "pos_margin must"),
+    "neg-margin-negative": (contrastive(neg_margin=-0.1, distance="sqeuclidean"), ValueError, "neg_margin must"),
+    "neg-margin-nan": (contrastive(neg_margin=float("nan")), ValueError, "neg_margin must"),
+    "neg-margin-None": (contrastive(neg_margin=None), TypeError, "neg_margin must"),
+    "pos-margin-str": (contrastive(pos_margin="1"), TypeError, "pos_margin must"),
+    "weight-d": (linear(X, W[:, :2], LABELS), ValueError, "weight must"),
+    "weight-rank": (linear(X, W[0], LABELS), ValueError, "weight must"),
+    "weight-None": (linear(X, None, LABELS), TypeError, "weight must"),
+    "weight-dtype": (linear(X, W.double(), LABELS), TypeError, "weight must"),
+    "weight-device": (linear(X, META["x"], LABELS), ValueError, "weight must"),
+    "no-class": (linear(X, W[:0], LABELS), ValueError, "weight must"),
+    "bias-K": (linear(X, W, LABELS, torch.ones(5)), ValueError, "bias must"),
+    "bias-rank": (linear(X, W, LABELS, torch.ones(6, 1)), ValueError, "bias must"),
+    "bias-dtype": (linear(X, W, LABELS, torch.ones(6, dtype=torch.float64)), TypeError, "bias must"),
+    "bias-bool": (linear(X, W, LABELS, True), TypeError, "bias must"),
+    "smoothing-below": (linear(X, W, LABELS, label_smoothing=-0.1), ValueError, "label_smoothing must"),
+    "smoothing-above": (linear(X, W, LABELS, label_smoothing=1.5), ValueError, "label_smoothing must"),
+    "smoothing-nan": (linear(X, W, LABELS, label_smoothing=float("nan")), ValueError, "label_smoothing must"),
+    "smoothing-str": (linear(X, W, LABELS, label_smoothing="a"), TypeError, "label_smoothing must"),
+    "ignore-index-float": (linear(X, W, LABELS, ignore_index=0.5), TypeError, "ignore_index must"),
+    "label-K": (linear(X, W, LABELS + 3), (ValueError, RuntimeError), "labels must lie"),
+    "label-negative": (linear(X, W, LABELS - 1), (ValueError, RuntimeError), "labels must lie"),
+    "probabilities-n": (pce(X, LABELS, P[:3], lam=1.0), ValueError, "probabilities must"),
+    "probabilities-K": (pce(X, LABELS, P[:, :0], lam=1.0), ValueError, "probabilities must"),
+    "probabilities-rank": (pce(X, LABELS, P[0], lam=1.0), ValueError, "probabilities must"),
+    "probabilities-None": (pce(X, LABELS, None, lam=1.0), TypeError, "probabilities must"),
+    "probabilities-device": (pce(X, LABELS, META["x"], lam=1.0), ValueError, "probabilities must"),
+    "lam-0": (pce(X, LABELS, P, lam=0.0), ValueError, "lam must"),
+    "lam-negative": (pce(X, LABELS, P, lam=-1.0), ValueError, "lam must"),
+    "lam-inf": (pce(X, LABELS, P, lam=float("inf")), ValueError, "lam must"),
+    "lam-nan": (pce(X, LABELS, P, lam=float("nan")), ValueError, "lam must"),
+    "lam-str": (pce(X, LABELS, P, lam="1"), TypeError, "lam must"),
+    "lam-default-small-batch": (pce(X[:3], LABELS[:3], P[:3]), ValueError, "lam must"),
+    "lam-default-flat": (pce(X, LABELS, P), ValueError, "lam must"),
+    "x-rank": (distances(X[0]), ValueError, "x must"),
+    "x-integers": (distances(X.int()), TypeError, "x must"),
+    "y-d": (distances(X, Y[:, :2]), ValueError, "y must"),
+    "y-dtype": (distances(X, Y.double()), TypeError, "y must"),
+    "y-device": (distances(X, META["x"]), ValueError, "y must"),
+    "y-list": (distances(X, [1.0]), TypeError, "y must"),
+    "metric": (distances(X, Y, metric="hamming"), ValueError, "metric must be one of"),
+}
+
+
+@each_backend
+@pytest.mark.parametrize(("call", "error", "message"), CALLS.values(), ids=CALLS.keys())
+def test_calls(call, error, message, backend):
+    with pytest.raises(error, match=message):
+        call(backend)
+
+
+MODULES = {
+    "distance": (lambda: ContrastiveLoss(distance="l1"), ValueError, "distance must"),
+    "reduction": (lambda: ContrastiveLoss(reduction="avg"), ValueError, "reduction must"),
+    "power": (lambda: ContrastiveLoss(power=0), ValueError, "power must"),
+    "margin": (lambda: ContrastiveLoss(neg_margin=-1.0), ValueError, "neg_margin must"),
+    "num_classes": (lambda: LinearCrossEntropyLoss(0, 3), ValueError, "num_classes must"),
+    "embedding_size": (lambda: LinearCrossEntropyLoss(3, 0), ValueError, "embedding_size must"),
+    "smoothing": (lambda: LinearCrossEntropyLoss(3, 4, label_smoothing=2), ValueError, "label_smoothing must"),
+    "linear-reduction": (lambda: LinearCrossEntropyLoss(3, 4, reduction="x"), ValueError, "reduction must"),
+    "spce-reduction": (lambda: SPCELoss("x"), ValueError, "reduction must"),
+    "pce-reduction": (lambda: PCELoss(reduction="x"), ValueError, "reduction must"),
+    "pce-lam": (lambda: PCELoss(lam=-1), ValueError, "lam must"),
+    "pairwise": (lambda: fastpair.distance.PairwiseDistance("l1"), ValueError, "metric must"),
+    "one-tensor-of-references": (lambda: ContrastiveLoss()(X, LABELS, ref_emb=Y), ValueError, "ref_labels must"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), MODULES.values(), ids=MODULES.keys())
+def test_modules(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+RETRIEVAL = {
+    "query-rank": (lambda: retrieval.nearest_neighbors(X[0]), ValueError, "query must"),
+    "gallery-d": (lambda: retrieval.nearest_neighbors(X, Y[:, :2]), ValueError, "gallery must"),
+    "gallery-dtype": (lambda: retrieval.nearest_neighbors(X, Y.double()), TypeError, "gallery must"),
+    "k-0": (lambda: retrieval.nearest_neighbors(X, k=0), ValueError, "k must"),
+    "k-n": (lambda: retrieval.nearest_neighbors(X, k=4), ValueError, "k must"),
+    "k-above-m": (lambda: retrieval.nearest_neighbors(X, Y, k=6), ValueError, "k must"),
+    "alone": (lambda: retrieval.nearest_neighbors(X[:1]), ValueError, "k must"),
+    "empty-gallery": (lambda: retrieval.nearest_neighbors(X, Y[:0]), ValueError, "k must"),
+    "metric": (lambda: retrieval.nearest_neighbors(X, metric="l1"), ValueError, "metric must"),
+    "recall-k": (lambda: retrieval.recall_at_k(X, LABELS % 2, k=(1, 0)), ValueError, "k must"),
+    "recall-no-k": (lambda: retrieval.recall_at_k(X, LABELS % 2, k=()), ValueError, "k must"),
+    "query-labels": (lambda: retrieval.recall_at_k(X, LABELS[:2]), ValueError, "query_labels must"),
+    "query-labels-float": (lambda: retrieval.map_at_r(X, LABELS.float()), TypeError, "query_labels must"),
+    "gallery-alone": (lambda: retrieval.map_at_r(X, LABELS, Y), ValueError, "gallery_labels must"),
+    "gallery-labels-alone": (
+        lambda: retrieval.map_at_r(X, LABELS, gallery_labels=REF_LABELS),
+        ValueError,
+        "gallery must",
+    ),
+    "gallery-labels-m": (lambda: retrieval.map_at_r(X, LABELS, Y, LABELS), ValueError, "gallery_labels must"),
+    "no-common-class": (lambda: retrieval.map_at_r(X, LABELS), ValueError, "query_labels must"),
+    "no-queries": (lambda: retrieval.recall_at_k(X[:0], LABELS[:0]), ValueError, "query_labels must"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), RETRIEVAL.values(), ids=RETRIEVAL.keys())
+def test_retrieval(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@each_backend
+def test_no_dimensions(backend):
+    """Embeddings without a column are all equal, or refused: nothing is read from memory that nobody wrote."""
+    z = torch.ones(3, 0)
+    calls = {
+        "x": (lambda: FP.pairwise_distance(z, metric="dot", backend=backend), torch.zeros(3, 3)),
+        "embeddings": (
+            lambda: FP.linear_cross_entropy(z, torch.ones(5, 0), torch.arange(3), backend=backend),
+            torch.tensor(5.0).log(),
+        ),
+    }
+    for name, (call, want) in calls.items():
+        try:
+            got = call()
+        except ValueError as refusal:
+            got, want = str(refusal)[: len(name)], name
+        assert got == want if isinstance(got, str) else torch.allclose(got, want)

@@ -1,0 +1,122 @@
+"""The same bits from run to run, every SIMD level, with and without BLAS, and no output left unwritten."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support import LOSSES, METRICS, cast, error, every_loss, needs_cpu_kernels, value_and_gradients
+
+import fastpair.functional as FP
+
+pytestmark = needs_cpu_kernels
+
+
+def results(loss, reduction="mean", n=301):
+    inputs = cast(loss.inputs(n, 19, "pairs", torch.Generator().manual_seed(0)), torch.float32)
+    incoming = torch.linspace(-1, 1, n) if reduction == "none" else None
+    return value_and_gradients(partial(loss.fused, reduction=reduction), inputs, loss.trained, incoming)
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_same_bits_from_run_to_run(loss, reduction):
+    first = results(loss, reduction)
+    for _ in range(5):
+        again = results(loss, reduction)
+        assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+@every_loss
+def test_number_of_threads(loss, threads):
+    threads(1)
+    one = results(loss)
+    for count in (2, 3, 7):
+        threads(count)
+        many = results(loss)
+        assert max(error(many[name], one[name].double()) for name in one) <= 1e-6
+
+
+# Compares with the oracle in a fresh process: the level is chosen when the library is loaded.
+CHECK = """
+import torch
+from support import LOSSES, METRICS, assert_matches_oracle, cast
+from fastpair import _C
+import fastpair.functional as FP
+
+print(_C.build_info()["simd_level"], _C.build_info()["has_blas"])
+for name, loss in LOSSES.items():
+    for n, dtype in ((1, torch.float32), (37, torch.float64), (130, torch.float32), (270, torch.bfloat16)):
+        inputs = loss.inputs(n, 21, "pairs", torch.Generator().manual_seed(n))
+        for reduction in ("mean", "none"):
+            assert_matches_oracle(loss, cast(inputs, dtype), reduction)
+x, y = torch.randn(140, 5), torch.randn(33, 5)
+for metric in METRICS:
+    got = FP.pairwise_distance(x, y, metric)
+    want = FP.pairwise_distance(x.double(), y.double(), metric, backend="reference")
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+logits = torch.linspace(-4, 4, 4001)[:, None].requires_grad_()
+weight, labels = torch.tensor([[1.0], [0.0]]), torch.zeros(4001, dtype=torch.long)
+loss = FP.linear_cross_entropy(logits, weight, labels, reduction="none")
+# The exponential itself, to a few roundings: in the matrix of losses its error would hide behind their tolerance.
+(grad,) = torch.autograd.grad(loss.sum(), logits)
+exact = logits.detach().double()
+torch.testing.assert_close(loss.double(), torch.nn.functional.softplus(-exact[:, 0]), rtol=0, atol=7e-7)
+torch.testing.assert_close(grad.double(), -torch.sigmoid(-exact), rtol=0, atol=7e-7)
+"""
+
+
+@pytest.mark.parametrize("simd", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("blas", ["1", "0"])
+def test_simd_levels_and_products(simd, blas):
+    from fastpair import _C
+
+    best = _C.build_info()["simd_level"]
+    levels = ["baseline", "avx2", "avx512"]
+    if levels.index(simd) > levels.index(best):
+        pytest.skip(f"this machine has {best}")
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "FASTPAIR_SIMD": simd, "FASTPAIR_BLAS": blas, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    level, has_blas = done.stdout.split()
+    assert level == simd
+    assert has_blas == str(blas == "1" and _C.build_info()["has_blas"])
+
+
+@pytest.fixture
+def poison():
+    """New tensors are filled with NaN, those of the kernels too."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def test_poison_reaches_new_tensors(poison):
+    assert torch.empty(100).isnan().all()
+    assert torch.ones(1).new_empty(100).isnan().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("n", [0, 1, 2, 65])
+def test_every_output_is_written(name, n, poison):
+    loss = LOSSES[name]
+    for pattern in ("one", "few"):
+        inputs = cast(loss.inputs(max(n, 2), 5, pattern, torch.Generator().manual_seed(n)), torch.float32)
+        inputs = {k: t[:n] if k in ("embeddings", "labels", "probabilities") else t for k, t in inputs.items()}
+        for reduction in ("mean", "none"):
+            run = partial(loss.fused, reduction=reduction, backend="cpu")
+            assert all(t.isfinite().all() for t in value_and_gradients(run, inputs, loss.trained).values())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_output_of_pairwise_distance_is_written(metric, poison):
+    for n, m in ((1, 1), (129, 3), (3, 0)):
+        inputs = {"x": torch.randn(n, 4), "y": torch.randn(m, 4)}
+        run = partial(FP.pairwise_distance, metric=metric)
+        assert all(t.isfinite().all() for t in value_and_gradients(run, inputs, ("x", "y")).values())

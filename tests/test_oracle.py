@@ -1,0 +1,273 @@
+"""Every loss, every dtype, shapes that hit the edges of the tiles: loss and all gradients against float64."""
+
+from functools import partial
+
+import pytest
+import torch
+from support import (
+    LOSSES,
+    REDUCTIONS,
+    assert_matches_oracle,
+    batch,
+    batch_and_references,
+    cast,
+    error,
+    every_dtype,
+    every_loss,
+    needs_cpu_kernels,
+    oracle,
+    pair_loss,
+    value_and_gradients,
+)
+
+import fastpair.functional as FP
+
+pytestmark = needs_cpu_kernels
+
+SHAPES = [
+    (1, 8, "few"),  # a lone sample: no pairs in the batch
+    (2, 3, "one"),
+    (2, 3, "distinct"),
+    (5, 1, "few"),  # one dimension: cosines are all 1 or -1
+    (63, 17, "pairs"),
+    (65, 33, "few"),  # a block of 64 and one more
+    (127, 9, "one"),
+    (129, 64, "distinct"),  # every class of its own: no positives
+    (130, 20, "pairs"),
+    (300, 5, "few"),  # several blocks, several of them full of positives
+]
+shapes = pytest.mark.parametrize(("n", "d", "pattern"), SHAPES, ids=lambda v: str(v))
+
+
+@every_loss
+@every_dtype
+@shapes
+def test_loss_and_gradients(loss, dtype, n, d, pattern):
+    generator = torch.Generator().manual_seed(1000 * n + d)
+    inputs = cast(loss.inputs(n, d, pattern, generator), dtype)
+    for reduction in REDUCTIONS:
+        size = (n,) if reduction == "none" else ()
+        incoming = torch.randn(size, generator=generator, dtype=torch.float64)
+        assert_matches_oracle(loss, inputs, reduction, incoming.to(dtype))
+
+
+@every_loss
+def test_duplicates(loss):
+    """Rows that occur twice, in the same and in different classes: distances of exactly zero."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = loss.inputs(80, 6, "few", generator)
+    inputs["embeddings"][40:] = inputs["embeddings"][:40]
+    for dtype in (torch.float64, torch.float32):
+        for reduction in REDUCTIONS:
+            assert_matches_oracle(loss, cast(inputs, dtype), reduction)
+
+
+@every_loss
+def test_half_precision_blocks(loss):
+    """Enough rows for the machines that multiply bfloat16 natively to do so."""
+    generator = torch.Generator().manual_seed(4)
+    inputs = cast(loss.inputs(520, 48, "pairs", generator), torch.bfloat16)
+    for reduction in REDUCTIONS:
+        assert_matches_oracle(loss, inputs, reduction)
+
+
+def lattice(inputs):
+    """Embeddings with small integer entries: scores of float32 and float64 fall on the same side of each margin."""
+    for name in ("embeddings", "ref_emb"):
+        if name in inputs:
+            inputs[name] = (inputs[name] * 4).round()
+    return inputs
+
+
+# Margins that no distance or product of lattice points comes near.
+LARGE = {
+    **pair_loss("contrastive_loss", distance="euclidean", pos_margin=2.55**0.5, neg_margin=13.55**0.5),
+    **pair_loss("contrastive_loss", distance="sqeuclidean", power=2, pos_margin=2.5, neg_margin=20.5),
+    **pair_loss("contrastive_loss", distance="dot", pos_margin=3.5, neg_margin=1.5),
+}
+# More scores than are kept between two sweeps (1 << 24), as a square, a tall and a wide matrix.
+LARGE_SHAPES = {
+    "contrastive_loss-euclidean": (4133, None),
+    "contrastive_loss-sqeuclidean-p2": (4133, None),
+    "contrastive_loss-dot": (4133, None),
+    "contrastive_loss-euclidean-refs": (90001, 190),
+    "contrastive_loss-sqeuclidean-p2-refs": (130, 131101),
+    "contrastive_loss-dot-refs": (130, 131101),
+}
+
+
+def large_inputs(n, m, d, pattern, generator):
+    inputs = batch(n, d, pattern, generator)
+    if m is not None:
+        references = batch(m, d, pattern, generator)
+        inputs |= {"ref_emb": references["embeddings"], "ref_labels": references["labels"]}
+    return cast(lattice(inputs), torch.float32)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_more_scores_than_are_kept(name):
+    loss = LARGE[name]
+    inputs = large_inputs(*LARGE_SHAPES[name], 4, "few", torch.Generator().manual_seed(5))
+    got = value_and_gradients(partial(loss.fused, backend="cpu"), inputs, loss.trained)
+    want = oracle(loss, inputs)
+    assert error(got["value"], want["value"]) <= 1e-5
+    # A gradient that adds up 1e5 nearly cancelling terms in float32 keeps fewer digits, in plain PyTorch too.
+    tolerance = 1e-5 if LARGE_SHAPES[name][1] is None else 3e-4
+    assert max(error(got[t], want[t]) for t in loss.trained) <= tolerance
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_more_scores_than_are_kept_of_other_reductions(reduction):
+    loss = LARGE["contrastive_loss-euclidean"]
+    generator = torch.Generator().manual_seed(6)
+    inputs = large_inputs(4133, None, 3, "pairs", generator)
+    incoming = torch.randn((4133,) if reduction == "none" else (), generator=generator)
+    assert_matches_oracle(loss, inputs, reduction, incoming)
+
+
+def test_more_scores_than_are_kept_with_one_side_frozen():
+    loss = LARGE["contrastive_loss-euclidean-refs"]
+    inputs = large_inputs(5003, 4099, 3, "few", torch.Generator().manual_seed(7))
+    want = oracle(loss, inputs)
+    for trained in loss.trained:
+        got = value_and_gradients(partial(loss.fused, backend="cpu"), inputs, (trained,))
+        assert max(error(got[name], want[name]) for name in got) <= 1e-5
+
+
+@pytest.mark.parametrize(("n", "m"), [(100_000, 16), (16, 100_000)])
+def test_long_and_narrow(n, m):
+    loss = LARGE["contrastive_loss-sqeuclidean-p2-refs"]
+    assert_matches_oracle(loss, large_inputs(n, m, 3, "few", torch.Generator().manual_seed(8)))
+
+
+# ---- strides
+
+
+def strided(t):
+    """The same values between others, as slicing leaves them."""
+    wide = torch.full([*t.shape[:-1], 2 * t.shape[-1] + 1], 77, dtype=t.dtype)
+    wide[..., 1::2] = t
+    return wide[..., 1::2]
+
+
+LAYOUTS = {
+    "transposed": lambda t: t.T.contiguous().T if t.ndim == 2 else strided(t),
+    "strided": strided,
+    "rows-apart": lambda t: torch.stack([t, t + 1], dim=1)[:, 0],
+    "offset": lambda t: torch.cat([t[:1] + 1, t])[1:],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@every_loss
+def test_layouts(loss, layout):
+    generator = torch.Generator().manual_seed(9)
+    inputs = cast(loss.inputs(67, 12, "pairs", generator), torch.float32)
+    arranged = {name: layout(t) for name, t in inputs.items()}
+    assert all(torch.equal(arranged[name], inputs[name]) for name in inputs)
+    assert_matches_oracle(loss, arranged)
+
+
+@every_loss
+def test_expanded_rows(loss):
+    """All rows are one: strides of zero."""
+    generator = torch.Generator().manual_seed(10)
+    inputs = cast(loss.inputs(40, 12, "pairs", generator), torch.float32)
+    inputs["embeddings"] = inputs["embeddings"][:1].expand(40, 12)
+    got = value_and_gradients(partial(loss.fused, backend="cpu"), inputs, loss.trained)
+    want = oracle(loss, inputs)
+    # Gradients of cosines between equal rows cancel to zero: an absolute tolerance.
+    for name in want:
+        torch.testing.assert_close(got[name].double(), want[name], rtol=1e-5, atol=1e-5)
+
+
+@every_loss
+def test_strided_and_expanded_incoming_gradients(loss):
+    generator = torch.Generator().manual_seed(11)
+    inputs = cast(loss.inputs(67, 12, "pairs", generator), torch.float32)
+    dense_incoming = torch.randn(67, generator=generator)
+    for incoming in (strided(dense_incoming), torch.tensor(0.7).expand(67), dense_incoming.flip(0)):
+        assert_matches_oracle(loss, inputs, "none", incoming)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_integer_dtypes_of_labels(loss, dtype):
+    generator = torch.Generator().manual_seed(12)
+    inputs = cast(loss.inputs(50, 7, "few", generator), torch.float32)
+    if (inputs["labels"] < 0).any() and dtype == torch.uint8:
+        pytest.skip("the labels to ignore are negative")
+    narrow = {name: t if t.is_floating_point() else t.to(dtype) for name, t in inputs.items()}
+    assert all(torch.equal(narrow[name], inputs[name]) for name in inputs)
+    assert_matches_oracle(loss, narrow)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "linear" not in name])
+def test_labels_are_names(name):
+    """Negative and huge labels, and references whose labels the anchors lack."""
+    loss = LOSSES[name]
+    generator = torch.Generator().manual_seed(13)
+    inputs = cast(loss.inputs(50, 7, "few", generator), torch.float32)
+    names = torch.tensor([-(2**62), -1, 2**62])
+    renamed = {k: names[t] if k.endswith("labels") else t for k, t in inputs.items()}
+    plain = value_and_gradients(partial(loss.fused, backend="cpu"), inputs, loss.trained)
+    other = value_and_gradients(partial(loss.fused, backend="cpu"), renamed, loss.trained)
+    for result in plain:
+        torch.testing.assert_close(other[result], plain[result], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].inputs is batch_and_references])
+def test_labels_of_one_side_alone(name):
+    generator = torch.Generator().manual_seed(14)
+    inputs = cast(batch_and_references(67, 7, "few", generator), torch.float32)
+    inputs["ref_labels"] += 2
+    assert_matches_oracle(LOSSES[name], inputs)
+    assert_matches_oracle(LOSSES[name], inputs | {"ref_labels": inputs["ref_labels"] + 9})
+
+
+# ---- nothing to compare
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@every_loss
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_empty_batch(loss, reduction, backend):
+    inputs = cast(loss.inputs(5, 4, "few", torch.Generator().manual_seed(15)), torch.float32)
+    for key in ("embeddings", "labels", "probabilities"):
+        if key in inputs:
+            inputs[key] = inputs[key][:0]
+    result = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+    assert result["value"].shape == ((0,) if reduction == "none" else ())
+    for name, t in result.items():
+        assert torch.equal(t, torch.zeros_like(t)), name
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].inputs is batch_and_references])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("n", [0, 3])
+def test_no_references(name, reduction, n, backend):
+    loss = LOSSES[name]
+    inputs = cast(loss.inputs(3, 4, "few", torch.Generator().manual_seed(16)), torch.float32)
+    inputs |= {"embeddings": inputs["embeddings"][:n], "labels": inputs["labels"][:n]}
+    inputs |= {"ref_emb": inputs["ref_emb"][:0], "ref_labels": inputs["ref_labels"][:0]}
+    result = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+    for name, t in result.items():
+        assert torch.equal(t, torch.zeros_like(t)), name
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine", "dot"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_batches_without_a_term(distance, power, backend):
+    """One sample, positives all closer and negatives all farther than the margin: zero, not NaN."""
+    similarity = distance in ("cosine", "dot")
+    margins = {"pos_margin": -99, "neg_margin": 99} if similarity else {"pos_margin": 99, "neg_margin": 0}
+    run = partial(FP.contrastive_loss, distance=distance, power=power, **margins)
+    x = torch.randn(6, 4)
+    for chosen, labels in ((x[:1], [3]), (x, [1] * 6), (x, [0, 1, 2, 3, 4, 5]), (x, [0, 0, 1, 1, 2, 2])):
+        for reduction in REDUCTIONS:
+            inputs = {"embeddings": chosen, "labels": torch.tensor(labels)}
+            call = partial(run, reduction=reduction, backend=backend)
+            for name, t in value_and_gradients(call, inputs, ("embeddings",)).items():
+                assert torch.equal(t, torch.zeros_like(t)), name
