@@ -2,9 +2,9 @@
 
     python benchmarks/compare.py [--json FILE] [--threads N] [--quick] [--only PART ...]
 
-Time: loss and gradient, medians over rounds in which every variant runs once, so that a slow spell of the machine hits
-all alike. A unit is the time of the matrix product of the work (X @ X.T or X @ W.T, all in float32) in the same rounds.
-Loss and gradient of the variants that compute the same are compared with each other before they are timed.
+Time: loss and gradient, medians over rounds in which every variant runs for some milliseconds, so that a slow spell of
+the machine hits all alike. A unit is the time of the matrix product of the work (X @ X.T or X @ W.T, all in float32) in
+the same rounds. Variants that compute the same are compared with each other, loss and gradient, before they are timed.
 Memory: the peak of the resident set over that before the call, in a process of its own, without the gradients.
 """
 
@@ -28,6 +28,7 @@ import fastpair.functional as FP
 
 DIM = 512
 PER_CLASS = 4
+ROUND_SECONDS = 0.01
 
 
 def dense_contrastive(x: Tensor, labels: Tensor) -> Tensor:
@@ -88,17 +89,25 @@ def agree(variants: dict[str, tuple[Callable, list[Tensor]]], tolerance: float) 
 
 
 def medians(runs: dict[str, Callable], seconds: float) -> dict[str, float]:
-    """Median seconds of each, over interleaved rounds that take about ``seconds`` together, at least five."""
-    for run in runs.values():
+    """Median seconds of each, over interleaved rounds that take about ``seconds`` together, at least five.
+
+    In a round each runs for some milliseconds, short works therefore several times in a row, as in a loop.
+    """
+    calls = {}
+    for name, run in runs.items():
         run()
         run()
+        before = time.perf_counter()
+        run()
+        calls[name] = max(1, min(100, round(ROUND_SECONDS / (time.perf_counter() - before))))
     times: dict[str, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
     while len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds:
         for name, run in runs.items():
             before = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - before)
+            for _ in range(calls[name]):
+                run()
+            times[name].append((time.perf_counter() - before) / calls[name])
     return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
 
 

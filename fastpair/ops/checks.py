@@ -83,7 +83,7 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
 
 
 def number(name: str, value: float) -> None:
-    if not isinstance(value, Real):
+    if not isinstance(value, (float, int, Real)):  # the plain types first: an abstract one takes ten times as long
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
