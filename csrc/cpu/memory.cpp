@@ -16,7 +16,7 @@ namespace {
 constexpr size_t LINE = 64;
 constexpr size_t HUGE_PAGE = size_t(1) << 21;
 // The most that is kept for later calls.
-constexpr size_t KEPT = size_t(32) << 20;
+constexpr size_t KEPT = size_t(64) << 20;
 
 size_t rounded(size_t bytes) {
   const size_t unit = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : LINE;

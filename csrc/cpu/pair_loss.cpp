@@ -27,9 +27,10 @@
 namespace fastpair {
 namespace {
 
-// Scores are kept between the sweeps up to this many; beyond it they are visited in squares of SQUARE x SQUARE.
-constexpr int64_t KEPT_SCORES = int64_t(1) << 24;
+// Scores are visited in squares of SQUARE x SQUARE, and kept between the sweeps where one square holds them all: 16
+// MiB, which a third-level cache can hold and which serves call after call.
 constexpr int64_t SQUARE = 2048;
+constexpr int64_t KEPT_SCORES = SQUARE * SQUARE;
 // The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
 constexpr int64_t MAX_BLOCK = 256;
 
