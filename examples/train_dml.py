@@ -125,6 +125,13 @@ def _parse(argv: list[str] | None) -> dict:
 
 
 def _check(config: dict) -> list[str]:
+    # Argparse has checked what was given; what a run folder says is checked here.
+    if config["dataset"] not in DATASETS:
+        raise UserError(f"--dataset is {config['dataset']!r}, but must be one of {', '.join(DATASETS)}")
+    for name, default in DEFAULTS.items():
+        if default is not None and not isinstance(config[name], type(default)):
+            kind = type(default).__name__
+            raise UserError(f"--{name.replace('_', '-')} is {config[name]!r}, but must be of type {kind}")
     losses = config["loss"].split(",")
     for loss in losses:
         if loss not in RECIPES:
@@ -134,11 +141,13 @@ def _check(config: dict) -> list[str]:
     for name, least in (("epochs", 1), ("batch_size", 2), ("embedding_size", 1), ("seed", 0)):
         if config[name] < least:
             raise UserError(f"--{name.replace('_', '-')} is {config[name]}, but must be at least {least}")
+    if config["seed"] >= 2**63:
+        raise UserError(f"--seed is {config['seed']}, but must be below 2**63")
     if not 0 < config["lr"] < float("inf"):
         raise UserError(f"--lr is {config['lr']}, but must be positive and finite")
     try:
-        torch.empty(0, device=config["device"])
-    # An unknown name, a device that this torch was not built for, and one that is not there: three kinds of error.
+        torch.zeros(1, device=config["device"]).cpu()
+    # An unknown name, a device that this torch was not built for, one that is not there, and one that holds no data.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {config['device']} cannot be used: {str(error).splitlines()[0]}") from error
     return losses

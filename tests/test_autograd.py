@@ -308,3 +308,38 @@ def test_modules_are_the_functions():
     with pytest.raises(ValueError, match="indices_tuple"):
         ContrastiveLoss()(z, labels, (labels, labels, labels))
     assert "0.2" in repr(ContrastiveLoss(**margins))
+
+
+def test_forward_mode_is_refused_rather_than_zero():
+    x, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    for loss in (FP.contrastive_loss, FP.spce_loss):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            torch.func.jvp(lambda x, loss=loss: loss(x, labels), (x,), (torch.ones_like(x),))
+
+
+def test_compile_with_one_tensor_in_two_places():
+    x, labels = torch.randn(6, 3, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
+
+    def both(x, labels):
+        return FP.contrastive_loss(x, labels, x, labels) + FP.pairwise_distance(x, x).mean()
+
+    (want,) = torch.autograd.grad(both(x, labels), x)
+    (got,) = torch.autograd.grad(torch.compile(both, fullgraph=True, backend="aot_eager")(x, labels), x)
+    torch.testing.assert_close(got, want)
+
+
+def test_direct_calls_of_the_operators_check_shapes():
+    ops, x = torch.ops.fastpair, torch.randn(5, 4)
+    labels, settings = torch.zeros(5, dtype=torch.long), ("contrastive", [0.0, 1.0], "dot", "mean", False, False)
+    for call in (
+        lambda: ops.pair_loss(x, None, labels[:3], None, None, *settings),
+        lambda: ops.pair_loss(x, x, labels, None, None, *settings),
+        lambda: ops.pair_loss(x, x[:, :2], labels, labels, None, *settings),
+        lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, 0.0, -1, "mean", True, True, False),
+        lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], 0.0, -1, "none", True, True, False),
+        lambda: ops.spce(x, labels[:2], None, "mean", True),
+        lambda: ops.pairwise_distance(x, x[:, :2], "dot"),
+        lambda: ops.pairwise_distance_backward(x, x, None, "dot", True, False),
+    ):
+        with pytest.raises(RuntimeError, match="must have|go together"):
+            call()

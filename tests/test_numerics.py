@@ -193,3 +193,25 @@ def test_tiny_and_huge_rows_have_cosines():
     want = FP.pairwise_distance(x, metric="cosine")
     for scale in (1e-15, 1e15):
         torch.testing.assert_close(FP.pairwise_distance(x * scale, metric="cosine"), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_common_offset_of_large_logits_costs_the_gradient_nothing():
+    weight = torch.tensor([[1e6], [1e6]], requires_grad=True)
+    FP.linear_cross_entropy(torch.ones(1, 1), weight, torch.tensor([0])).backward()
+    torch.testing.assert_close(weight.grad, torch.tensor([[-0.5], [0.5]]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_row_spoils_its_own_distances_alone(bad):
+    x = torch.randn(5, 4)
+    x[0, 0] = bad
+    for metric in ("euclidean", "sqeuclidean", "cosine"):
+        scores = FP.pairwise_distance(x, metric=metric)
+        assert scores[1:, 1:].isfinite().all()
+        assert not scores[0].isfinite().any()
+
+
+def test_pce_of_nan_is_nan():
+    z, labels = torch.randn(8, 2), torch.arange(8) // 2
+    z[3, 1] = math.nan
+    assert FP.pce_loss(z, labels, torch.full((8, 3), 1 / 3)).isnan()

@@ -152,3 +152,12 @@ def test_half_precision(dtype):
     labels = torch.arange(12) % 3
     x = (torch.eye(3)[labels] + 0.1 * torch.randn(12, 3)).to(dtype)
     assert retrieval.recall_at_k(x, labels, k=1) == {1: 1.0}
+
+
+def test_half_precision_embeddings_rank_as_their_float32_values():
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(20, 32, generator=generator)
+    labels = torch.arange(200) // 10
+    common = 8 * torch.randn(32, generator=generator)  # cosines close to 1, which bfloat16 could not tell apart
+    x = (common + centers[labels] + 0.3 * torch.randn(200, 32, generator=generator)).bfloat16()
+    assert retrieval.map_at_r(x, labels) == retrieval.map_at_r(x.float(), labels)
