@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,6 +61,10 @@ def classifier(n: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     x = F.normalize(torch.randn(n, DIM, generator=generator))
     weight = torch.randn(classes, DIM, generator=generator)
     return x, weight, torch.randint(0, classes, (n,), generator=generator)
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    return x @ y.T
 
 
 def step(loss: Callable, parameters: list[Tensor], *rest: Tensor) -> Callable[[], Tensor]:
@@ -111,10 +116,18 @@ def medians(runs: dict[str, Callable], seconds: float) -> dict[str, float]:
     return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
 
 
-def timed(work: str, product: Callable, variants: dict, seconds: float, tolerance: float = 1e-4) -> dict:
-    agree(variants, tolerance)
-    result = medians({"product": product, **{name: run for name, (run, _) in variants.items()}}, seconds)
-    return {"work": work, "milliseconds": {name: 1e3 * t for name, t in result.items()}}
+def timed(work: str, runs: dict[str, Callable], seconds: float) -> dict:
+    return {"work": work, "milliseconds": {name: 1e3 * t for name, t in medians(runs, seconds).items()}}
+
+
+def checked_steps(losses: dict[str, Callable], parameters: list[Tensor], *rest: Tensor) -> dict[str, Callable]:
+    """A step of each loss on its own copy of the parameters, once all are known to agree."""
+    variants = {}
+    for name, loss in losses.items():
+        copies = [p.clone().requires_grad_() for p in parameters]
+        variants[name] = (step(loss, copies, *rest), copies)
+    agree(variants, 1e-4)
+    return {name: run for name, (run, _) in variants.items()}
 
 
 def compiled(function: Callable) -> Callable:
@@ -122,28 +135,24 @@ def compiled(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def contrastive_variants(n: int, pml: bool) -> tuple[Callable, dict]:
-    x, labels = embeddings(n)
+def contrastive_losses(n: int) -> dict[str, Callable]:
     losses = {"fastpair": fast_contrastive, "eager": dense_contrastive, "compile": compiled(dense_contrastive)}
-    if pml:
+    if n <= 2048:
         from pytorch_metric_learning import distances
         from pytorch_metric_learning.losses import ContrastiveLoss
 
         losses["pytorch-metric-learning"] = ContrastiveLoss(
             pos_margin=1, neg_margin=0, distance=distances.CosineSimilarity()
         )
-    variants = {}
-    for name, loss in losses.items():
-        parameter = x.clone().requires_grad_()
-        variants[name] = (step(loss, [parameter], labels), [parameter])
-    return (lambda: x @ x.T), variants
+    return losses
 
 
 def time_contrastive(seconds: float, quick: bool) -> list[dict]:
     rows = []
     for n in (128, 256) if quick else (128, 512, 1024, 2048, 4096, 8192):
-        product, variants = contrastive_variants(n, pml=n <= 2048)
-        rows.append(timed(f"contrastive n={n}", product, variants, seconds))
+        x, labels = embeddings(n)
+        steps = checked_steps(contrastive_losses(n), [x], labels)
+        rows.append(timed(f"contrastive n={n}", {"product": partial(product, x, x), **steps}, seconds))
     return rows
 
 
@@ -158,38 +167,32 @@ def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
         }
         if hasattr(F, "linear_cross_entropy"):
             losses["F.linear_cross_entropy"] = F.linear_cross_entropy
-        variants = {}
-        for name, loss in losses.items():
-            parameters = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
-            variants[name] = (step(loss, parameters, labels), parameters)
-        product = lambda x=x, weight=weight: x @ weight.T  # noqa: E731
-        rows.append(timed(f"linear_cross_entropy n={n} K={classes}", product, variants, seconds))
+        runs = {"product": partial(product, x, weight), **checked_steps(losses, [x, weight], labels)}
+        rows.append(timed(f"linear_cross_entropy n={n} K={classes}", runs, seconds))
     return rows
 
 
 def time_spce(seconds: float, quick: bool) -> list[dict]:
     x, labels = embeddings(256 if quick else 2048)
-    runs = {"product": lambda: x @ x.T}
+    runs = {"product": partial(product, x, x)}
     for name, loss in {"spce": FP.spce_loss, "contrastive": fast_contrastive}.items():
         runs[name] = step(loss, [x.clone().requires_grad_()], labels)
-    times = medians(runs, seconds)
-    return [{"work": f"spce n={len(x)}", "milliseconds": {name: 1e3 * t for name, t in times.items()}}]
+    return [timed(f"spce n={len(x)}", runs, seconds)]
 
 
 def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
     rows = []
     for n in (256,) if quick else (512, 1024, 2048, 4096):
         x, labels = embeddings(n)
-        runs = {"product": lambda x=x: x @ x.T}
         half = x.bfloat16()
-        runs["product bfloat16"] = lambda half=half: half @ half.T
-        for dtype in ("float32", "bfloat16"):
-            parameter = x.to(getattr(torch, dtype)).requires_grad_()
-            runs[f"fastpair {dtype}"] = step(fast_contrastive, [parameter], labels)
-        parameter = half.clone().requires_grad_()
-        runs["compile bfloat16"] = step(compiled(dense_contrastive), [parameter], labels)
-        times = medians(runs, seconds)
-        rows.append({"work": f"contrastive bfloat16 n={n}", "milliseconds": {k: 1e3 * t for k, t in times.items()}})
+        runs = {"product": partial(product, x, x), "product bfloat16": partial(product, half, half)}
+        for name, loss, data in (
+            ("fastpair float32", fast_contrastive, x),
+            ("fastpair bfloat16", fast_contrastive, half),
+            ("compile bfloat16", compiled(dense_contrastive), half),
+        ):
+            runs[name] = step(loss, [data.clone().requires_grad_()], labels)
+        rows.append(timed(f"contrastive bfloat16 n={n}", runs, seconds))
     return rows
 
 

@@ -26,14 +26,6 @@ __attribute__((weak)) void dgemm_(const char*, const char*, const int*, const in
 namespace fastpair {
 namespace {
 
-bool use_blas() {
-  static const bool use = [] {
-    const char* choice = std::getenv("FASTPAIR_BLAS");
-    return sgemm_ != nullptr && dgemm_ != nullptr && !(choice && std::strcmp(choice, "0") == 0);
-  }();
-  return use;
-}
-
 template <typename T>
 Tensor view(const T* data, Op op, int64_t rows, int64_t columns, int64_t ld) {
   const std::array<int64_t, 2> sizes{rows, columns};
@@ -83,7 +75,13 @@ bool is_empty(int64_t m, int64_t n, int64_t k, bool accumulate, T* c, int64_t ld
 
 }  // namespace
 
-bool has_blas() { return use_blas(); }
+bool has_blas() {
+  static const bool use = [] {
+    const char* choice = std::getenv("FASTPAIR_BLAS");
+    return sgemm_ != nullptr && dgemm_ != nullptr && !(choice && std::strcmp(choice, "0") == 0);
+  }();
+  return use;
+}
 
 bool has_native_bfloat16() {
 #if defined(__x86_64__)
@@ -99,7 +97,7 @@ template <>
 void gemm<float>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                  int64_t ldb, bool accumulate, float* c, int64_t ldc) {
   if (is_empty(m, n, k, accumulate, c, ldc)) return;
-  if (use_blas()) return row_major(sgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+  if (has_blas()) return row_major(sgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
   gemm_dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
 }
 
@@ -107,7 +105,7 @@ template <>
 void gemm<double>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
                   int64_t ldb, bool accumulate, double* c, int64_t ldc) {
   if (is_empty(m, n, k, accumulate, c, ldc)) return;
-  if (use_blas()) return row_major(dgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
+  if (has_blas()) return row_major(dgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
   gemm_dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
 }
 

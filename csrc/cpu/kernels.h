@@ -36,6 +36,7 @@ struct Weights {
 template <typename T>
 struct PairKernels {
   std::string_view name;
+  int param_count;
   bool mean_over_terms;  // its mean is over the terms that are not zero, positives and negatives apart; else over
                          // anchors
 

@@ -253,8 +253,8 @@ T squared_distance(const T* x, const T* y, int64_t n) {
 
 template <typename T>
 constexpr PairKernels<T> PAIR_LOSSES[] = {
-    {"contrastive", true, &sums<T, Contrastive<T, 1>>, &slopes<T, Contrastive<T, 1>>},
-    {"squared_contrastive", false, &sums<T, Contrastive<T, 2>>, &slopes<T, Contrastive<T, 2>>},
+    {"contrastive", 2, true, &sums<T, Contrastive<T, 1>>, &slopes<T, Contrastive<T, 1>>},
+    {"squared_contrastive", 2, false, &sums<T, Contrastive<T, 2>>, &slopes<T, Contrastive<T, 2>>},
 };
 
 template <typename T>

@@ -41,11 +41,9 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   set_zero(grad_bias, classes);
   if (rows == 0) return losses;
 
-  const int64_t max_threads = torch::stable::get_num_threads();
-  const int64_t share = (classes / (2 * max_threads) + 15) / 16 * 16;
-  const int64_t class_block = std::clamp<int64_t>(share, 32, CLASS_BLOCK);
+  const int64_t class_block = task_length(classes, CLASS_BLOCK);
   const int64_t class_blocks = (classes + class_block - 1) / class_block;
-  const int64_t threads = std::min(max_threads, class_blocks);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), class_blocks);
   const int64_t row_bytes = (class_blocks * class_block + (1 + threads) * d) * int64_t(sizeof(T));
   const int64_t passes = (rows * row_bytes + WORK_BUDGET - 1) / WORK_BUDGET;
   const int64_t row_block = (rows + passes - 1) / passes;
@@ -141,12 +139,6 @@ template struct LinearCrossEntropy<float>;
 template struct LinearCrossEntropy<double>;
 
 namespace {
-
-double sum(const std::vector<double>& values) {
-  double total = 0;
-  for (double value : values) total += value;
-  return total;
-}
 
 // The rows' weights in the gradient: the incoming gradients, or what the reduction says.
 template <typename T>

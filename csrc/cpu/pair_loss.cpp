@@ -60,10 +60,7 @@ class PairSweep {
       pos_end_[i] = stretch.second - y_.labels.begin();
     }
     const bool kept = keeps_scores();
-    const int64_t longest = kept ? std::max(x_.n, y_.n) : SQUARE;
-    // Small batches take small tiles, so that every thread has some.
-    const int64_t share = longest / (2 * int64_t(torch::stable::get_num_threads()));
-    block_ = std::clamp<int64_t>((share + 15) / 16 * 16, 32, MAX_BLOCK);
+    block_ = task_length(kept ? std::max(x_.n, y_.n) : SQUARE, MAX_BLOCK);
     square_rows_ = kept ? round_up(x_.n) : SQUARE;
     square_cols_ = kept ? round_up(y_.n) : SQUARE;
     // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
@@ -264,18 +261,16 @@ class PairSweep {
 };
 
 template <typename T>
-const PairKernels<T>& find_loss(const std::string& name) {
+const PairKernels<T>& find_loss(const std::string& name, const std::vector<double>& params) {
   const Kernels<T>& k = kernels<T>();
   for (int i = 0; i < k.pair_loss_count; ++i) {
-    if (k.pair_losses[i].name == name) return k.pair_losses[i];
+    const PairKernels<T>& loss = k.pair_losses[i];
+    if (loss.name != name) continue;
+    STD_TORCH_CHECK(int64_t(params.size()) == loss.param_count, "params must have ", loss.param_count,
+                    " elements, got ", params.size());
+    return loss;
   }
   STD_TORCH_CHECK(false, "no CPU kernel for the loss ", name);
-}
-
-double sum(const std::vector<double>& values) {
-  double total = 0;
-  for (double value : values) total += value;
-  return total;
 }
 
 template <typename T>
@@ -359,8 +354,7 @@ Results compute(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, 
 // The Python layer says what is wrong in the user's words; this keeps a direct call of the operator from reading beyond
 // the data.
 void check(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
-           const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
-           const std::vector<double>& params, bool grad_ref) {
+           const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad, bool grad_ref) {
   check_matrix("embeddings", embeddings);
   check_length("labels", labels, embeddings.size(0));
   STD_TORCH_CHECK(ref_emb.has_value() == ref_labels.has_value(), "ref_emb and ref_labels go together");
@@ -370,17 +364,16 @@ void check(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const
     check_length("ref_labels", *ref_labels, ref_emb->size(0));
   }
   if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
-  STD_TORCH_CHECK(params.size() == 2, "params must hold 2 numbers, got ", params.size());
 }
 
 Results pair_loss(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                   const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
                   const std::string& loss, const std::vector<double>& params, const std::string& distance,
                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-  check(embeddings, ref_emb, labels, ref_labels, row_grad, params, grad_ref);
+  check(embeddings, ref_emb, labels, ref_labels, row_grad, grad_ref);
   return with_compute_type(embeddings, [&](auto zero) {
     using T = decltype(zero);
-    return compute<T>(embeddings, ref_emb, labels, ref_labels, row_grad, find_loss<T>(loss), params,
+    return compute<T>(embeddings, ref_emb, labels, ref_labels, row_grad, find_loss<T>(loss, params), params,
                       distance_named(distance), reduction, grad_embeddings, grad_ref);
   });
 }

@@ -3,9 +3,16 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace fastpair {
+
+// How many of `total` rows or columns make a task: small works are cut finer, so that every thread has some of them.
+inline int64_t task_length(int64_t total, int64_t most) {
+  const int64_t share = total / (2 * int64_t(torch::stable::get_num_threads()));
+  return std::clamp<int64_t>((share + 15) / 16 * 16, 32, most);
+}
 
 // f(i) for i in [0, n), in contiguous ranges over torch's own thread pool. f must not throw.
 template <typename F>

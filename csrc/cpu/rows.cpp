@@ -5,6 +5,8 @@
 
 namespace fastpair {
 
+double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
+
 std::vector<int64_t> integer_vector(const Tensor& t) {
   std::vector<int64_t> out(t.numel());
   const int64_t stride = t.stride(0);

@@ -68,6 +68,8 @@ void copy_rows(const Tensor& t, int64_t n, const Row& row, T* out) {
       t, [&](const auto* data) { parallel_rows(n, d, [&](int64_t r) { copy_row(t, data, row(r), out + r * d); }); });
 }
 
+double sum(const std::vector<double>& values);
+
 // The elements of a vector of any floating dtype.
 template <typename T>
 std::vector<T> floating_vector(const Tensor& t) {
