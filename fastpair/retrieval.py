@@ -12,7 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from fastpair.backends.reference import accumulate_dtype
+from fastpair.backends.reference import SIMILARITIES, accumulate_dtype
 from fastpair.functional import pairwise_distance
 from fastpair.ops import checks
 
@@ -50,7 +50,7 @@ def nearest_neighbors(
     available = max(len(items) - int(gallery is None), 0)
     if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
         raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
-    sign = -1 if metric in ("euclidean", "sqeuclidean") else 1
+    sign = 1 if metric in SIMILARITIES else -1
     # Scores rounded to half precision would tie where they do not.
     dtype = accumulate_dtype(query.dtype)
     items = items.to(dtype)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SIMILARITIES = ("cosine", "dot")
+
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that results and sums are kept in: float64 for float64, else float32."""
@@ -23,17 +25,18 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
-    """Dot products, cosines, squared or plain Euclidean distances between the rows of x (n, d) and y (m, d).
+    """Dot products, cosines, squared or plain Euclidean distances between the rows of x (n, d) and y (m, d), or between
+    the unit vectors along them.
 
-    A zero row has cosine 0 with everything and gradient 0; a distance of zero has gradient zero.
+    A zero row stays zero, with gradient 0, where rows are scaled; a distance of zero has gradient zero.
     """
-    if metric == "cosine":
+    if metric == "cosine" or metric.startswith("unit_"):
         x, y = unit_rows(x), unit_rows(y)
-    if metric in ("cosine", "dot"):
+    if metric in SIMILARITIES:
         return x @ y.T
     # Differences, not the expansion |x|^2 + |y|^2 - 2xy: exact zeros stay zeros, and so do their gradients.
     distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.square() if metric == "sqeuclidean" else distance
+    return distance.square() if metric.endswith("sqeuclidean") else distance
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -41,15 +44,34 @@ def unit_rows(x: Tensor) -> Tensor:
     return torch.where(squared_norm > 0, x * torch.where(squared_norm > 0, squared_norm, 1).rsqrt(), x * 0)
 
 
-def contrastive(s: Tensor, positive: Tensor, negative: Tensor, similarity: bool, params: list[float], power: int):
+# ---- pair losses: one function of the scores and the masks each. `sign` is 1 for a similarity and -1 for a distance.
+
+
+def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
+    """Of each row over its ``pairs``; minus infinity, with gradient zero, where it has none."""
+    some = pairs.any(1, keepdim=True)
+    total = torch.where(pairs, u, -torch.inf).masked_fill(~some, 0).logsumexp(1)
+    return total.masked_fill(~some[:, 0], -torch.inf)
+
+
+def softplus(x: Tensor) -> Tensor:
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def averaged(losses: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """The anchors' losses and their mean over those that count; the others have loss 0."""
+    losses = torch.where(counted, losses, 0)
+    return losses, losses.sum() / counted.sum().clamp(min=1)
+
+
+def contrastive(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], power: int):
     """[d - pos_margin]_+^p on positives, [neg_margin - d]_+^p on negatives; signs flipped for a similarity.
 
     p = 1: each part is averaged over its non-zero terms. p = 2: (1/n) times the sum (Boudiaf et al. 2020, Table 1).
     """
     pos_margin, neg_margin = params
-    sign = -1 if similarity else 1
-    u = torch.where(positive, F.relu(sign * (s - pos_margin)) ** power, 0)
-    v = torch.where(negative, F.relu(sign * (neg_margin - s)) ** power, 0)
+    u = torch.where(positive, F.relu(sign * (pos_margin - s)) ** power, 0)
+    v = torch.where(negative, F.relu(sign * (s - neg_margin)) ** power, 0)
     if power == 1:
         mean = sum(term.sum() / (term != 0).sum().clamp(min=1) for term in (u, v))
     else:
@@ -57,9 +79,109 @@ def contrastive(s: Tensor, positive: Tensor, negative: Tensor, similarity: bool,
     return (u + v).sum(1), mean
 
 
+def snca(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """log sum_{P and N} exp(scale s) - log sum_P exp(scale s)."""
+    u = params[0] * sign * s
+    return averaged(log_sum_exp(u, positive | negative) - log_sum_exp(u, positive), positive.any(1))
+
+
+def supcon(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """log sum_{P and N} exp(scale s) - (1/|P|) sum_P scale s."""
+    u = params[0] * sign * s
+    mean_positive = torch.where(positive, u, 0).sum(1) / positive.sum(1).clamp(min=1)
+    return averaged(log_sum_exp(u, positive | negative) - mean_positive, positive.any(1))
+
+
+def ntxent(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """sum_P softplus(log sum_N exp(scale s) - scale s_p), averaged over the positive pairs."""
+    u = params[0] * sign * s
+    terms = torch.where(positive, softplus(log_sum_exp(u, negative)[:, None] - u), 0)
+    return terms.sum(1), terms.sum() / positive.sum().clamp(min=1)
+
+
+def sigmoid(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """softplus(-s) on positives, softplus(s) on negatives."""
+    losses = torch.where(positive, softplus(-s), torch.where(negative, softplus(s), 0)).sum(1)
+    return losses, losses.sum() / max(len(s), 1)
+
+
+def multi_similarity(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """(1/alpha) log(1 + sum_P exp(-alpha (s - base))) + (1/beta) log(1 + sum_N exp(beta (s - base)))."""
+    alpha, beta, base = params
+    excess = sign * (s - base)
+    losses = softplus(log_sum_exp(-alpha * excess, positive)) / alpha
+    losses = losses + softplus(log_sum_exp(beta * excess, negative)) / beta
+    return losses, losses.sum() / max(len(s), 1)
+
+
+def proxy_anchor(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """log(1 + sum_P exp(-alpha (s - margin))), averaged over the proxies with positives, and
+    log(1 + sum_N exp(alpha (s + margin))), averaged over all."""
+    margin, alpha = params
+    pull = softplus(log_sum_exp(-alpha * (s - margin), positive))
+    push = softplus(log_sum_exp(alpha * (s + margin), negative))
+    return pull + push, pull.sum() / positive.any(1).sum().clamp(min=1) + push.sum() / max(len(s), 1)
+
+
+def circle(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """softplus(log sum_P exp(-gamma [1+m-s]_+ (s-1+m)) + log sum_N exp(gamma [s+m]_+ (s-m))), the [.]_+ constants of
+    the gradient."""
+    m, gamma = params
+    u = -gamma * F.relu(1 + m - s.detach()) * (s - 1 + m)
+    v = gamma * F.relu(s.detach() + m) * (s - m)
+    losses = softplus(log_sum_exp(u, positive) + log_sum_exp(v, negative))
+    return averaged(losses, positive.any(1) & negative.any(1))
+
+
+def lifted_structure(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
+    """[log sum_P exp(d - pos_margin) + log sum_N exp(neg_margin - d)]_+."""
+    pos_margin, neg_margin = params
+    pull = log_sum_exp(sign * (pos_margin - s), positive)
+    push = log_sum_exp(sign * (s - neg_margin), negative)
+    return averaged(F.relu(pull + push), positive.any(1) & negative.any(1))
+
+
+def hard_triplet(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], smooth: bool):
+    """hinge(max_P d - min_N d + margin), averaged over the anchors where it is not zero."""
+    hinge = softplus if smooth else F.relu
+    # A column more, so that there is a maximum without references too.
+    farthest = F.pad(torch.where(positive, -sign * s, -torch.inf), (0, 1), value=-torch.inf).max(1).values
+    nearest = F.pad(torch.where(negative, -sign * s, torch.inf), (0, 1), value=torch.inf).min(1).values
+    both = positive.any(1) & negative.any(1)
+    losses = torch.where(both, hinge(torch.where(both, farthest - nearest, 0) + params[0]), 0)
+    return losses, losses.sum() / (losses != 0).sum().clamp(min=1)
+
+
+def triplet(
+    s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], smooth: bool, semihard: bool
+):
+    """sum_{p in P, n in N} hinge(d_p - d_n + margin), of the semi-hard triplets alone those with d_p < d_n < d_p +
+    margin, averaged over the triplets where it is not zero. O(n m^2) memory, unlike the kernels."""
+    gap = -sign * (s[:, :, None] - s[:, None, :])
+    chosen = positive[:, :, None] & negative[:, None, :]
+    if semihard:
+        chosen = chosen & (gap < 0) & (gap + params[0] > 0)
+    terms = torch.where(chosen, softplus(gap + params[0]) if smooth else F.relu(gap + params[0]), 0)
+    return terms.sum((1, 2)), terms.sum() / (terms != 0).sum().clamp(min=1)
+
+
 PAIR_LOSSES = {
     "contrastive": partial(contrastive, power=1),
     "squared_contrastive": partial(contrastive, power=2),
+    "snca": snca,
+    "supcon": supcon,
+    "ntxent": ntxent,
+    "sigmoid": sigmoid,
+    "multi_similarity": multi_similarity,
+    "proxy_anchor": proxy_anchor,
+    "circle": circle,
+    "lifted_structure": lifted_structure,
+    "hard_triplet": partial(hard_triplet, smooth=False),
+    "smooth_hard_triplet": partial(hard_triplet, smooth=True),
+    "triplet": partial(triplet, smooth=False, semihard=False),
+    "smooth_triplet": partial(triplet, smooth=True, semihard=False),
+    "semihard_triplet": partial(triplet, smooth=False, semihard=True),
+    "smooth_semihard_triplet": partial(triplet, smooth=True, semihard=True),
 }
 
 
@@ -68,22 +190,30 @@ def pair_loss(
     labels: Tensor,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
+    self_index: Tensor | None,
     loss: str,
     params: list[float],
     distance: str,
+    two_sided: bool,
     reduction: str,
 ) -> Tensor:
-    """A loss of ``PAIR_LOSSES`` over all pairs of anchors and references; without references, over the batch's own
-    pairs less the self-pairs."""
+    """A loss of ``PAIR_LOSSES`` over all pairs of anchors and references, less the pairs (i, self_index[i]); without
+    references, over the batch's own pairs less the self-pairs. ``two_sided``: the references are anchors as well, and
+    the result is the mean of both sides'."""
     with torch.autocast(embeddings.device.type, enabled=False):
         x = embeddings.to(accumulate_dtype(embeddings.dtype))
         y = x if ref_emb is None else ref_emb.to(x.dtype)
         positive = labels[:, None] == (labels if ref_labels is None else ref_labels)[None, :]
-        negative = ~positive
-        if ref_emb is None:
-            positive = positive & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+        columns = torch.arange(len(y), device=x.device)
+        own = columns[: len(x)] if ref_emb is None else self_index
+        pair = torch.ones_like(positive) if own is None else own[:, None] != columns[None, :]
+        positive, negative = positive & pair, ~positive & pair
         s = scores(x, y, distance)
-        per_anchor, mean = PAIR_LOSSES[loss](s, positive, negative, distance in ("cosine", "dot"), params)
+        formula = partial(PAIR_LOSSES[loss], sign=1 if distance in SIMILARITIES else -1, params=params)
+        per_anchor, mean = formula(s, positive, negative)
+        if two_sided:
+            other, other_mean = formula(s.T, positive.T, negative.T)
+            per_anchor, mean = (per_anchor + other) / 2, (mean + other_mean) / 2
     return reduced(per_anchor, mean, reduction)
 
 

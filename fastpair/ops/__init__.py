@@ -4,6 +4,17 @@ from fastpair.ops.linear_cross_entropy import linear_cross_entropy
 from fastpair.ops.pair_loss import pair_loss
 from fastpair.ops.pairwise_distance import pairwise_distance
 from fastpair.ops.pce import pce
+from fastpair.ops.proxy_anchor import proxy_anchor
 from fastpair.ops.spce import spce
+from fastpair.ops.two_views import info_nce, siglip
 
-__all__ = ["linear_cross_entropy", "pair_loss", "pairwise_distance", "pce", "spce"]
+__all__ = [
+    "info_nce",
+    "linear_cross_entropy",
+    "pair_loss",
+    "pairwise_distance",
+    "pce",
+    "proxy_anchor",
+    "siglip",
+    "spce",
+]

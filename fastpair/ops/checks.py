@@ -8,9 +8,11 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from fastpair.backends.reference import SIMILARITIES
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-METRICS = ("sqeuclidean", "euclidean", "cosine", "dot")
+METRICS = ("sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean", "cosine", "dot")
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -33,6 +35,14 @@ def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
             f"{name} must have shape ({owner.shape[0]},), one label a row of {of}, got {tuple(value.shape)}"
         )
     same_device(name, value, of, owner)
+
+
+def class_range(labels: Tensor, classes: int) -> None:
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or len(labels) == 0:
+        return  # a look at the values would wait for the device
+    low, high = (int(value) for value in labels.aminmax())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), got values from {low} to {high}")
 
 
 def same_device(name: str, value: Tensor, of: str, owner: Tensor) -> None:
@@ -61,6 +71,13 @@ def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     same_device(name, value, of, owner)
 
 
+def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
+    """A loss on classes is called like a loss on pairs, but has none."""
+    for name, value in (("indices_tuple", indices_tuple), ("ref_emb", ref_emb), ("ref_labels", ref_labels)):
+        if value is not None:
+            raise ValueError(f"{name} must be None, the loss compares samples with classes, got {type(value).__name__}")
+
+
 def one_of(name: str, value: str, options: tuple) -> None:
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
@@ -69,6 +86,18 @@ def one_of(name: str, value: str, options: tuple) -> None:
 def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
     matrix("embeddings", embeddings)
     class_labels("labels", labels, "embeddings", embeddings)
+
+
+def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:
+    """Which reference each anchor is itself, -1 for none."""
+    class_labels("exclude_self", value, "embeddings", embeddings)
+    on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    low, high = (int(v) for v in value.aminmax()) if on_cpu and len(value) else (-1, -1)
+    if low < -1 or high >= len(ref_emb):
+        raise ValueError(
+            f"exclude_self must hold rows of ref_emb, 0 to {len(ref_emb) - 1}, or -1 for none, got values from "
+            f"{low} to {high}"
+        )
 
 
 def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
@@ -94,8 +123,25 @@ def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, po
         number(name, margin)
         if margin != margin:  # not math.isnan, which torch.compile cannot trace for a margin that changes
             raise ValueError(f"{name} must not be NaN")
-        if margin < 0 and distance in ("euclidean", "sqeuclidean"):
+        if margin < 0 and distance not in SIMILARITIES:
             raise ValueError(f"{name} must not be negative for the distance {distance!r}, got {margin}")
+
+
+def single(name: str, value: Tensor) -> None:
+    if value.numel() != 1 or value.dtype not in FLOATING:
+        raise ValueError(f"{name} must be a floating tensor of one element, got {value.dtype} {tuple(value.shape)}")
+
+
+def positive(name: str, value: float) -> None:
+    number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def finite(name: str, value: float) -> None:
+    number(name, value)
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def positive_or_none(name: str, value: float | None) -> None:

@@ -12,34 +12,73 @@ from fastpair.ops.autograd import fake_fused_loss, fused_loss
 
 torch.library.define(
     "fastpair::pair_loss",
-    "(Tensor embeddings, Tensor? ref_emb, Tensor labels, Tensor? ref_labels, Tensor? row_grad, str loss,"
-    " float[] params, str distance, str reduction, bool grad_embeddings, bool grad_ref) -> (Tensor, Tensor, Tensor)",
+    "(Tensor embeddings, Tensor? ref_emb, Tensor labels, Tensor? ref_labels, Tensor? self_index, Tensor? row_grad,"
+    " str loss, float[] params, str distance, bool two_sided, str reduction, bool grad_embeddings, bool grad_ref)"
+    " -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
 @torch.library.register_fake("fastpair::pair_loss")
-def _(embeddings, ref_emb, labels, ref_labels, row_grad, loss, params, distance, reduction, *wanted):
+def _(
+    embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, two_sided, reduction, *wanted
+):
     return fake_fused_loss((embeddings, ref_emb), reduction, wanted)
 
 
 def pair_loss(
+    loss: str,
+    params: list[float],
     embeddings: Tensor,
     labels: Tensor,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
-    loss: str,
-    params: list[float],
+    *,
     distance: str,
     reduction: str,
     backend: str | None,
+    exclude_self: bool | Tensor | None = None,
+    two_sided: bool = False,
 ) -> Tensor:
+    """``loss`` is a key of ``reference.PAIR_LOSSES``. ``exclude_self`` None: where the references are the embeddings
+    themselves. ``two_sided``: the references are anchors as well."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.references(embeddings, ref_emb, ref_labels)
     checks.one_of("distance", distance, checks.METRICS)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    settings = (loss, params, distance, reduction)
+    ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
+    settings = (loss, params, distance, two_sided, reduction)
+    tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
     if choose_backend(embeddings.device.type, backend) == "reference":
-        return reference.pair_loss(embeddings, labels, ref_emb, ref_labels, *settings)
-    tensors = (embeddings, ref_emb, labels, ref_labels)
+        embeddings, ref_emb, labels, ref_labels, self_index = tensors
+        return reference.pair_loss(embeddings, labels, ref_emb, ref_labels, self_index, *settings)
     return fused_loss(torch.ops.fastpair.pair_loss.default, tensors, settings, differentiable=2)
+
+
+def _references(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    exclude_self: bool | Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """References, their labels and each anchor's own row among them, all None for the batch's own pairs."""
+    if exclude_self is None:
+        exclude_self = ref_emb is None or ref_emb is embeddings
+    if isinstance(exclude_self, bool):
+        if ref_emb is None or ref_emb is embeddings:
+            if exclude_self and (ref_labels is None or ref_labels is labels):
+                return None, None, None
+            ref_emb, ref_labels = embeddings, labels if ref_labels is None else ref_labels
+        if not exclude_self:
+            return ref_emb, ref_labels, None
+        if len(ref_emb) < len(embeddings):
+            raise ValueError(
+                "exclude_self=True says that the first rows of ref_emb are the embeddings, but it has "
+                f"{len(ref_emb)} rows for {len(embeddings)} embeddings"
+            )
+        return ref_emb, ref_labels, torch.arange(len(embeddings), device=embeddings.device)
+    if ref_emb is None:
+        raise ValueError("exclude_self must be True, False or None without ref_emb, got a tensor")
+    checks.self_index(embeddings, ref_emb, exclude_self)
+    return ref_emb, ref_labels, exclude_self
