@@ -4,51 +4,70 @@
 #include <cstdint>
 #include <string_view>
 
+#include "terms.h"
+
 namespace fastpair {
 
 // What is done with the dot products of a tile. A cosine is the dot product of rows that were normalised before.
 enum class Metric { Dot, SqEuclidean, Euclidean };
 
+// The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
+constexpr int64_t MAX_BLOCK = 256;
+
 // A tile of the score matrix. `row` and `col` are its place in the whole; references are sorted by label, so that the
-// positives of row i are the columns [pos_begin[i], pos_end[i]). Where `self_pairs` is set, rows and columns are the
-// same samples and the pair (i, i), if the tile holds it, is no pair.
+// positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], where there is a `self`, is the same
+// sample as row i: no pair.
 template <typename T>
 struct Tile {
   T* scores;
   int64_t ld;
   int64_t row, rows, col, cols;
   const int64_t *pos_begin, *pos_end;
-  bool self_pairs;
+  const int64_t* self;
 };
 
-// Sums and numbers of non-zero terms of each row, or each column, of a tile; positives and negatives apart.
+// What a tile contributes to the statistics of its rows, or of its columns, kind 0 being negatives and 1 positives:
+//               of[kind][0]   of[kind][1]                                of[kind][2]
+//   Sum         sum           how many terms are not zero                derivative of the sum by `given`
+//   LogSumExp   maximum       sum of the exponentials relative to it;    sum of the terms, where needed
+//                             0 where the tile has no such pairs
+//   Max         maximum       its column (row), counted from 1 at the    –
+//                             tile's first; 0 where there is none
+constexpr int STATISTICS = 3;
 template <typename T>
-struct Sums {
-  T *pos, *neg, *pos_count, *neg_count;
+struct Parts {
+  T* of[2][STATISTICS];
 };
 
-// The weight of each anchor's positive and negative part in the loss, indexed by anchor.
+// The derivatives of the anchors' losses by their terms, see Slope; and what is given to the terms of positives.
 template <typename T>
 struct Weights {
-  const T *pos, *neg;
+  struct Kind {
+    const T *factor, *shift, *constant;
+  };
+  Kind of[2];
+  const T* given;
 };
 
 template <typename T>
 struct PairKernels {
   std::string_view name;
   int param_count;
-  bool mean_over_terms;  // its mean is over the terms that are not zero, positives and negatives apart; else over
-                         // anchors
+  Reduction reduction[2];  // of negatives and of positives
+  bool positives_given, separate_means;
 
-  // Adds the terms of a tile to the rows' sums and, unless null, to the columns': a tile off the diagonal of a
-  // symmetric matrix stands for its mirror image too.
-  void (*sums)(const Tile<T>&, const double* params, bool similarity, const Sums<T>& of_rows, const Sums<T>* of_cols);
+  // What the tile's pairs of one kind come to: for its rows and, unless null, its columns. The `given` of both, indexed
+  // by anchor, are read for positives with positives_given only.
+  void (*statistics)(const Tile<T>&, const double* params, bool similarity, bool positives, const T* row_given,
+                     const T* col_given, const Parts<T>& of_rows, const Parts<T>* of_cols);
 
-  // Replaces the scores of a tile by the derivatives of the loss with respect to the dot products. `mirrored` says that
-  // the tile stands for its mirror image too. For a distance, row_sums and col_sums receive the sums of what is
-  // written.
-  void (*slopes)(const Tile<T>&, const double* params, Metric, bool similarity, const Weights<T>&, bool mirrored,
-                 T* row_sums, T* col_sums);
+  Anchor (*anchor)(const double* params, bool similarity, const Statistic& pos, const Statistic& neg);
+
+  // Replaces the scores of a tile by the derivatives of the loss with respect to the dot products, given the weights of
+  // the rows as anchors and, unless null, of the columns. For a distance, row_sums and col_sums receive the sums of
+  // what is written.
+  void (*slopes)(const Tile<T>&, const double* params, Metric, bool similarity, const Weights<T>& of_rows,
+                 const Weights<T>* of_cols, T* row_sums, T* col_sums);
 };
 
 template <typename T>

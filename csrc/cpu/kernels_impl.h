@@ -8,92 +8,197 @@
 namespace fastpair::FASTPAIR_SIMD_LEVEL {
 namespace {
 
-// Relative error at most 8.1e-8 (over every 37th float32 in [-87, 88]); 0 below, infinity above, NaN stays NaN.
-FASTPAIR_INLINE float exponential(float x) {
-  constexpr float low = -87.0f, high = 88.0f;
-  const float clamped = x > high ? high : (x < low ? low : x);
-  // Adding 1.5 * 2^23 leaves the rounded quotient in the low bits of the sum.
-  constexpr float shift = 12582912.0f;
-  const float shifted = clamped * 1.44269504089f + shift;
-  const float n = shifted - shift;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const float scale = __builtin_bit_cast(float, (__builtin_bit_cast(int, shifted) << 23) + (127 << 23));
-  const float result = p * scale;
-  return x < low ? 0.0f : (x > high ? __builtin_inff() : result);
-}
-FASTPAIR_INLINE double exponential(double x) { return __builtin_exp(x); }
-
-FASTPAIR_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
-FASTPAIR_INLINE double square_root(double x) { return __builtin_sqrt(x); }
-
 FASTPAIR_INLINE int64_t clip(int64_t j, int64_t begin, int64_t end) { return j < begin ? begin : (j > end ? end : j); }
 
-// Runs f on each stretch of a row of the tile that holds negatives only or positives only: f(positive, begin, end),
-// with columns counted from the tile's first. The self-pair belongs to none.
-template <typename T, typename F>
+// Runs f(begin, end) on each stretch of a row of the tile that holds positives, or negatives, only, with columns counted
+// from the tile's first. The self-pair belongs to none.
+template <bool Positive, typename T, typename F>
 FASTPAIR_INLINE void stretches(const Tile<T>& tile, int64_t r, const F& f) {
   const int64_t i = tile.row + r;
-  const int64_t begin = clip(tile.pos_begin[i] - tile.col, 0, tile.cols);
-  const int64_t end = clip(tile.pos_end[i] - tile.col, 0, tile.cols);
-  const int64_t self = i - tile.col;
-  if (begin > 0) f(false, int64_t(0), begin);
-  if (tile.self_pairs && self >= begin && self < end) {
-    if (self > begin) f(true, begin, self);
-    if (end > self + 1) f(true, self + 1, end);
-  } else if (end > begin) {
-    f(true, begin, end);
+  const int64_t self = tile.self ? tile.self[i] - tile.col : -1;
+  const int64_t pos_begin = clip(tile.pos_begin[i] - tile.col, 0, tile.cols);
+  const int64_t pos_end = clip(tile.pos_end[i] - tile.col, 0, tile.cols);
+  const auto less_self = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    if (self >= begin && self < end) {
+      if (self > begin) f(begin, self);
+      begin = self + 1;
+    }
+    if (end > begin) f(begin, end);
+  };
+  if (Positive) {
+    less_self(pos_begin, pos_end);
+  } else {
+    less_self(0, pos_begin);
+    less_self(pos_end, tile.cols);
   }
-  if (tile.cols > end) f(false, end, tile.cols);
 }
 
-template <bool Positive, typename T, typename Term>
-FASTPAIR_INLINE void add_terms(const Term& term, const T* __restrict s, int64_t begin, int64_t end, T* row_sum,
-                               T* row_count, T* __restrict col_sum, T* __restrict col_count) {
-  T sum = 0, count = 0;
-  if (col_sum == nullptr) {
-#pragma omp simd reduction(+ : sum, count)
-    for (int64_t j = begin; j < end; ++j) {
-      const T value = Positive ? term.positive(s[j]) : term.negative(s[j]);
-      sum += value;
-      count += value == T(0) ? T(0) : T(1);
-    }
-  } else {
-#pragma omp simd reduction(+ : sum, count)
-    for (int64_t j = begin; j < end; ++j) {
-      const T value = Positive ? term.positive(s[j]) : term.negative(s[j]);
-      const T one = value == T(0) ? T(0) : T(1);
-      sum += value;
-      count += one;
-      col_sum[j] += value;
-      col_count[j] += one;
-    }
+template <bool Positive, typename Term, typename T>
+FASTPAIR_INLINE T value_of(const Term& term, T s, T given) {
+  return Positive ? term.positive(s, given) : term.negative(s, given);
+}
+
+template <bool Positive, typename Term, typename T>
+FASTPAIR_INLINE T slope_of(const Term& term, T s, T given) {
+  return Positive ? term.positive_slope(s, given) : term.negative_slope(s, given);
+}
+
+template <bool Positive, typename Term>
+constexpr bool GIVEN = Positive&& Term::POSITIVES_GIVEN;
+
+template <bool Positive, bool Cols, typename T, typename Term>
+void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given, T* const* rows,
+            T* const* cols) {
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T* __restrict s = tile.scores + r * tile.ld;
+    const T given = GIVEN<Positive, Term> ? row_given[tile.row + r] : T(0);
+    T sum = 0, nonzero = 0, given_slope = 0;
+    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+      T* __restrict col_sum = Cols ? cols[0] : nullptr;
+      T* __restrict col_nonzero = Cols ? cols[1] : nullptr;
+      T* __restrict col_given_slope = Cols ? cols[2] : nullptr;
+#pragma omp simd reduction(+ : sum, nonzero, given_slope)
+      for (int64_t j = begin; j < end; ++j) {
+        T value = value_of<Positive>(term, s[j], given);
+        sum += value;
+        nonzero += value == T(0) ? T(0) : T(1);
+        if constexpr (GIVEN<Positive, Term>) given_slope += term.given_slope(s[j], given);
+        if constexpr (Cols) {
+          if constexpr (GIVEN<Positive, Term>) {
+            const T other = col_given[tile.col + j];
+            value = value_of<Positive>(term, s[j], other);
+            col_given_slope[j] += term.given_slope(s[j], other);
+          }
+          col_sum[j] += value;
+          col_nonzero[j] += value == T(0) ? T(0) : T(1);
+        }
+      }
+    });
+    rows[0][r] = sum;
+    rows[1][r] = nonzero;
+    rows[2][r] = given_slope;
   }
-  *row_sum += sum;
-  *row_count += count;
+}
+
+// Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
+template <bool Positive, bool Cols, typename T, typename Term>
+void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
+  T row_max[MAX_BLOCK], col_max[MAX_BLOCK];
+  if (Cols) {
+    for (int64_t j = 0; j < tile.cols; ++j) col_max[j] = -__builtin_inf();
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T* __restrict s = tile.scores + r * tile.ld;
+    T highest = -__builtin_inf();
+    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+#pragma omp simd reduction(max : highest)
+      for (int64_t j = begin; j < end; ++j) {
+        const T value = value_of<Positive>(term, s[j], T(0));
+        highest = highest < value ? value : highest;
+        if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
+      }
+    });
+    row_max[r] = highest;
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T* __restrict s = tile.scores + r * tile.ld;
+    const T shift = row_max[r];
+    T exponentials = 0, sum = 0;
+    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+      T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
+      T* __restrict col_sum = Cols ? cols[2] : nullptr;
+#pragma omp simd reduction(+ : exponentials, sum)
+      for (int64_t j = begin; j < end; ++j) {
+        const T value = value_of<Positive>(term, s[j], T(0));
+        exponentials += exponential(value - shift);
+        if (Term::NEEDS_SUM) sum += value;
+        if (Cols) {
+          col_exponentials[j] += exponential(value - col_max[j]);
+          if (Term::NEEDS_SUM) col_sum[j] += value;
+        }
+      }
+    });
+    rows[0][r] = shift;
+    rows[1][r] = exponentials;
+    rows[2][r] = sum;
+  }
+  if (Cols) {
+    for (int64_t j = 0; j < tile.cols; ++j) cols[0][j] = col_max[j];
+  }
+}
+
+// Among equals the first; NaN passes for the largest, so that it shows.
+template <bool Positive, bool Cols, typename T, typename Term>
+void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
+  if (Cols) {
+    for (int64_t j = 0; j < tile.cols; ++j) cols[0][j] = -__builtin_inf();
+  }
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const T* __restrict s = tile.scores + r * tile.ld;
+    T best = -__builtin_inf(), place = 0;
+    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+      T* __restrict col_best = Cols ? cols[0] : nullptr;
+      T* __restrict col_place = Cols ? cols[1] : nullptr;
+      T highest = -__builtin_inf();
+      int bad = 0;
+#pragma omp simd reduction(max : highest) reduction(| : bad)
+      for (int64_t j = begin; j < end; ++j) {
+        const T value = value_of<Positive>(term, s[j], T(0));
+        highest = highest < value ? value : highest;
+        bad |= value != value;
+        if (Cols) {
+          const bool better = (value > col_best[j]) | (value != value);
+          col_best[j] = better ? value : col_best[j];
+          col_place[j] = better ? T(r + 1) : col_place[j];
+        }
+      }
+      if (!(highest > best) && !bad) return;
+      for (int64_t j = begin; j < end; ++j) {
+        const T value = value_of<Positive>(term, s[j], T(0));
+        if (bad ? value != value : value == highest) {
+          best = value;
+          place = T(j + 1);
+          break;
+        }
+      }
+    });
+    rows[0][r] = best;
+    rows[1][r] = place;
+  }
+}
+
+template <bool Positive, bool Cols, typename T, typename Term>
+FASTPAIR_INLINE void statistics_of(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given,
+                                   T* const* rows, T* const* cols) {
+  constexpr Reduction reduction = Positive ? Term::POSITIVES : Term::NEGATIVES;
+  if constexpr (reduction == Reduction::Sum) {
+    add_up<Positive, Cols>(tile, term, row_given, col_given, rows, cols);
+  } else if constexpr (reduction == Reduction::LogSumExp) {
+    add_exponentials<Positive, Cols>(tile, term, rows, cols);
+  } else {
+    find_maxima<Positive, Cols>(tile, term, rows, cols);
+  }
 }
 
 template <typename T, typename Term>
-void sums(const Tile<T>& tile, const double* params, bool similarity, const Sums<T>& rows, const Sums<T>* cols) {
+void statistics(const Tile<T>& tile, const double* params, bool similarity, bool positives, const T* row_given,
+                const T* col_given, const Parts<T>& rows, const Parts<T>* cols) {
   const Term term(params, similarity);
-  const Sums<T> none{nullptr, nullptr, nullptr, nullptr};
-  const Sums<T>& c = cols ? *cols : none;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const T* s = tile.scores + r * tile.ld;
-    stretches(tile, r, [&](bool positive, int64_t begin, int64_t end) {
-      if (positive) {
-        add_terms<true>(term, s, begin, end, rows.pos + r, rows.pos_count + r, c.pos, c.pos_count);
-      } else {
-        add_terms<false>(term, s, begin, end, rows.neg + r, rows.neg_count + r, c.neg, c.neg_count);
-      }
-    });
+  T* const* none = nullptr;
+  if (positives && cols) {
+    statistics_of<true, true>(tile, term, row_given, col_given, rows.of[1], cols->of[1]);
+  } else if (positives) {
+    statistics_of<true, false>(tile, term, row_given, col_given, rows.of[1], none);
+  } else if (cols) {
+    statistics_of<false, true>(tile, term, row_given, col_given, rows.of[0], cols->of[0]);
+  } else {
+    statistics_of<false, false>(tile, term, row_given, col_given, rows.of[0], none);
   }
+}
+
+template <typename T, typename Term>
+Anchor anchor(const double* params, bool similarity, const Statistic& pos, const Statistic& neg) {
+  return Term(params, similarity).anchor(pos, neg);
 }
 
 // d(distance)/d(dot product), up to the terms that the gradient of the norms takes care of.
@@ -104,55 +209,79 @@ FASTPAIR_INLINE T score_slope(T score) {
   return score == T(0) ? T(0) : T(-1) / score;
 }
 
-template <bool Positive, Metric M, typename T, typename Term>
-FASTPAIR_INLINE void write_slopes(const Term& term, T* __restrict s, int64_t begin, int64_t end, T row_weight,
-                                  const T* __restrict col_weight, T* row_sum, T* __restrict col_sums) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = begin; j < end; ++j) {
-    const T weight = col_weight ? row_weight + col_weight[j] : row_weight;
-    const T slope = Positive ? term.positive_slope(s[j]) : term.negative_slope(s[j]);
-    const T value = slope * weight * score_slope<M>(s[j]);
-    s[j] = value;
-    if (M != Metric::Dot) {
-      sum += value;
-      col_sums[j] += value;
-    }
+// The derivative of one anchor's loss by the score of a pair.
+template <bool Positive, typename T, typename Term>
+FASTPAIR_INLINE T anchor_slope(const Term& term, T s, T given, T factor, T shift, T constant) {
+  constexpr Reduction reduction = Positive ? Term::POSITIVES : Term::NEGATIVES;
+  T weight = constant;
+  if constexpr (reduction == Reduction::LogSumExp) {
+    weight += factor * exponential(value_of<Positive>(term, s, given) - shift);
   }
-  if (M != Metric::Dot) *row_sum += sum;
+  return slope_of<Positive>(term, s, given) * weight;
+}
+
+template <bool Positive, bool Cols, Metric M, typename T, typename Term>
+void write_slopes(const Tile<T>& tile, const Term& term, const Weights<T>& rows, const Weights<T>* cols, T* row_sums,
+                  T* __restrict col_sums) {
+  const auto kind = rows.of[Positive];
+  const T* __restrict factors = Cols ? cols->of[Positive].factor + tile.col : nullptr;
+  const T* __restrict shifts = Cols ? cols->of[Positive].shift + tile.col : nullptr;
+  const T* __restrict constants = Cols ? cols->of[Positive].constant + tile.col : nullptr;
+  const T* __restrict givens = Cols && GIVEN<Positive, Term> ? cols->given + tile.col : nullptr;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    T* __restrict s = tile.scores + r * tile.ld;
+    const int64_t i = tile.row + r;
+    const T factor = kind.factor[i], shift = kind.shift[i], constant = kind.constant[i];
+    const T given = GIVEN<Positive, Term> ? rows.given[i] : T(0);
+    T sum = 0;
+    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = begin; j < end; ++j) {
+        T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
+        if (Cols) {
+          value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
+                                          constants[j]);
+        }
+        value *= score_slope<M>(s[j]);
+        s[j] = value;
+        if (M != Metric::Dot) {
+          sum += value;
+          col_sums[j] += value;
+        }
+      }
+    });
+    if (M != Metric::Dot) row_sums[r] += sum;
+  }
 }
 
 template <Metric M, typename T, typename Term>
-void slopes_of(const Tile<T>& tile, const Term& term, const Weights<T>& weights, bool mirrored, T* row_sums,
+void slopes_of(const Tile<T>& tile, const Term& term, const Weights<T>& rows, const Weights<T>* cols, T* row_sums,
                T* col_sums) {
-  const T* col_pos = mirrored ? weights.pos + tile.col : nullptr;
-  const T* col_neg = mirrored ? weights.neg + tile.col : nullptr;
+  if (cols) {
+    write_slopes<false, true, M>(tile, term, rows, cols, row_sums, col_sums);
+    write_slopes<true, true, M>(tile, term, rows, cols, row_sums, col_sums);
+  } else {
+    write_slopes<false, false, M>(tile, term, rows, cols, row_sums, col_sums);
+    write_slopes<true, false, M>(tile, term, rows, cols, row_sums, col_sums);
+  }
+  if (tile.self == nullptr) return;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    T* s = tile.scores + r * tile.ld;
-    const int64_t i = tile.row + r;
-    stretches(tile, r, [&](bool positive, int64_t begin, int64_t end) {
-      if (positive) {
-        write_slopes<true, M>(term, s, begin, end, weights.pos[i], col_pos, row_sums + r, col_sums);
-      } else {
-        write_slopes<false, M>(term, s, begin, end, weights.neg[i], col_neg, row_sums + r, col_sums);
-      }
-    });
-    const int64_t self = i - tile.col;
-    if (tile.self_pairs && self >= 0 && self < tile.cols) s[self] = 0;
+    const int64_t self = tile.self[tile.row + r] - tile.col;
+    if (self >= 0 && self < tile.cols) tile.scores[r * tile.ld + self] = 0;
   }
 }
 
 template <typename T, typename Term>
-void slopes(const Tile<T>& tile, const double* params, Metric metric, bool similarity, const Weights<T>& weights,
-            bool mirrored, T* row_sums, T* col_sums) {
+void slopes(const Tile<T>& tile, const double* params, Metric metric, bool similarity, const Weights<T>& rows,
+            const Weights<T>* cols, T* row_sums, T* col_sums) {
   const Term term(params, similarity);
   switch (metric) {
     case Metric::Dot:
-      return slopes_of<Metric::Dot>(tile, term, weights, mirrored, row_sums, col_sums);
+      return slopes_of<Metric::Dot>(tile, term, rows, cols, row_sums, col_sums);
     case Metric::SqEuclidean:
-      return slopes_of<Metric::SqEuclidean>(tile, term, weights, mirrored, row_sums, col_sums);
+      return slopes_of<Metric::SqEuclidean>(tile, term, rows, cols, row_sums, col_sums);
     case Metric::Euclidean:
-      return slopes_of<Metric::Euclidean>(tile, term, weights, mirrored, row_sums, col_sums);
+      return slopes_of<Metric::Euclidean>(tile, term, rows, cols, row_sums, col_sums);
   }
 }
 
@@ -251,10 +380,34 @@ T squared_distance(const T* x, const T* y, int64_t n) {
   return sum;
 }
 
+template <typename T, typename Term>
+constexpr PairKernels<T> pair_kernels(std::string_view name) {
+  return {
+      .name = name,
+      .param_count = Term::PARAMS,
+      .reduction = {Term::NEGATIVES, Term::POSITIVES},
+      .positives_given = Term::POSITIVES_GIVEN,
+      .separate_means = Term::SEPARATE_MEANS,
+      .statistics = &statistics<T, Term>,
+      .anchor = &anchor<T, Term>,
+      .slopes = &slopes<T, Term>,
+  };
+}
+
 template <typename T>
 constexpr PairKernels<T> PAIR_LOSSES[] = {
-    {"contrastive", 2, true, &sums<T, Contrastive<T, 1>>, &slopes<T, Contrastive<T, 1>>},
-    {"squared_contrastive", 2, false, &sums<T, Contrastive<T, 2>>, &slopes<T, Contrastive<T, 2>>},
+    pair_kernels<T, Contrastive<T, 1>>("contrastive"),
+    pair_kernels<T, Contrastive<T, 2>>("squared_contrastive"),
+    pair_kernels<T, Snca<T>>("snca"),
+    pair_kernels<T, SupCon<T>>("supcon"),
+    pair_kernels<T, NtXent<T>>("ntxent"),
+    pair_kernels<T, Sigmoid<T>>("sigmoid"),
+    pair_kernels<T, MultiSimilarity<T>>("multi_similarity"),
+    pair_kernels<T, ProxyAnchor<T>>("proxy_anchor"),
+    pair_kernels<T, Circle<T>>("circle"),
+    pair_kernels<T, LiftedStructure<T>>("lifted_structure"),
+    pair_kernels<T, HardTriplet<T, false>>("hard_triplet"),
+    pair_kernels<T, HardTriplet<T, true>>("smooth_hard_triplet"),
 };
 
 template <typename T>

@@ -1,19 +1,27 @@
 // fastpair::pair_loss on the CPU: a loss over all pairs, and its gradients, from sweeps over the tiles of the score
 // matrix. No tile outlives its visit unless all of them fit the memory budget.
 //
+// A first sweep reduces the terms of each anchor's positives and negatives; from these statistics come the anchors'
+// losses and the weights of the pairs in the gradient, which a second sweep writes. Where the weights are known before,
+// as for sums, one sweep does both.
+//
 // Samples are sorted by label first, so that the positives of a row are one stretch of columns and no loop over pairs
 // looks at a label. Where the references are the anchors, only tiles on and above the diagonal are computed: such a
 // tile stands for its mirror image too, and with H = G + G^T the gradient is H X. Each block of gradient rows is
 // written by one task in a fixed order, so that results are the same bits from run to run.
 //
-// Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores + 1 for the gradient.
+// Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores, once more for a second sweep over scores
+// that were not kept, + 1 for the gradient.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -27,60 +35,115 @@
 namespace fastpair {
 namespace {
 
-// Scores are visited in squares of SQUARE x SQUARE, and kept between the sweeps where one square holds them all: 16
-// MiB, which a third-level cache can hold and which serves call after call.
+// Scores are visited in squares of SQUARE x SQUARE.
 constexpr int64_t SQUARE = 2048;
-constexpr int64_t KEPT_SCORES = SQUARE * SQUARE;
-// The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
-constexpr int64_t MAX_BLOCK = 256;
+// They are kept between the sweeps where they are no more than these: the tiles on and above the diagonal of 4096 x
+// 4096, 34 MiB in float32.
+constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
 
-// What each anchor's terms add up to.
-struct Totals {
-  std::vector<double> pos, neg, pos_count, neg_count;
-  explicit Totals(int64_t n) : pos(n), neg(n), pos_count(n), neg_count(n) {}
+// What an anchor's pairs of one kind came to so far: as in Parts, but in double, and Max with the sorted position.
+struct Total {
+  double of[STATISTICS];
+};
+
+// f(0) for negatives and f(1) for positives.
+template <typename F>
+void for_kinds(const F& f) {
+  f(0);
+  f(1);
+}
+
+// Anchors, which are the samples of a side, their statistics, and their weights in the gradient.
+template <typename T>
+struct AnchorSide {
+  Samples<T>& samples;
+  std::vector<int64_t> pos_begin, pos_end;  // the stretch of positives among the other side's samples
+  std::vector<Total> totals[2];
+  std::vector<T> given;
+  std::vector<T> factor[2], shift[2], constant[2];
+
+  AnchorSide(Samples<T>& anchors, const Samples<T>& others)
+      : samples(anchors), pos_begin(anchors.n), pos_end(anchors.n) {
+    for (int64_t i = 0; i < anchors.n; ++i) {
+      const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
+      pos_begin[i] = stretch.first - others.labels.begin();
+      pos_end[i] = stretch.second - others.labels.begin();
+    }
+  }
+
+  void start(const PairKernels<T>& loss) {
+    given.assign(loss.positives_given ? samples.n : 0, T(0));
+    for_kinds([&](int kind) {
+      const double none = loss.reduction[kind] == Reduction::Sum ? 0 : -std::numeric_limits<double>::infinity();
+      totals[kind].assign(samples.n, Total{{none, 0, 0}});
+      factor[kind].assign(samples.n, T(0));
+      shift[kind].assign(samples.n, std::numeric_limits<T>::infinity());
+      constant[kind].assign(samples.n, T(0));
+    });
+  }
+
+  void set_weight(int64_t i, int kind, const Slope& slope, double weight) {
+    // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
+    const T rounded = T(slope.shift);
+    const double rest = std::isfinite(slope.shift) ? std::exp(double(rounded) - slope.shift) : 1;
+    factor[kind][i] = T(slope.factor * weight * rest);
+    shift[kind][i] = rounded;
+    constant[kind][i] = T(slope.constant * weight);
+  }
+
+  Weights<T> weights() const {
+    Weights<T> view;
+    for_kinds([&](int kind) { view.of[kind] = {factor[kind].data(), shift[kind].data(), constant[kind].data()}; });
+    view.given = given.data();
+    return view;
+  }
 };
 
 template <typename T>
 class PairSweep {
  public:
+  // `self`: see Tile. `two_sided`: the references are anchors as well.
   PairSweep(const PairKernels<T>& loss, const std::vector<double>& params, const Distance& distance,
-            Samples<T>& anchors, Samples<T>& references)
+            AnchorSide<T>& anchors, AnchorSide<T>& references, const int64_t* self, bool two_sided)
       : loss_(loss),
         params_(params),
         distance_(distance),
-        x_(anchors),
-        y_(references),
+        rows_(anchors),
+        cols_(references),
+        x_(anchors.samples),
+        y_(references.samples),
+        self_(self),
         symmetric_(&anchors == &references),
-        totals(anchors.n),
-        pos_begin_(anchors.n),
-        pos_end_(anchors.n) {
-    for (int64_t i = 0; i < x_.n; ++i) {
-      const auto stretch = std::equal_range(y_.labels.begin(), y_.labels.end(), x_.labels[i]);
-      pos_begin_[i] = stretch.first - y_.labels.begin();
-      pos_end_[i] = stretch.second - y_.labels.begin();
-    }
+        two_sided_(two_sided) {
     const bool kept = keeps_scores();
     block_ = task_length(kept ? std::max(x_.n, y_.n) : SQUARE, MAX_BLOCK);
     square_rows_ = kept ? round_up(x_.n) : SQUARE;
     square_cols_ = kept ? round_up(y_.n) : SQUARE;
-    // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
-    ld_ = square_cols_ + (square_cols_ / 16 % 2 == 0 ? 16 : 0);
-    scores_ = Scratch<T>(square_rows_ * ld_);
+    // What is below the diagonal is never visited. Up to SQUARE its memory is not worth the shorter products that
+    // panels of different lengths allow.
+    upper_ = symmetric_ && kept && x_.n > SQUARE;
+    int64_t size = 0;
+    for (int64_t I = 0; I < blocks(square_rows_); ++I) {
+      panels_.push_back(size - first_column(I));
+      size += block_ * ld(I);
+    }
+    scores_ = Scratch<T>(size);
     partial_[0] = Scratch<T>(CHANNELS * blocks(square_cols_) * square_rows_);
-    partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
+    if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
 
   // In whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
   bool keeps_scores() const {
     const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
-    return padded(x_.n) * padded(y_.n) <= KEPT_SCORES;
+    const int64_t rows = padded(x_.n), cols = padded(y_.n);
+    return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
   }
 
   struct Pass {
     bool compute_scores = true;
-    bool add_totals = false;
-    const Weights<T>* weights = nullptr;  // null: no gradient
-    bool only_positives = false;          // tiles without positives are passed over
+    bool add[2] = {false, false};  // the statistics of negatives, of positives
+    bool gradient = false;
+    bool only_positives = false;  // tiles without positives are passed over
   };
 
   // Visits every pair once. Gradients are added to those of the samples that have them.
@@ -93,7 +156,7 @@ class PairSweep {
   }
 
  private:
-  static constexpr int CHANNELS = 5;  // four sums, and the sums of the slopes
+  static constexpr int CHANNELS = 2 * STATISTICS + 1;  // statistics of both kinds, and the sums of the slopes
 
   struct Square {
     int64_t top, rows, left, cols;
@@ -111,19 +174,29 @@ class PairSweep {
     const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
     const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
     // Sorted labels: the stretches of the tile's rows follow each other.
-    return pos_begin_[first] < end && pos_end_[last] > begin;
+    return rows_.pos_begin[first] < end && rows_.pos_end[last] > begin;
   }
 
-  T* tile_scores(int64_t I, int64_t J) const { return scores_.get() + I * block_ * ld_ + J * block_; }
+  // The scores of block row I of a square are a panel of their own.
+  int64_t first_column(int64_t I) const { return upper_ ? I * block_ : 0; }
+  int64_t ld(int64_t I) const {
+    // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
+    const int64_t length = square_cols_ - first_column(I);
+    return length + (length / 16 % 2 == 0 ? 16 : 0);
+  }
+  T* scores_at(int64_t I, int64_t col) const { return scores_.get() + panels_[I] + col; }
 
-  // Sums for the samples [at, at + block) of one side that come from block `other` of the other side.
+  // What the samples [at, at + block) of one side have from block `other` of the other side.
   T* partial(int side, int channel, int64_t other, int64_t at) const {
     const int64_t others = blocks(side == 0 ? square_cols_ : square_rows_);
     return partial_[side].get() + (channel * others + other) * (side == 0 ? square_rows_ : square_cols_) + at;
   }
-  Sums<T> partial_sums(int side, int64_t other, int64_t at) const {
-    return {partial(side, 0, other, at), partial(side, 1, other, at), partial(side, 2, other, at),
-            partial(side, 3, other, at)};
+  Parts<T> parts(int side, int64_t other, int64_t at) const {
+    Parts<T> view;
+    for_kinds([&](int kind) {
+      for (int k = 0; k < STATISTICS; ++k) view.of[kind][k] = partial(side, kind * STATISTICS + k, other, at);
+    });
+    return view;
   }
 
   void visit_square(const Square& s, const Pass& pass) {
@@ -142,103 +215,134 @@ class PairSweep {
     }
     parallel_for(tiles.size(), [&](int64_t t) { visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass); });
 
-    collect(s.top, s.rows, 0, col_blocks, pass);
-    if (col_side == 1) collect(s.left, s.cols, 1, row_blocks, pass);
-    if (pass.weights) add_gradients(s, pass);
+    collect(rows_, s.top, s.rows, 0, s.left, col_blocks, pass);
+    if (col_side == 1) collect(cols_, s.left, s.cols, 1, s.top, row_blocks, pass);
+    if (pass.gradient) add_gradients(s, pass);
   }
 
   void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
     const int64_t at_row = I * block_, at_col = J * block_;
     Tile<T> tile;
-    tile.scores = tile_scores(I, J);
-    tile.ld = ld_;
+    tile.scores = scores_at(I, at_col);
+    tile.ld = ld(I);
     tile.row = s.top + at_row;
     tile.rows = std::min(block_, s.rows - at_row);
     tile.col = s.left + at_col;
     tile.cols = std::min(block_, s.cols - at_col);
-    tile.pos_begin = pos_begin_.data();
-    tile.pos_end = pos_end_.data();
-    tile.self_pairs = symmetric_;
-    const bool mirrored = symmetric_ && tile.row != tile.col;
+    tile.pos_begin = rows_.pos_begin.data();
+    tile.pos_end = rows_.pos_end.data();
+    tile.self = self_;
+    const bool diagonal = symmetric_ && tile.row == tile.col;
 
     if (pass.compute_scores) {
       compute_scores(x_, tile.row, tile.rows, y_, tile.col, tile.cols, distance_.metric, tile.scores, tile.ld);
     }
-    if (pass.add_totals) {
-      const Sums<T> of_cols = partial_sums(col_side, I, at_col);
-      loss_.sums(tile, params_.data(), distance_.similarity, partial_sums(0, J, at_row), mirrored ? &of_cols : nullptr);
-    }
-    if (pass.weights) {
+    for_kinds([&](int kind) {
+      if (!pass.add[kind]) return;
+      const Parts<T> of_rows = parts(0, J, at_row), of_cols = parts(col_side, I, at_col);
+      const bool both = two_sided_ || (symmetric_ && !diagonal);
+      loss_.statistics(tile, params_.data(), distance_.similarity, kind == 1, rows_.given.data(), cols_.given.data(),
+                       of_rows, both ? &of_cols : nullptr);
+    });
+    if (pass.gradient) {
       // Every tile is all that its rows and columns get from each other, save that a tile on the diagonal holds both
       // (i, j) and (j, i): there the weights of both meet in each entry, and its column sums are its row sums.
-      T* row_sums = partial(0, 4, J, at_row);
-      const bool diagonal_tile = symmetric_ && !mirrored;
-      std::vector<T> unused(diagonal_tile ? tile.cols : 0);
-      T* col_sums = diagonal_tile ? unused.data() : partial(col_side, 4, I, at_col);
-      loss_.slopes(tile, params_.data(), distance_.metric, distance_.similarity, *pass.weights, symmetric_, row_sums,
-                   col_sums);
+      T* row_sums = partial(0, CHANNELS - 1, J, at_row);
+      std::array<T, MAX_BLOCK> unused{};
+      T* col_sums = diagonal ? unused.data() : partial(col_side, CHANNELS - 1, I, at_col);
+      const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
+      loss_.slopes(tile, params_.data(), distance_.metric, distance_.similarity, of_rows,
+                   symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums, col_sums);
     }
   }
 
   // Adds up what the tiles of a square left for the samples [begin, begin + count) of one side, in a fixed order.
-  void collect(int64_t begin, int64_t count, int side, int64_t others, const Pass& pass) {
-    Samples<T>& samples = side == 0 || symmetric_ ? x_ : y_;
-    const auto total = [&](int channel, int64_t i) {
-      double sum = 0;
-      for (int64_t other = 0; other < others; ++other) sum += partial(side, channel, other, i)[0];
-      return sum;
-    };
+  // `other` is the first sample of the blocks of the other side.
+  void collect(AnchorSide<T>& anchors, int64_t begin, int64_t count, int side, int64_t other, int64_t others,
+               const Pass& pass) {
+    const bool statistics = side == 0 || symmetric_ || two_sided_;
+    std::vector<T>& slope_sums = anchors.samples.slope_sums;
     parallel_rows(count, CHANNELS * others, [&](int64_t i) {
-      if (pass.add_totals && (side == 0 || symmetric_)) {
-        totals.pos[begin + i] += total(0, i);
-        totals.neg[begin + i] += total(1, i);
-        totals.pos_count[begin + i] += total(2, i);
-        totals.neg_count[begin + i] += total(3, i);
-      }
-      if (pass.weights && !samples.slope_sums.empty()) samples.slope_sums[begin + i] += T(total(4, i));
+      for_kinds([&](int kind) {
+        if (!pass.add[kind] || !statistics) return;
+        Total& total = anchors.totals[kind][begin + i];
+        for (int64_t J = 0; J < others; ++J) {
+          const T* part = partial(side, kind * STATISTICS, J, i);
+          const int64_t next = partial(side, 1, 0, 0) - partial(side, 0, 0, 0);
+          merge(loss_.reduction[kind], total, {{part[0], part[next], part[2 * next]}}, other + J * block_);
+        }
+      });
+      if (!pass.gradient || slope_sums.empty()) return;
+      double sum = 0;
+      for (int64_t J = 0; J < others; ++J) sum += partial(side, CHANNELS - 1, J, i)[0];
+      slope_sums[begin + i] += T(sum);
     });
+  }
+
+  static void merge(Reduction reduction, Total& total, const Total& part, int64_t first) {
+    auto& [a, b, c] = total.of;
+    const auto& [value, count, third] = part.of;
+    switch (reduction) {
+      case Reduction::Sum:
+        a += value, b += count, c += third;
+        return;
+      case Reduction::LogSumExp:
+        if (count == 0) return;
+        if (a < value) {
+          b = b * std::exp(a - value) + count;
+          a = value;
+        } else {
+          b += count * std::exp(value - a);
+        }
+        c += third;
+        return;
+      case Reduction::Max:
+        if (count == 0 || !(value > a || std::isnan(value))) return;
+        a = value, b = double(first) + count;
+    }
   }
 
   void add_gradients(const Square& s, const Pass& pass) {
     const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols), d = x_.d;
     const bool diagonal = on_diagonal(s);
-    Samples<T>& col_samples = symmetric_ ? x_ : y_;
     const int64_t row_tasks = x_.has_gradient ? row_blocks : 0;
-    const int64_t col_tasks = !diagonal && col_samples.has_gradient ? col_blocks : 0;
+    const int64_t col_tasks = !diagonal && y_.has_gradient ? col_blocks : 0;
     parallel_for(row_tasks + col_tasks, [&](int64_t task) {
       if (task < row_tasks) {
         const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
         T* out = x_.gradient.get() + (s.top + at) * d;
         // Below the diagonal the tile is that of the mirrored place.
         for_runs(
-            diagonal ? I : 0, col_blocks, s.cols, [&](int64_t J) { return visited(s, I, J, pass); },
+            diagonal ? I : 0, col_blocks, s.cols, false, [&](int64_t J) { return visited(s, I, J, pass); },
             [&](int64_t from, int64_t length) {
-              add_products(Op::None, rows, length, scores_.get() + at * ld_ + from, ld_, y_, s.left + from, out);
+              add_products(Op::None, rows, length, scores_at(I, from), ld(I), y_, s.left + from, out);
             });
-        for_runs(
-            0, diagonal ? I : 0, s.rows, [&](int64_t J) { return visited(s, J, I, pass); },
-            [&](int64_t from, int64_t length) {
-              add_products(Op::Transpose, rows, length, scores_.get() + from * ld_ + at, ld_, x_, s.top + from, out);
-            });
+        if (diagonal) add_transposed(s, I, at, rows, I, pass, out);
       } else {
         const int64_t J = task - row_tasks, at = J * block_, cols = std::min(block_, s.cols - at);
-        T* out = col_samples.gradient.get() + (s.left + at) * d;
-        for_runs(
-            0, row_blocks, s.rows, [&](int64_t I) { return visited(s, I, J, pass); },
-            [&](int64_t from, int64_t length) {
-              add_products(Op::Transpose, cols, length, scores_.get() + from * ld_ + at, ld_, x_, s.top + from, out);
-            });
+        add_transposed(s, J, at, cols, row_blocks, pass, y_.gradient.get() + (s.left + at) * d);
       }
     });
   }
 
-  // f(first, length) for each unbroken run of the blocks [begin, end) that are wanted, in samples of a side of `limit`.
+  // out += the transposed tiles (I, J), I in [0, end), times the rows' samples.
+  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t cols, int64_t end, const Pass& pass, T* out) {
+    for_runs(
+        0, end, s.rows, upper_, [&](int64_t I) { return visited(s, I, J, pass); },
+        [&](int64_t from, int64_t length) {
+          const int64_t I = from / block_;
+          add_products(Op::Transpose, cols, length, scores_at(I, at), ld(I), x_, s.top + from, out);
+        });
+  }
+
+  // f(first, length) for each unbroken run of the blocks [begin, end) that are wanted, or for each one of them, in
+  // samples of a side of `limit`.
   template <typename Wanted, typename F>
-  void for_runs(int64_t begin, int64_t end, int64_t limit, const Wanted& wanted, const F& f) const {
+  void for_runs(int64_t begin, int64_t end, int64_t limit, bool one_by_one, const Wanted& wanted, const F& f) const {
     for (int64_t b = begin; b < end; ++b) {
       if (!wanted(b)) continue;
       const int64_t first = b;
-      while (b + 1 < end && wanted(b + 1)) ++b;
+      while (!one_by_one && b + 1 < end && wanted(b + 1)) ++b;
       f(first * block_, std::min((b + 1) * block_, limit) - first * block_);
     }
   }
@@ -246,16 +350,15 @@ class PairSweep {
   const PairKernels<T>& loss_;
   const std::vector<double>& params_;
   const Distance distance_;
+  AnchorSide<T>& rows_;
+  AnchorSide<T>& cols_;
   Samples<T>& x_;
   Samples<T>& y_;
-  const bool symmetric_;
-
- public:
-  Totals totals;
-
- private:
-  std::vector<int64_t> pos_begin_, pos_end_;
-  int64_t block_, square_rows_, square_cols_, ld_;
+  const int64_t* self_;
+  const bool symmetric_, two_sided_;
+  int64_t block_, square_rows_, square_cols_;
+  bool upper_ = false;
+  std::vector<int64_t> panels_;
   Scratch<T> scores_;
   Scratch<T> partial_[2];
 };
@@ -273,109 +376,281 @@ const PairKernels<T>& find_loss(const std::string& name, const std::vector<doubl
   STD_TORCH_CHECK(false, "no CPU kernel for the loss ", name);
 }
 
-template <typename T>
-struct WeightVectors {
-  std::vector<T> pos, neg;
-  WeightVectors(int64_t n, T pos_weight, T neg_weight) : pos(n, pos_weight), neg(n, neg_weight) {}
-  Weights<T> view() const { return {pos.data(), neg.data()}; }
+struct Arguments {
+  const Tensor& embeddings;
+  const std::optional<Tensor>& ref_emb;
+  const Tensor& labels;
+  const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
+  const std::string& loss;
+  const std::vector<double>& params;
+  Distance distance;
+  bool two_sided;
+  const std::string& reduction;
+  bool grad_embeddings, grad_ref;
 };
 
 using Results = std::tuple<Tensor, Tensor, Tensor>;
 
 template <typename T>
-Results compute(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
-                const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
-                const PairKernels<T>& loss, const std::vector<double>& params, const Distance& distance,
-                const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-  Samples<T> anchors(embeddings, &labels);
-  std::optional<Samples<T>> other;
-  if (ref_emb) other.emplace(*ref_emb, &*ref_labels);
-  Samples<T>& references = other ? *other : anchors;
-  const int64_t n = anchors.n;
-
-  const std::vector<T> center = distance.metric == Metric::Dot ? std::vector<T>() : center_of<T>(embeddings);
-  anchors.load(embeddings, distance, center, grad_embeddings);
-  if (other) other->load(*ref_emb, distance, center, grad_ref);
-  const bool gradients = grad_embeddings || grad_ref;
-
-  PairSweep<T> sweep(loss, params, distance, anchors, references);
-  const Totals& totals = sweep.totals;
-  const auto value_of_mean = [&](double pos_weight, double neg_weight) {
-    return pos_weight * sum(totals.pos) + neg_weight * sum(totals.neg);
-  };
-  const auto finished = [&](Tensor value) {
-    return Results(std::move(value), anchors.gradient_tensor(embeddings),
-                   other ? other->gradient_tensor(*ref_emb) : new_tensor(embeddings, {0}, scalar_type<T>));
-  };
-
-  if (reduction == "none") {
-    WeightVectors<T> weights(n, 0, 0);
-    if (row_grad) {
-      const std::vector<T> incoming = floating_vector<T>(*row_grad);
-      for (int64_t i = 0; i < n; ++i) weights.pos[i] = weights.neg[i] = incoming[anchors.order[i]];
+class PairLoss {
+ public:
+  explicit PairLoss(const Arguments& arguments)
+      : args_(arguments),
+        loss_(find_loss<T>(args_.loss, args_.params)),
+        x_(args_.embeddings, &args_.labels),
+        y_(args_.ref_emb ? std::optional<Samples<T>>(std::in_place, *args_.ref_emb, &*args_.ref_labels)
+                         : std::nullopt) {
+    const std::vector<T> center = center_of<T>(args_.embeddings, args_.distance);
+    x_.load(args_.embeddings, args_.distance, center, args_.grad_embeddings);
+    if (y_) y_->load(*args_.ref_emb, args_.distance, center, args_.grad_ref);
+    rows_.emplace(x_, references());
+    rows_->start(loss_);
+    if (y_) {
+      other_.emplace(*y_, x_);
+      other_->start(loss_);
     }
-    const Weights<T> view = weights.view();
-    sweep.run({.add_totals = true, .weights = gradients ? &view : nullptr});
-    std::vector<T> values(n);
-    for (int64_t i = 0; i < n; ++i) values[anchors.order[i]] = T(totals.pos[i] + totals.neg[i]);
-    return finished(new_vector(embeddings, values));
-  }
-  if (reduction == "sum" || !loss.mean_over_terms) {
-    const double weight = reduction == "sum" ? 1.0 : 1.0 / static_cast<double>(std::max<int64_t>(n, 1));
-    const WeightVectors<T> weights(n, T(weight), T(weight));
-    const Weights<T> view = weights.view();
-    sweep.run({.add_totals = true, .weights = gradients ? &view : nullptr});
-    return finished(new_scalar(embeddings, T(value_of_mean(weight, weight))));
+    find_selves();
   }
 
-  // A mean over terms: how much each counts is known when all have been seen. With the scores kept, the gradient
-  // follows in a second sweep over them. Otherwise the one sweep also adds up the negatives' gradient, still unscaled,
-  // and a second one over the few tiles that have positives adds theirs.
-  const bool kept = sweep.keeps_scores();
-  const WeightVectors<T> unscaled(n, 0, 1);
-  const Weights<T> unscaled_view = unscaled.view();
-  sweep.run({.add_totals = true, .weights = gradients && !kept ? &unscaled_view : nullptr});
-  const double pos_weight = 1 / std::max(sum(totals.pos_count), 1.0);
-  const double neg_weight = 1 / std::max(sum(totals.neg_count), 1.0);
-  if (gradients && kept) {
-    const WeightVectors<T> weights(n, T(pos_weight), T(neg_weight));
-    const Weights<T> view = weights.view();
-    sweep.run({.compute_scores = false, .weights = &view});
-  } else if (gradients) {
-    if (grad_embeddings) anchors.scale_gradient(T(neg_weight));
-    if (grad_ref) references.scale_gradient(T(neg_weight));
-    const WeightVectors<T> weights(n, T(pos_weight), 0);
-    const Weights<T> view = weights.view();
-    sweep.run({.weights = &view, .only_positives = true});
+  Results run() {
+    const bool gradients = args_.grad_embeddings || args_.grad_ref;
+    PairSweep<T> sweep(loss_, args_.params, args_.distance, *rows_, columns(), self_.empty() ? nullptr : self_.data(),
+                       args_.two_sided);
+    const bool kept = sweep.keeps_scores();
+    const bool sums = loss_.reduction[0] == Reduction::Sum && loss_.reduction[1] == Reduction::Sum;
+    const bool means_over_terms = args_.reduction == "mean" && loss_.separate_means;
+
+    if (sums && !(means_over_terms && kept)) {
+      // The weights of the pairs are known before, up to the means over terms: there the negatives' gradient is added
+      // up unscaled, and a second sweep over the few tiles that have positives adds theirs.
+      if (gradients) set_sums_weights(means_over_terms ? 0 : 1, 1);
+      sweep.run({.add = {true, true}, .gradient = gradients});
+      finish();
+      if (gradients && means_over_terms) {
+        const double pos_weight = 1 / counts_[1], neg_weight = 1 / counts_[0];
+        for_samples([&](Samples<T>& samples) {
+          if (samples.has_gradient) samples.scale_gradient(T(neg_weight));
+        });
+        for (AnchorSide<T>* side : sides()) {
+          std::fill(side->constant[1].begin(), side->constant[1].end(), T(pos_weight));
+          std::fill(side->constant[0].begin(), side->constant[0].end(), T(0));
+        }
+        sweep.run({.gradient = true, .only_positives = true});
+      }
+      return results();
+    }
+    if (loss_.positives_given) {
+      sweep.run({.add = {true, false}});
+      for (AnchorSide<T>* side : sides()) {
+        for (int64_t i = 0; i < side->samples.n; ++i) side->given[i] = T(statistic(*side, 0, i).value);
+      }
+      sweep.run({.compute_scores = !kept, .add = {false, true}, .only_positives = true});
+    } else {
+      sweep.run({.add = {true, true}});
+    }
+    finish();
+    if (gradients && loss_.reduction[1] == Reduction::Max) {
+      add_extreme_pairs();
+    } else if (gradients) {
+      sweep.run({.compute_scores = !kept, .gradient = true});
+    }
+    return results();
   }
-  return finished(new_scalar(embeddings, T(value_of_mean(pos_weight, neg_weight))));
-}
+
+ private:
+  Samples<T>& references() { return y_ ? *y_ : x_; }
+  AnchorSide<T>& columns() { return other_ ? *other_ : *rows_; }
+  // Those whose samples are anchors.
+  std::vector<AnchorSide<T>*> sides() {
+    return args_.two_sided ? std::vector<AnchorSide<T>*>{&*rows_, &*other_} : std::vector<AnchorSide<T>*>{&*rows_};
+  }
+  template <typename F>
+  void for_samples(const F& f) {
+    f(x_);
+    if (y_) f(*y_);
+  }
+
+  // self_[i]: the sorted position of the reference that sorted anchor i is itself.
+  void find_selves() {
+    if (!y_) {
+      self_.resize(x_.n);
+      std::iota(self_.begin(), self_.end(), 0);
+    } else if (args_.self_index) {
+      const std::vector<int64_t> rows = integer_vector(*args_.self_index);
+      std::vector<int64_t> position(y_->n);
+      for (int64_t j = 0; j < y_->n; ++j) position[y_->order[j]] = j;
+      self_.resize(x_.n);
+      for (int64_t i = 0; i < x_.n; ++i) {
+        const int64_t row = rows[x_.order[i]];
+        STD_TORCH_CHECK(row >= -1 && row < y_->n, "self_index must hold rows of ref_emb or -1, got ", row);
+        self_[i] = row < 0 ? -1 : position[row];
+      }
+    }
+  }
+
+  Statistic statistic(const AnchorSide<T>& side, int kind, int64_t i) const {
+    const int64_t self = self_.empty() ? -1 : self_[i];
+    const int64_t positives = side.pos_end[i] - side.pos_begin[i];
+    const bool among_positives = self >= side.pos_begin[i] && self < side.pos_end[i];
+    const int64_t others = (&side == &*rows_ && y_ ? *y_ : x_).n;
+    const int64_t pairs = kind == 1 ? positives - among_positives : others - positives - (self >= 0 && !among_positives);
+    const auto& [a, b, c] = side.totals[kind][i].of;
+    switch (loss_.reduction[kind]) {
+      case Reduction::Sum:
+        return {.pairs = double(pairs), .value = a, .nonzero = b, .given_slope = c};
+      case Reduction::LogSumExp:
+        return {.pairs = double(pairs), .value = b == 0 ? a : a + std::log(b), .sum = c};
+      case Reduction::Max:
+        return {.pairs = double(pairs), .value = a};
+    }
+    __builtin_unreachable();
+  }
+
+  // How much the loss of sorted anchor i of a side counts.
+  double weight(const std::vector<T>& incoming, const AnchorSide<T>& side, int64_t i) const {
+    const double share = args_.two_sided ? 0.5 : 1;
+    return args_.reduction == "none" ? (incoming.empty() ? 0 : share * incoming[side.samples.order[i]]) : share;
+  }
+  std::vector<T> incoming() const { return args_.row_grad ? floating_vector<T>(*args_.row_grad) : std::vector<T>(); }
+
+  // The weights of a loss that is a sum, before the sweep.
+  void set_sums_weights(double positives, double negatives) {
+    const std::vector<T> row_grad = incoming();
+    for (AnchorSide<T>* side : sides()) {
+      const double count = args_.reduction == "mean" && !loss_.separate_means ? double(side->samples.n) : 1;
+      for (int64_t i = 0; i < side->samples.n; ++i) {
+        const double w = weight(row_grad, *side, i) / count;
+        side->constant[1][i] = T(positives * w);
+        side->constant[0][i] = T(negatives * w);
+      }
+    }
+  }
+
+  // From the statistics: the anchors' losses, the result, and the weights for the gradient sweep.
+  void finish() {
+    const std::vector<T> row_grad = incoming();
+    values_.assign(args_.reduction == "none" ? x_.n : 0, 0);
+    value_ = 0;
+    for (AnchorSide<T>* side : sides()) {
+      const int64_t n = side->samples.n;
+      std::vector<Anchor> anchors(n);
+      parallel_rows(n, 64, [&](int64_t i) {
+        anchors[i] = loss_.anchor(args_.params.data(), args_.distance.similarity, statistic(*side, 1, i),
+                                  statistic(*side, 0, i));
+      });
+      double loss = 0, neg_loss = 0, count = 0, neg_count = 0;
+      for (const Anchor& a : anchors) {
+        loss += a.loss, neg_loss += a.neg_loss;
+        count += a.count, neg_count += a.neg_count;
+      }
+      counts_[1] = counts_[0] = 1;
+      if (args_.reduction == "mean") {
+        counts_[1] = std::max(count, 1.0);
+        counts_[0] = loss_.separate_means ? std::max(neg_count, 1.0) : counts_[1];
+      }
+      value_ += (args_.two_sided ? 0.5 : 1) * (loss / counts_[1] + neg_loss / counts_[0]);
+      for (int64_t i = 0; i < n; ++i) {
+        const double w = weight(row_grad, *side, i);
+        side->set_weight(i, 1, anchors[i].pos, w / counts_[1]);
+        side->set_weight(i, 0, anchors[i].neg, w / counts_[0]);
+        if (args_.reduction == "none") {
+          values_[side->samples.order[i]] += T((args_.two_sided ? 0.5 : 1) * (anchors[i].loss + anchors[i].neg_loss));
+        }
+      }
+    }
+  }
+
+  // The gradient of maxima: one positive and one negative an anchor.
+  void add_extreme_pairs() {
+    struct Pair {
+      int64_t row, col;
+      T slope;  // by the dot product
+    };
+    std::vector<Pair> pairs;
+    const double sign = args_.distance.similarity ? 1 : -1;
+    for (int64_t i = 0; i < x_.n; ++i) {
+      for_kinds([&](int kind) {
+        const Total& total = rows_->totals[kind][i];
+        if (total.of[1] == 0) return;
+        // The terms are the scores or their negatives.
+        const double term_slope = kind == 1 ? -sign : sign, score = term_slope * total.of[0];
+        const double score_slope = args_.distance.metric == Metric::Dot           ? 1
+                                   : args_.distance.metric == Metric::SqEuclidean ? -2
+                                   : score == 0                                   ? 0
+                                                                                  : -1 / score;
+        pairs.push_back({i, int64_t(total.of[1]) - 1, T(rows_->constant[kind][i] * term_slope * score_slope)});
+      });
+    }
+    add_pairs(pairs, x_, references(), [](const Pair& p) { return p.row; }, [](const Pair& p) { return p.col; });
+    add_pairs(pairs, references(), x_, [](const Pair& p) { return p.col; }, [](const Pair& p) { return p.row; });
+  }
+
+  // Adds to the gradient of one side; each of its rows belongs to one task.
+  template <typename Pair, typename Own, typename Other>
+  static void add_pairs(const std::vector<Pair>& pairs, Samples<T>& side, const Samples<T>& others, const Own& own,
+                        const Other& other) {
+    if (!side.has_gradient) return;
+    std::vector<int64_t> begin(side.n + 1, 0), by_row(pairs.size());
+    for (const Pair& p : pairs) ++begin[own(p) + 1];
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (size_t k = 0; k < pairs.size(); ++k) by_row[next[own(pairs[k])]++] = k;
+    const int64_t d = side.d;
+    parallel_rows(side.n, 2 * d, [&](int64_t i) {
+      T* __restrict to = side.gradient.get() + i * d;
+      for (int64_t k = begin[i]; k < begin[i + 1]; ++k) {
+        const Pair& p = pairs[by_row[k]];
+        const T* __restrict from = others.rows + other(p) * d;
+        for (int64_t j = 0; j < d; ++j) to[j] += p.slope * from[j];
+        if (!side.slope_sums.empty()) side.slope_sums[i] += p.slope;
+      }
+    });
+  }
+
+  Results results() {
+    Tensor value = args_.reduction == "none" ? new_vector(args_.embeddings, values_) : new_scalar(args_.embeddings, T(value_));
+    return {std::move(value), x_.gradient_tensor(args_.embeddings),
+            y_ ? y_->gradient_tensor(*args_.ref_emb) : new_tensor(args_.embeddings, {0}, scalar_type<T>)};
+  }
+
+  const Arguments& args_;
+  const PairKernels<T>& loss_;
+  Samples<T> x_;
+  std::optional<Samples<T>> y_;
+  std::optional<AnchorSide<T>> rows_, other_;
+  std::vector<int64_t> self_;
+  double value_ = 0, counts_[2] = {1, 1};
+  std::vector<T> values_;
+};
 
 // The Python layer says what is wrong in the user's words; this keeps a direct call of the operator from reading beyond
 // the data.
-void check(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
-           const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad, bool grad_ref) {
-  check_matrix("embeddings", embeddings);
-  check_length("labels", labels, embeddings.size(0));
-  STD_TORCH_CHECK(ref_emb.has_value() == ref_labels.has_value(), "ref_emb and ref_labels go together");
-  STD_TORCH_CHECK(!grad_ref || ref_emb.has_value(), "grad_ref needs ref_emb");
-  if (ref_emb) {
-    check_like("ref_emb", *ref_emb, embeddings);
-    check_length("ref_labels", *ref_labels, ref_emb->size(0));
+void check(const Arguments& args) {
+  check_matrix("embeddings", args.embeddings);
+  const int64_t n = args.embeddings.size(0);
+  check_length("labels", args.labels, n);
+  STD_TORCH_CHECK(args.ref_emb.has_value() == args.ref_labels.has_value(), "ref_emb and ref_labels go together");
+  STD_TORCH_CHECK(!args.grad_ref || args.ref_emb, "grad_ref needs ref_emb");
+  STD_TORCH_CHECK(!args.self_index || args.ref_emb, "self_index needs ref_emb");
+  STD_TORCH_CHECK(!args.two_sided || (args.ref_emb && !args.self_index), "two_sided needs ref_emb and no self_index");
+  if (args.ref_emb) {
+    check_like("ref_emb", *args.ref_emb, args.embeddings);
+    check_length("ref_labels", *args.ref_labels, args.ref_emb->size(0));
+    STD_TORCH_CHECK(!args.two_sided || args.ref_emb->size(0) == n, "two_sided needs as many references as anchors");
   }
-  if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
+  if (args.self_index) check_length("self_index", *args.self_index, n);
+  if (args.row_grad) check_length("row_grad", *args.row_grad, n);
 }
 
 Results pair_loss(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
-                  const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& row_grad,
-                  const std::string& loss, const std::vector<double>& params, const std::string& distance,
-                  const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-  check(embeddings, ref_emb, labels, ref_labels, row_grad, grad_ref);
-  return with_compute_type(embeddings, [&](auto zero) {
-    using T = decltype(zero);
-    return compute<T>(embeddings, ref_emb, labels, ref_labels, row_grad, find_loss<T>(loss, params), params,
-                      distance_named(distance), reduction, grad_embeddings, grad_ref);
-  });
+                  const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
+                  const std::optional<Tensor>& row_grad, const std::string& loss, const std::vector<double>& params,
+                  const std::string& distance, bool two_sided, const std::string& reduction, bool grad_embeddings,
+                  bool grad_ref) {
+  const Arguments args{embeddings, ref_emb,  labels,    ref_labels, self_index,      row_grad, loss, params,
+                       distance_named(distance), two_sided, reduction,  grad_embeddings, grad_ref};
+  check(args);
+  return with_compute_type(embeddings, [&](auto zero) { return PairLoss<decltype(zero)>(args).run(); });
 }
 
 }  // namespace

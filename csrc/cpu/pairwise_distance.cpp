@@ -30,7 +30,7 @@ struct Sides {
   Sides(const Tensor& x_tensor, const std::optional<Tensor>& y_tensor, const std::string& metric, bool grad_x = false,
         bool grad_y = false)
       : distance(distance_named(metric)), x(x_tensor, nullptr) {
-    const std::vector<T> center = distance.metric == Metric::Dot ? std::vector<T>() : center_of<T>(x_tensor);
+    const std::vector<T> center = center_of<T>(x_tensor, distance);
     x.load(x_tensor, distance, center, grad_x);
     if (y_tensor) {
       other.emplace(*y_tensor, nullptr);

@@ -26,6 +26,8 @@ inline Distance distance_named(const std::string& name) {
   if (name == "cosine") return {Metric::Dot, true, true};
   if (name == "dot") return {Metric::Dot, true, false};
   if (name == "sqeuclidean") return {Metric::SqEuclidean, false, false};
+  if (name == "unit_sqeuclidean") return {Metric::SqEuclidean, false, true};
+  if (name == "unit_euclidean") return {Metric::Euclidean, false, true};
   STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
   return {Metric::Euclidean, false, false};
 }
@@ -79,10 +81,10 @@ struct Samples {
           inverse_norm[r] = norm == T(0) ? T(0) : std::isinf(norm) ? T(NAN) : T(1) / norm;
           for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norm[r];
         }
-        if (distances) {
+        if (!center.empty()) {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
-          norms[r] = k.dot(row, row, d);
         }
+        if (distances) norms[r] = k.dot(row, row, d);
         if (half) k.to_bfloat16(row, d, half_rows.get() + r * d);
         if (want_gradient) std::memset(gradient.get() + r * d, 0, d * sizeof(T));
       });
@@ -124,9 +126,10 @@ struct Samples {
 
 // Distances do not change when the origin moves, and their squares cancel less near the middle of the samples. Moved
 // are the columns that lie far from zero for their width: there the subtraction hardly rounds, elsewhere it gains
-// nothing.
+// nothing. Empty where nothing is to be moved.
 template <typename T>
-std::vector<T> center_of(const Tensor& x) {
+std::vector<T> center_of(const Tensor& x, const Distance& distance) {
+  if (distance.metric == Metric::Dot || distance.unit_rows) return {};
   const int64_t n = x.size(0), d = x.size(1), down = x.stride(0), across = x.stride(1);
   std::vector<double> sum(d, 0), squares(d, 0);
   with_floating(x, [&](const auto* data) {
