@@ -41,6 +41,9 @@ constexpr int64_t SQUARE = 2048;
 // 4096, 34 MiB in float32.
 constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
 
+// At most so many are computed by one product.
+constexpr int64_t RUN_SCORES = int64_t(1) << 17;
+
 // What an anchor's pairs of one kind came to so far: as in Parts, but in double, and Max with the sorted position.
 struct Total {
   double of[STATISTICS];
@@ -85,7 +88,7 @@ struct AnchorSide {
   void set_weight(int64_t i, int kind, const Slope& slope, double weight) {
     // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
     const T rounded = T(slope.shift);
-    const double rest = std::isfinite(slope.shift) ? std::exp(double(rounded) - slope.shift) : 1;
+    const double rest = std::isfinite(slope.shift) ? 1 + (double(rounded) - slope.shift) : 1;
     factor[kind][i] = T(slope.factor * weight * rest);
     shift[kind][i] = rounded;
     constant[kind][i] = T(slope.constant * weight);
@@ -208,16 +211,34 @@ class PairSweep {
       std::memset(partial_[side].get(), 0, (partial(side, CHANNELS, 0, 0) - partial_[side].get()) * sizeof(T));
     }
     std::vector<std::pair<int64_t, int64_t>> tiles;
-    for (int64_t I = 0; I < row_blocks; ++I) {
-      for (int64_t J = 0; J < col_blocks; ++J) {
+    for (int64_t J = 0; J < col_blocks; ++J) {
+      for (int64_t I = 0; I < row_blocks; ++I) {
         if (visited(s, I, J, pass)) tiles.emplace_back(I, J);
       }
     }
-    parallel_for(tiles.size(), [&](int64_t t) { visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass); });
+    parallel_ranges(tiles.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin, done = begin; t < end; ++t) {
+        if (pass.compute_scores && t == done) done = score_run(s, tiles, t, end);
+        visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass);
+      }
+    });
 
     collect(rows_, s.top, s.rows, 0, s.left, col_blocks, pass);
     if (col_side == 1) collect(cols_, s.left, s.cols, 1, s.top, row_blocks, pass);
     if (pass.gradient) add_gradients(s, pass);
+  }
+
+  // Computes the scores of tiles[t] and of those before `end` that lie below it, up to a number that stays in the
+  // second-level cache: one tall product is faster than several. Returns the first tile beyond.
+  int64_t score_run(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, int64_t t, int64_t end) {
+    const auto [I, J] = tiles[t];
+    const int64_t most = upper_ ? 1 : RUN_SCORES / (block_ * block_);
+    int64_t length = 1;
+    while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
+    const int64_t row = I * block_, rows = std::min(length * block_, s.rows - row);
+    const int64_t col = J * block_, cols = std::min(block_, s.cols - col);
+    compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I));
+    return t + length;
   }
 
   void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
@@ -234,9 +255,6 @@ class PairSweep {
     tile.self = self_;
     const bool diagonal = symmetric_ && tile.row == tile.col;
 
-    if (pass.compute_scores) {
-      compute_scores(x_, tile.row, tile.rows, y_, tile.col, tile.cols, distance_.metric, tile.scores, tile.ld);
-    }
     for_kinds([&](int kind) {
       if (!pass.add[kind]) return;
       const Parts<T> of_rows = parts(0, J, at_row), of_cols = parts(col_side, I, at_col);

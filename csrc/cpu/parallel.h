@@ -14,11 +14,16 @@ inline int64_t task_length(int64_t total, int64_t most) {
   return std::clamp<int64_t>((share + 15) / 16 * 16, 32, most);
 }
 
-// f(i) for i in [0, n), in contiguous ranges over torch's own thread pool. f must not throw.
+// f(begin, end) for contiguous ranges that make up [0, n), over torch's own thread pool. f must not throw.
+template <typename F>
+void parallel_ranges(int64_t n, const F& f) {
+  if (n > 0) torch::stable::parallel_for(0, n, 1, f);
+}
+
+// f(i) for i in [0, n).
 template <typename F>
 void parallel_for(int64_t n, const F& f) {
-  if (n <= 0) return;
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+  parallel_ranges(n, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) f(i);
   });
 }
