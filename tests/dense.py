@@ -11,6 +11,8 @@ import torch.nn.functional as F
 def scores(x, y, metric):
     if metric == "cosine":
         return F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
+    if metric.startswith("unit_"):
+        return scores(F.normalize(x, dim=1), F.normalize(y, dim=1), metric.removeprefix("unit_"))
     if metric == "dot":
         return x @ y.T
     if x.dtype == torch.float64:
@@ -26,6 +28,38 @@ def pairwise_distance(x, y=None, metric="sqeuclidean"):
     return scores(x, x if y is None else y, metric)
 
 
+def pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self=None):
+    """Scores, similar pairs having the large ones, and the masks of positives and negatives."""
+    own = ref_emb is None
+    y, y_labels = (embeddings, labels) if own else (ref_emb, ref_labels)
+    s = scores(embeddings, y, distance)
+    same = labels[:, None] == y_labels[None, :]
+    pair = torch.ones_like(same)
+    if own or exclude_self is True:
+        pair[range(len(s)), range(len(s))] = False
+    elif isinstance(exclude_self, torch.Tensor):
+        for i, j in enumerate(exclude_self.tolist()):
+            if j >= 0:
+                pair[i, j] = False
+    return (s if distance in ("cosine", "dot") else -s), same & pair, ~same & pair
+
+
+def lse(values, mask):
+    """Row by row over the mask; None for rows without any."""
+    return [row[chosen].logsumexp(0) if chosen.any() else None for row, chosen in zip(values, mask)]
+
+
+def over_anchors(losses, like, reduction, mean=None):
+    """``losses``: one an anchor, None for those that do not count."""
+    zero = like.sum() * 0
+    per_anchor = torch.stack([zero if loss is None else loss for loss in losses]) if losses else like.sum(1)
+    if reduction == "none":
+        return per_anchor
+    if reduction == "sum":
+        return per_anchor.sum()
+    return per_anchor.sum() / max(sum(loss is not None for loss in losses) if mean is None else mean, 1)
+
+
 def contrastive_loss(
     embeddings,
     labels,
@@ -34,19 +68,17 @@ def contrastive_loss(
     *,
     pos_margin=0.0,
     neg_margin=1.0,
-    distance="euclidean",
+    distance="unit_euclidean",
     power=1,
     reduction="mean",
+    exclude_self=None,
 ):
-    symmetric = ref_emb is None
-    s = scores(embeddings, embeddings if symmetric else ref_emb, distance)
-    same = labels[:, None] == (labels if symmetric else ref_labels)[None, :]
-    pair = ~torch.eye(len(s), dtype=torch.bool) if symmetric else torch.ones_like(same)
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
     if distance in ("cosine", "dot"):
         u, v = (pos_margin - s).clamp(min=0), (s - neg_margin).clamp(min=0)
     else:
-        u, v = (s - pos_margin).clamp(min=0), (neg_margin - s).clamp(min=0)
-    u, v = (u * (same & pair)).pow(power), (v * (~same & pair)).pow(power)
+        u, v = (-s - pos_margin).clamp(min=0), (neg_margin + s).clamp(min=0)
+    u, v = (u * positive).pow(power), (v * negative).pow(power)
     if reduction == "none":
         return (u + v).sum(1)
     if reduction == "sum":
@@ -54,6 +86,101 @@ def contrastive_loss(
     if power == 2:
         return (u + v).sum() / max(len(s), 1)
     return u.sum() / max(int((u > 0).sum()), 1) + v.sum() / max(int((v > 0).sum()), 1)
+
+
+def snca_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
+              reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    of_positives, of_all = lse(s / temperature, positive), lse(s / temperature, positive | negative)
+    return over_anchors([None if a is None else b - a for a, b in zip(of_positives, of_all)], s, reduction)
+
+
+def nca_loss(*batch, softmax_scale=1.0, distance="unit_sqeuclidean", **settings):
+    return snca_loss(*batch, temperature=1 / softmax_scale, distance=distance, **settings)
+
+
+def supcon_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
+                reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    u = s / temperature
+    of_all = lse(u, positive | negative)
+    losses = [b - row[p].mean() if p.any() else None for row, p, b in zip(u, positive, of_all)]
+    return over_anchors(losses, s, reduction)
+
+
+def ntxent_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.07, distance="cosine",
+                reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    losses = []
+    for row, p, n in zip(s / temperature, positive, negative):
+        each = [torch.cat([u[None], row[n]]).logsumexp(0) - u for u in row[p]]
+        losses.append(sum(each) if each else None)
+    return over_anchors(losses, s, reduction, int(positive.sum()))
+
+
+def multi_similarity_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, alpha=2.0, beta=50.0, base=0.5,
+                          distance="cosine", reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    excess = s - base if distance in ("cosine", "dot") else s + base
+    pull, push = (-alpha * excess).exp() * positive, (beta * excess).exp() * negative
+    losses = torch.log1p(pull.sum(1)) / alpha + torch.log1p(push.sum(1)) / beta
+    return over_anchors(list(losses), s, reduction)
+
+
+def circle_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, m=0.4, gamma=80.0, distance="cosine",
+                reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    pull = -gamma * (1 + m - s.detach()).clamp(min=0) * (s - (1 - m))
+    push = gamma * (s.detach() + m).clamp(min=0) * (s - m)
+    both = zip(lse(pull, positive), lse(push, negative))
+    losses = [None if a is None or b is None else torch.logaddexp(a + b, 0 * a) for a, b in both]
+    return over_anchors(losses, s, reduction)
+
+
+def generalized_lifted_structure_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, neg_margin=1.0,
+                                      pos_margin=0.0, distance="unit_euclidean", reduction="mean",
+                                      exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    if distance in ("cosine", "dot"):
+        both = zip(lse(pos_margin - s, positive), lse(s - neg_margin, negative))
+    else:
+        both = zip(lse(-s - pos_margin, positive), lse(neg_margin + s, negative))
+    losses = [None if a is None or b is None else (a + b).clamp(min=0) for a, b in both]
+    return over_anchors(losses, s, reduction)
+
+
+def triplet_margin_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, margin=0.05, smooth_loss=False,
+                        triplets_per_anchor="all", distance="unit_euclidean", reduction="mean",
+                        exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    losses, count = [], 0
+    for d, p, n in zip(-s, positive, negative):
+        d_p, d_n = d[p], d[n]
+        if triplets_per_anchor == "hard" and p.any() and n.any():
+            d_p, d_n = d_p.max()[None], d_n.min()[None]
+        gap = (d_p[:, None] - d_n[None, :]).flatten()
+        if triplets_per_anchor == "semihard":
+            gap = gap[(gap < 0) & (gap + margin > 0)]
+        terms = torch.logaddexp(gap + margin, 0 * gap) if smooth_loss else (gap + margin).clamp(min=0)
+        losses.append(terms.sum())
+        count += int((terms > 0).sum())
+    return over_anchors(losses, s, reduction, count)
+
+
+def info_nce_loss(embeddings, ref_emb, *, temperature=0.07, symmetric=True, distance="cosine", reduction="mean"):
+    logits = scores(embeddings, ref_emb, distance) / temperature
+    logits = logits if distance in ("cosine", "dot") else -logits
+    target = torch.arange(len(logits))
+    losses = F.cross_entropy(logits, target, reduction="none") if len(logits) else logits.sum(1)
+    if symmetric and len(logits):
+        losses = (losses + F.cross_entropy(logits.T, target, reduction="none")) / 2
+    return reduced(losses, reduction)
+
+
+def siglip_loss(embeddings, ref_emb, scale=10.0, bias=-10.0, *, reduction="mean"):
+    logits = scores(embeddings, ref_emb, "cosine") * scale + bias
+    sign = 2 * torch.eye(*logits.shape, dtype=logits.dtype) - 1
+    return reduced(torch.logaddexp(-sign * logits, 0 * logits).sum(1), reduction)
 
 
 def linear_cross_entropy(
@@ -71,6 +198,16 @@ def reduced(per_anchor, reduction):
     if reduction == "none":
         return per_anchor
     return per_anchor.sum() if reduction == "sum" else per_anchor.sum() / max(len(per_anchor), 1)
+
+
+def proxy_anchor_loss(embeddings, proxies, labels, *, margin=0.1, alpha=32.0, reduction="mean"):
+    s = scores(embeddings, proxies, "cosine")
+    own = F.one_hot(labels.long(), len(proxies)).to(s.dtype)
+    pull = torch.log1p(((-alpha * (s - margin)).exp() * own).sum(0))
+    push = torch.log1p(((alpha * (s + margin)).exp() * (1 - own)).sum(0))
+    if reduction == "mean":
+        return pull.sum() / max(len(labels.unique()), 1) + push.sum() / len(proxies)
+    return pull + push if reduction == "none" else (pull + push).sum()
 
 
 def spce_loss(embeddings, labels, *, reduction="mean"):

@@ -21,7 +21,7 @@ needs_cpu_kernels = pytest.mark.skipif(
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REDUCTIONS = ("mean", "sum", "none")
-METRICS = ("sqeuclidean", "euclidean", "cosine", "dot")
+METRICS = ("sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean", "cosine", "dot")
 
 # Relative error of the norm. For half precision see `allowed`.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -59,6 +59,26 @@ def batch_and_references(n, d, pattern, generator):
     return {**inputs, "ref_emb": references, "ref_labels": class_labels(pattern, m, generator)}
 
 
+def two_views(n, d, pattern, generator):
+    return {"embeddings": embeddings(n, d, generator), "ref_emb": embeddings(n, d, generator)}
+
+
+def view_and_more(n, d, pattern, generator):
+    """More rows on the second side, negatives of all."""
+    return {"embeddings": embeddings(n, d, generator), "ref_emb": embeddings(n + n // 2 + 1, d, generator)}
+
+
+def sigmoid_views(n, d, pattern, generator):
+    inputs = two_views(n, d, pattern, generator)
+    return inputs | {"scale": torch.tensor(2.5, dtype=torch.float64), "bias": torch.tensor(-1.5, dtype=torch.float64)}
+
+
+def proxies(n, d, pattern, generator):
+    inputs = batch(n, d, pattern, generator)
+    classes = int(inputs["labels"].max()) + 3 if n else 4
+    return inputs | {"proxies": embeddings(classes, d, generator)}
+
+
 def classifier(n, d, pattern, generator, *, bias=False, ignored=None):
     inputs = batch(n, d, pattern, generator)
     classes = int(inputs["labels"].max()) + 3 if n else 4
@@ -93,7 +113,8 @@ def loss(name: str, inputs: Callable, trained: tuple[str, ...], **settings) -> L
 
 def pair_loss(name: str, **settings) -> dict[str, Loss]:
     """A pair loss over the batch's own pairs and against references."""
-    label = "-".join([name, settings["distance"], *(f"p{v}" for k, v in settings.items() if k == "power")])
+    label = "-".join([name.removesuffix("_loss"), *(str(v) for v in settings.values() if isinstance(v, str))])
+    label += "".join(f"-{k}" for k, v in settings.items() if v is True or (k, v) == ("power", 2))
     return {
         label: loss(name, batch, ("embeddings",), **settings),
         f"{label}-refs": loss(name, batch_and_references, ("embeddings", "ref_emb"), **settings),
@@ -107,6 +128,24 @@ LOSSES = {
     **pair_loss("contrastive_loss", distance="dot", pos_margin=0.2, neg_margin=0.01),
     **pair_loss("contrastive_loss", distance="euclidean", power=2, pos_margin=0.0, neg_margin=1.5),
     **pair_loss("contrastive_loss", distance="cosine", power=2, pos_margin=1.0, neg_margin=0.1),
+    **pair_loss("snca_loss", distance="cosine", temperature=0.2),
+    **pair_loss("nca_loss", distance="unit_sqeuclidean", softmax_scale=2.0),
+    **pair_loss("supcon_loss", distance="cosine", temperature=0.1),
+    **pair_loss("supcon_loss", distance="euclidean", temperature=0.5),
+    **pair_loss("ntxent_loss", distance="cosine", temperature=0.1),
+    **pair_loss("ntxent_loss", distance="sqeuclidean", temperature=0.5),
+    **pair_loss("multi_similarity_loss", distance="cosine", beta=20.0),
+    **pair_loss("multi_similarity_loss", distance="unit_euclidean", alpha=3.0, beta=10.0, base=1.0),
+    **pair_loss("circle_loss", distance="cosine", m=0.3, gamma=5.0),
+    **pair_loss("generalized_lifted_structure_loss", distance="unit_euclidean"),
+    **pair_loss("generalized_lifted_structure_loss", distance="dot", neg_margin=0.1, pos_margin=0.9),
+    **pair_loss("triplet_margin_loss", distance="unit_euclidean", triplets_per_anchor="hard"),
+    **pair_loss("triplet_margin_loss", distance="dot", triplets_per_anchor="hard", smooth_loss=True),
+    "info_nce": loss("info_nce_loss", two_views, ("embeddings", "ref_emb")),
+    "info_nce-euclidean": loss("info_nce_loss", two_views, ("embeddings", "ref_emb"), distance="euclidean"),
+    "info_nce-one-sided": loss("info_nce_loss", view_and_more, ("embeddings", "ref_emb"), symmetric=False),
+    "siglip": loss("siglip_loss", sigmoid_views, ("embeddings", "ref_emb", "scale", "bias")),
+    "proxy_anchor": loss("proxy_anchor_loss", proxies, ("embeddings", "proxies"), alpha=8.0),
     "linear_cross_entropy": loss("linear_cross_entropy", classifier, ("embeddings", "weight")),
     "linear_cross_entropy-smooth-ignore": loss(
         "linear_cross_entropy",
