@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,18 +33,108 @@ PER_CLASS = 4
 ROUND_SECONDS = 0.01
 
 
-def dense_contrastive(x: Tensor, labels: Tensor) -> Tensor:
+def cosines(x: Tensor) -> Tensor:
     z = F.normalize(x)
-    s = z @ z.T
+    return z @ z.T
+
+
+def masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     same = labels[:, None] == labels[None, :]
-    positive = same & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
+
+
+def over(u: Tensor, pairs: Tensor) -> Tensor:
+    return u.masked_fill(~pairs, -torch.inf).logsumexp(1)
+
+
+def dense_contrastive(x: Tensor, labels: Tensor) -> Tensor:
+    s, (positive, negative) = cosines(x), masks(labels)
     u = torch.where(positive, F.relu(1 - s), 0)
-    v = torch.where(same, 0, F.relu(s))
+    v = torch.where(negative, F.relu(s), 0)
     return u.sum() / (u > 0).sum().clamp(min=1) + v.sum() / (v > 0).sum().clamp(min=1)
 
 
-def fast_contrastive(x: Tensor, labels: Tensor) -> Tensor:
-    return FP.contrastive_loss(x, labels, pos_margin=1.0, neg_margin=0.0, distance="cosine")
+def dense_snca(x: Tensor, labels: Tensor) -> Tensor:
+    u, (positive, negative) = cosines(x) / 0.1, masks(labels)
+    return (over(u, positive | negative) - over(u, positive)).mean()
+
+
+def dense_supcon(x: Tensor, labels: Tensor) -> Tensor:
+    u, (positive, negative) = cosines(x) / 0.1, masks(labels)
+    return (over(u, positive | negative) - (u * positive).sum(1) / positive.sum(1)).mean()
+
+
+def dense_ntxent(x: Tensor, labels: Tensor) -> Tensor:
+    u, (positive, negative) = cosines(x) / 0.07, masks(labels)
+    return torch.where(positive, F.softplus(over(u, negative)[:, None] - u), 0).sum() / positive.sum()
+
+
+def dense_multi_similarity(x: Tensor, labels: Tensor) -> Tensor:
+    s, (positive, negative) = cosines(x) - 0.5, masks(labels)
+    return (F.softplus(over(-2 * s, positive)) / 2 + F.softplus(over(50 * s, negative)) / 50).mean()
+
+
+def dense_circle(x: Tensor, labels: Tensor) -> Tensor:
+    s, (positive, negative) = cosines(x), masks(labels)
+    u = -80 * F.relu(1.4 - s.detach()) * (s - 0.6)
+    v = 80 * F.relu(s.detach() + 0.4) * (s - 0.4)
+    return F.softplus(over(u, positive) + over(v, negative)).mean()
+
+
+def dense_hard_triplet(x: Tensor, labels: Tensor) -> Tensor:
+    s, (positive, negative) = cosines(x), masks(labels)
+    d = (2 - 2 * s).clamp(min=1e-12).sqrt()
+    farthest = d.masked_fill(~positive, -torch.inf).amax(1)
+    nearest = d.masked_fill(~negative, torch.inf).amin(1)
+    losses = F.relu(farthest - nearest + 0.05)
+    return losses.sum() / (losses > 0).sum().clamp(min=1)
+
+
+def their_hard_triplet() -> Callable:
+    from pytorch_metric_learning import losses, miners
+
+    mine, loss = miners.BatchHardMiner(), losses.TripletMarginLoss()
+    return lambda x, labels: loss(x, labels, mine(x, labels))
+
+
+def theirs(name: str, **settings) -> Callable[[], Callable]:
+    """Makes a loss of pytorch-metric-learning, on cosines."""
+
+    def make() -> Callable:
+        from pytorch_metric_learning import distances, losses
+
+        return getattr(losses, name)(distance=distances.CosineSimilarity(), **settings)
+
+    return make
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A loss and its rivals; pytorch-metric-learning's is timed up to n = ``their_most``."""
+
+    fast: Callable
+    dense: Callable
+    theirs: Callable[[], Callable]
+    their_most: int = 2048
+
+
+PAIR_LOSSES = {
+    "contrastive": PairLoss(
+        partial(FP.contrastive_loss, pos_margin=1.0, neg_margin=0.0, distance="cosine"),
+        dense_contrastive,
+        theirs("ContrastiveLoss", pos_margin=1, neg_margin=0),
+    ),
+    "snca": PairLoss(FP.snca_loss, dense_snca, theirs("NCALoss", softmax_scale=10)),
+    "supcon": PairLoss(FP.supcon_loss, dense_supcon, theirs("SupConLoss")),
+    # Theirs makes a matrix of all positive by all negative pairs: at n = 512 that is 1.6 GB, several times.
+    "ntxent": PairLoss(FP.ntxent_loss, dense_ntxent, theirs("NTXentLoss"), their_most=128),
+    "multi_similarity": PairLoss(FP.multi_similarity_loss, dense_multi_similarity, theirs("MultiSimilarityLoss")),
+    "circle": PairLoss(FP.circle_loss, dense_circle, theirs("CircleLoss")),
+    "hard_triplet": PairLoss(
+        partial(FP.triplet_margin_loss, triplets_per_anchor="hard"), dense_hard_triplet, their_hard_triplet
+    ),
+}
+CONTRASTIVE = PAIR_LOSSES["contrastive"]
 
 
 def dense_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -135,24 +226,15 @@ def compiled(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def contrastive_losses(n: int) -> dict[str, Callable]:
-    losses = {"fastpair": fast_contrastive, "eager": dense_contrastive, "compile": compiled(dense_contrastive)}
-    if n <= 2048:
-        from pytorch_metric_learning import distances
-        from pytorch_metric_learning.losses import ContrastiveLoss
-
-        losses["pytorch-metric-learning"] = ContrastiveLoss(
-            pos_margin=1, neg_margin=0, distance=distances.CosineSimilarity()
-        )
-    return losses
-
-
-def time_contrastive(seconds: float, quick: bool) -> list[dict]:
-    rows = []
+def time_pair_loss(name: str, seconds: float, quick: bool) -> list[dict]:
+    loss, rows = PAIR_LOSSES[name], []
     for n in (128, 256) if quick else (128, 512, 1024, 2048, 4096, 8192):
         x, labels = embeddings(n)
-        steps = checked_steps(contrastive_losses(n), [x], labels)
-        rows.append(timed(f"contrastive n={n}", {"product": partial(product, x, x), **steps}, seconds))
+        losses = {"fastpair": loss.fast, "eager": loss.dense, "compile": compiled(loss.dense)}
+        if n <= loss.their_most:
+            losses["pytorch-metric-learning"] = loss.theirs()
+        steps = checked_steps(losses, [x], labels)
+        rows.append(timed(f"{name} n={n}", {"product": partial(product, x, x), **steps}, seconds))
     return rows
 
 
@@ -175,7 +257,7 @@ def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
 def time_spce(seconds: float, quick: bool) -> list[dict]:
     x, labels = embeddings(256 if quick else 2048)
     runs = {"product": partial(product, x, x)}
-    for name, loss in {"spce": FP.spce_loss, "contrastive": fast_contrastive}.items():
+    for name, loss in {"spce": FP.spce_loss, "contrastive": CONTRASTIVE.fast}.items():
         runs[name] = step(loss, [x.clone().requires_grad_()], labels)
     return [timed(f"spce n={len(x)}", runs, seconds)]
 
@@ -187,8 +269,8 @@ def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
         half = x.bfloat16()
         runs = {"product": partial(product, x, x), "product bfloat16": partial(product, half, half)}
         for name, loss, data in (
-            ("fastpair float32", fast_contrastive, x),
-            ("fastpair bfloat16", fast_contrastive, half),
+            ("fastpair float32", CONTRASTIVE.fast, x),
+            ("fastpair bfloat16", CONTRASTIVE.fast, half),
             ("compile bfloat16", compiled(dense_contrastive), half),
         ):
             runs[name] = step(loss, [data.clone().requires_grad_()], labels)
@@ -196,9 +278,13 @@ def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
     return rows
 
 
+def pair_work(loss: Callable) -> Callable:
+    return lambda n: (loss, embeddings(n)[:1], embeddings(n)[1:])
+
+
 MEMORY_WORK = {
-    "contrastive": lambda n: (fast_contrastive, embeddings(n)[:1], embeddings(n)[1:]),
-    "eager contrastive": lambda n: (dense_contrastive, embeddings(n)[:1], embeddings(n)[1:]),
+    **{name: pair_work(loss.fast) for name, loss in PAIR_LOSSES.items()},
+    **{f"eager {name}": pair_work(loss.dense) for name, loss in PAIR_LOSSES.items()},
     "linear_cross_entropy": lambda n, k: (FP.linear_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
     "eager cross_entropy": lambda n, k: (dense_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
 }
@@ -226,11 +312,11 @@ def peak_memory(work: str, *size: int) -> float:
 
 
 def measure_memory(seconds: float, quick: bool) -> list[dict]:
-    works = [("contrastive", 2048), ("eager contrastive", 2048)]
+    works = [("supcon", 2048), ("eager supcon", 2048)]
     if not quick:
         works = [
-            *((name, n) for n in (1024, 4096, 8192) for name in ("contrastive", "eager contrastive")),
-            ("contrastive", 32768),
+            *((name, n) for n in (1024, 4096, 8192) for name in ("supcon", "eager supcon")),
+            *((name, 32768) for name in PAIR_LOSSES),
             *(
                 (name, *size)
                 for size in ((1024, 11318), (128, 11318), (128, 100000), (8192, 100000))
@@ -254,7 +340,7 @@ def measure_memory(seconds: float, quick: bool) -> list[dict]:
 
 
 PARTS = {
-    "contrastive": time_contrastive,
+    **{name: partial(time_pair_loss, name) for name in PAIR_LOSSES},
     "cross_entropy": time_cross_entropy,
     "spce": time_spce,
     "bfloat16": time_bfloat16,

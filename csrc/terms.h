@@ -1,9 +1,9 @@
 // The formulas of the pair losses, one struct each. Shared by the C++ and the CUDA kernels.
 //
 // An anchor's positives have terms u(s), its negatives terms v(s); each kind is reduced to a sum, a log-sum-exp or a
-// maximum, and `anchor` makes the loss of both: l = h(A, B). The functions of a pair are branch-free, so that loops over
-// pairs vectorise, and are written so that NaN stays NaN. `given` is the anchor's log-sum-exp over its negatives where
-// the terms of its positives need it (POSITIVES_GIVEN), and 0 elsewhere.
+// maximum, and `anchor` makes the loss of both: l = h(A, B). The functions of a pair are branch-free, so that loops
+// over pairs vectorise, and are written so that NaN stays NaN. `given` is the anchor's log-sum-exp over its negatives
+// where the terms of its positives need it (POSITIVES_GIVEN), and 0 elsewhere.
 #pragma once
 
 #include "math.h"

@@ -10,8 +10,8 @@ namespace {
 
 FASTPAIR_INLINE int64_t clip(int64_t j, int64_t begin, int64_t end) { return j < begin ? begin : (j > end ? end : j); }
 
-// Runs f(begin, end) on each stretch of a row of the tile that holds positives, or negatives, only, with columns counted
-// from the tile's first. The self-pair belongs to none.
+// Runs f(begin, end) on each stretch of a row of the tile that holds positives, or negatives, only, with columns
+// counted from the tile's first. The self-pair belongs to none.
 template <bool Positive, typename T, typename F>
 FASTPAIR_INLINE void stretches(const Tile<T>& tile, int64_t r, const F& f) {
   const int64_t i = tile.row + r;
@@ -44,7 +44,7 @@ FASTPAIR_INLINE T slope_of(const Term& term, T s, T given) {
 }
 
 template <bool Positive, typename Term>
-constexpr bool GIVEN = Positive&& Term::POSITIVES_GIVEN;
+constexpr bool GIVEN = Positive && Term::POSITIVES_GIVEN;
 
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given, T* const* rows,

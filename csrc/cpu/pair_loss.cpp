@@ -511,7 +511,8 @@ class PairLoss {
     const int64_t positives = side.pos_end[i] - side.pos_begin[i];
     const bool among_positives = self >= side.pos_begin[i] && self < side.pos_end[i];
     const int64_t others = (&side == &*rows_ && y_ ? *y_ : x_).n;
-    const int64_t pairs = kind == 1 ? positives - among_positives : others - positives - (self >= 0 && !among_positives);
+    const int64_t pairs =
+        kind == 1 ? positives - among_positives : others - positives - (self >= 0 && !among_positives);
     const auto& [a, b, c] = side.totals[kind][i].of;
     switch (loss_.reduction[kind]) {
       case Reduction::Sum:
@@ -626,7 +627,8 @@ class PairLoss {
   }
 
   Results results() {
-    Tensor value = args_.reduction == "none" ? new_vector(args_.embeddings, values_) : new_scalar(args_.embeddings, T(value_));
+    Tensor value =
+        args_.reduction == "none" ? new_vector(args_.embeddings, values_) : new_scalar(args_.embeddings, T(value_));
     return {std::move(value), x_.gradient_tensor(args_.embeddings),
             y_ ? y_->gradient_tensor(*args_.ref_emb) : new_tensor(args_.embeddings, {0}, scalar_type<T>)};
   }
@@ -665,8 +667,9 @@ Results pair_loss(const Tensor& embeddings, const std::optional<Tensor>& ref_emb
                   const std::optional<Tensor>& row_grad, const std::string& loss, const std::vector<double>& params,
                   const std::string& distance, bool two_sided, const std::string& reduction, bool grad_embeddings,
                   bool grad_ref) {
-  const Arguments args{embeddings, ref_emb,  labels,    ref_labels, self_index,      row_grad, loss, params,
-                       distance_named(distance), two_sided, reduction,  grad_embeddings, grad_ref};
+  const Arguments args{
+      embeddings, ref_emb,   labels,          ref_labels, self_index, row_grad, loss, params, distance_named(distance),
+      two_sided,  reduction, grad_embeddings, grad_ref};
   check(args);
   return with_compute_type(embeddings, [&](auto zero) { return PairLoss<decltype(zero)>(args).run(); });
 }
