@@ -14,7 +14,9 @@ The pair losses share these arguments. P_i are the references of anchor i's clas
     distance: the score of a pair, a metric of :func:`pairwise_distance`.
     reduction: "mean", the loss's own; "sum": sum_i l_i; "none": l_i, shape (n,).
     indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer
-        tensors of row numbers, to take in place of those that the labels make.
+        tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is
+        listed twice counts once, but twice in :func:`contrastive_loss` and :func:`ntxent_loss`. The loss is then plain
+        PyTorch on the listed scores, whose memory grows with the list.
     exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only
         when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none.
         A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -479,6 +481,7 @@ def triplet_margin_loss(
         indices_tuple,
         exclude_self,
         backend,
+        swap=swap,
     )
 
 
@@ -486,20 +489,23 @@ TRIPLETS = {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_trip
 
 
 def _pair_loss(
-    loss, params, embeddings, labels, ref_emb, ref_labels, distance, reduction, indices_tuple, exclude_self, backend
-):
-    return ops.pair_loss(
-        loss,
-        params,
-        embeddings,
-        labels,
-        ref_emb,
-        ref_labels,
-        distance=distance,
-        reduction=reduction,
-        backend=backend,
-        exclude_self=exclude_self,
-    )
+    loss: str,
+    params: list[float],
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    distance: str,
+    reduction: str,
+    indices_tuple: tuple[Tensor, ...] | None,
+    exclude_self: bool | Tensor | None,
+    backend: str | None,
+    **mined_settings,
+) -> Tensor:
+    settings = {"distance": distance, "reduction": reduction, "backend": backend}
+    if indices_tuple is not None:
+        return ops.mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings, **mined_settings)
+    return ops.pair_loss(loss, params, embeddings, labels, ref_emb, ref_labels, exclude_self=exclude_self, **settings)
 
 
 # ---- two views of the same samples: row i of one belongs to row i of the other

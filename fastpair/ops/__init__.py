@@ -1,6 +1,7 @@
 """The operators, one file each: argument checks, choice of a backend, registration with torch.library, autograd."""
 
 from fastpair.ops.linear_cross_entropy import linear_cross_entropy
+from fastpair.ops.mined import mined_pair_loss
 from fastpair.ops.pair_loss import pair_loss
 from fastpair.ops.pairwise_distance import pairwise_distance
 from fastpair.ops.pce import pce
@@ -11,6 +12,7 @@ from fastpair.ops.two_views import info_nce, siglip
 __all__ = [
     "info_nce",
     "linear_cross_entropy",
+    "mined_pair_loss",
     "pair_loss",
     "pairwise_distance",
     "pce",

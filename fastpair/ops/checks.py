@@ -71,6 +71,29 @@ def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     same_device(name, value, of, owner)
 
 
+def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
+    """Triplets (anchor, positive, negative) or pairs (anchor, positive, anchor, negative) of row numbers."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (3, 4):
+        got = f"{len(value)} elements" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise ValueError(f"indices_tuple must be a tuple of 3 tensors (triplets) or 4 (pairs), got {got}")
+    for place, indices in enumerate(value):
+        name = f"indices_tuple[{place}]"
+        if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype not in INTEGER:
+            got = f"{indices.dtype} {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
+            raise TypeError(f"{name} must be a one-dimensional tensor of integers, got {got}")
+        same_device(name, indices, "embeddings", embeddings)
+        partner = value[place - place % 2] if len(value) == 4 else value[0]
+        if len(indices) != len(partner):
+            raise ValueError(f"{name} must be as long as its anchors, {len(partner)}, got {len(indices)}")
+        anchors = place == 0 or (place, len(value)) == (2, 4)
+        rows = len(embeddings if anchors else references)
+        if indices.device.type == "cpu" and not torch.compiler.is_compiling() and len(indices):
+            low, high = (int(v) for v in indices.aminmax())
+            if low < 0 or high >= rows:
+                of = "embeddings" if anchors or references is embeddings else "ref_emb"
+                raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
+
+
 def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
     """A loss on classes is called like a loss on pairs, but has none."""
     for name, value in (("indices_tuple", indices_tuple), ("ref_emb", ref_emb), ("ref_labels", ref_labels)):

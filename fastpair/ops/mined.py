@@ -1,0 +1,112 @@
+"""Losses over listed pairs or triplets, as miners make them: the formulas of the reference on the scores of the lists.
+
+Lists decide the shapes here, so ``torch.compile`` breaks the graph. Differentiable any number of times.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastpair.backends import reference
+from fastpair.ops import checks
+from fastpair.ops.pairwise_distance import pairwise_distance
+
+# Losses over lists of pairs, where a pair counts as often as it is listed. For the others the lists are sets.
+COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
+
+
+def mined_pair_loss(
+    loss: str,
+    params: list[float],
+    embeddings: Tensor,
+    ref_emb: Tensor | None,
+    indices_tuple: tuple[Tensor, ...],
+    *,
+    distance: str,
+    reduction: str,
+    backend: str | None,
+    swap: bool = False,
+) -> Tensor:
+    """As ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative)."""
+    checks.matrix("embeddings", embeddings)
+    if ref_emb is not None:
+        checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+    checks.one_of("distance", distance, checks.METRICS)
+    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    references = embeddings if ref_emb is None else ref_emb
+    checks.indices_tuple(indices_tuple, embeddings, references)
+    lists = [indices.long() for indices in indices_tuple]
+    sign = 1 if distance in reference.SIMILARITIES else -1
+
+    with torch.autocast(embeddings.device.type, enabled=False):
+        dtype = reference.accumulate_dtype(embeddings.dtype)
+        x, y = embeddings.to(dtype), references.to(dtype)
+        if loss.endswith("triplet"):
+            anchor, positive, negative = lists if len(lists) == 3 else _triplets(*lists)
+            closest = sign * listed_scores(x, y, anchor, negative, distance, backend)
+            if swap:
+                closest = torch.maximum(closest, sign * listed_scores(y, y, positive, negative, distance, backend))
+            excess = closest - sign * listed_scores(x, y, anchor, positive, distance, backend) + params[0]
+            terms = reference.softplus(excess) if loss.startswith("smooth") else F.relu(excess)
+            per_anchor = x.new_zeros(len(x)).index_add(0, anchor, terms)
+            return reference.reduced(per_anchor, terms.sum() / (terms != 0).sum().clamp(min=1), reduction)
+
+        anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
+        if loss not in COUNT_REPEATS:
+            anchor, positive, other, negative = _distinct(anchor, positive, other, negative, len(y))
+        rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
+        s, kind = _padded(rows, listed_scores(x, y, rows, columns, distance, backend), len(anchor), len(x))
+        formula = reference.PAIR_LOSSES[loss]
+        return reference.reduced(*formula(s, kind == 1, kind == -1, sign=sign, params=params), reduction)
+
+
+def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, backend: str | None) -> Tensor:
+    """The scores of the pairs (i, j) of rows of x (n, d) and y (m, d)."""
+    if len(i) * x.shape[1] > len(x) * len(y):  # less memory, and mostly less time, than the rows of all the pairs
+        matrix = pairwise_distance(x, None if y is x else y, distance, backend)
+        return matrix.flatten().index_select(0, i * len(y) + j)
+    if distance == "cosine" or distance.startswith("unit_"):
+        x, y = reference.unit_rows(x), reference.unit_rows(y)
+    # index_select, whose gradient is added up in order: the same bits every time.
+    x, y = x.index_select(0, i), y.index_select(0, j)
+    if distance in reference.SIMILARITIES:
+        return (x * y).sum(1)
+    return (x - y).square().sum(1) if distance.endswith("sqeuclidean") else torch.linalg.vector_norm(x - y, dim=1)
+
+
+def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor, m: int) -> tuple[Tensor, ...]:
+    """Every pair once."""
+    positives, negatives = (anchor * m + positive).unique(), (other * m + negative).unique()
+    both = positives[torch.isin(positives, negatives)]
+    if len(both):
+        pair = (int(both[0]) // m, int(both[0]) % m)
+        raise ValueError(f"indices_tuple must not list a pair as positive and as negative, got {pair} as both")
+    return positives // m, positives % m, negatives // m, negatives % m
+
+
+def _padded(rows: Tensor, scores: Tensor, positives: int, n: int) -> tuple[Tensor, Tensor]:
+    """Scores of the listed pairs, the first ``positives`` of them positive, as a row for each anchor (n, L), and what
+    they are: 1 positive, -1 negative, 0 filled up. L, the most pairs of an anchor, is at most the number of references
+    where no pair is listed twice."""
+    order = rows.argsort(stable=True)
+    counts = torch.bincount(rows, minlength=n)
+    length = int(counts.max()) if n else 0
+    first = counts.cumsum(0) - counts
+    slots = rows[order] * length + torch.arange(len(rows), device=rows.device) - first[rows[order]]
+    sign = torch.where(order < positives, 1, -1)
+    kind = torch.zeros(n * length, dtype=torch.int64, device=rows.device).scatter(0, slots, sign)
+    filled = scores.new_zeros(n * length).scatter(0, slots, scores[order])
+    return filled.view(n, length), kind.view(n, length)
+
+
+def _triplets(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Every positive pair with every negative pair of the same anchor."""
+    other, order = other.sort(stable=True)
+    first, last = torch.searchsorted(other, anchor), torch.searchsorted(other, anchor, right=True)
+    counts = last - first
+    pair = torch.repeat_interleave(torch.arange(len(anchor), device=anchor.device), counts)
+    start = counts.cumsum(0) - counts
+    place = torch.arange(len(pair), device=anchor.device) - start[pair] + first[pair]
+    return anchor[pair], positive[pair], negative[order][place]
