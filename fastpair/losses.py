@@ -15,8 +15,11 @@ from fastpair import functional
 from fastpair.ops import checks
 
 __all__ = [
+    "ArcFaceLoss",
+    "CenterLoss",
     "CircleLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "CrossBatchMemory",
     "GeneralizedLiftedStructureLoss",
     "InfoNCELoss",
@@ -24,8 +27,10 @@ __all__ = [
     "MultiSimilarityLoss",
     "NCALoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
     "PCELoss",
     "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "SNCALoss",
     "SPCELoss",
     "SigLIPLoss",
@@ -301,12 +306,118 @@ class LinearCrossEntropyLoss(nn.Module):
         )
 
 
-class ProxyAnchorLoss(nn.Module):
-    """Proxy-anchor loss: see :func:`fastpair.functional.proxy_anchor_loss`.
+class ClassLoss(_FunctionLoss):
+    """What the losses on one vector a class have in common: ``loss(embeddings, labels)``.
 
-    ``proxies`` (num_classes, embedding_size) is a parameter, initialised as in pytorch-metric-learning: give
-    ``loss.parameters()`` to the optimiser.
+    The vectors (num_classes, embedding_size) are a parameter, named in ``vectors``, which keeps its own dtype: give
+    ``loss.parameters()`` to the optimiser. Settings are checked when the loss is made.
     """
+
+    vectors = "weight"
+
+    def __init__(self, function: Callable, num_classes: int, embedding_size: int, device, dtype, **settings):
+        super().__init__(function, **settings)
+        checks.at_least("num_classes", num_classes, 1)
+        checks.at_least("embedding_size", embedding_size, 1)
+        self._call(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), torch.empty(1, 1))
+        parameter = nn.Parameter(torch.empty(num_classes, embedding_size, device=device, dtype=dtype))
+        self.register_parameter(self.vectors, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(getattr(self, self.vectors))
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: None = None,
+        ref_emb: None = None,
+        ref_labels: None = None,
+    ) -> Tensor:
+        checks.no_pairs(indices_tuple, ref_emb, ref_labels)
+        return self._call(embeddings, labels, getattr(self, self.vectors))
+
+    def _call(self, embeddings: Tensor, labels: Tensor, vectors: Tensor) -> Tensor:
+        return self._function(embeddings=embeddings, labels=labels, **{self.vectors: vectors}, **self.settings())
+
+    def extra_repr(self) -> str:
+        classes, size = getattr(self, self.vectors).shape
+        return f"num_classes={classes}, embedding_size={size}, {super().extra_repr()}"
+
+
+class NormalizedSoftmaxLoss(ClassLoss):
+    """Cross-entropy of cosines: see :func:`fastpair.functional.normalized_softmax_loss`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        temperature: float = 0.05,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.normalized_softmax_loss, *sizes, temperature=temperature, reduction=reduction)
+
+
+class CosFaceLoss(ClassLoss):
+    """Cross-entropy of cosines with a margin: see :func:`fastpair.functional.cosface_loss`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.35,
+        scale: float = 64.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.cosface_loss, *sizes, margin=margin, scale=scale, reduction=reduction)
+
+
+class ArcFaceLoss(ClassLoss):
+    """Cross-entropy of cosines with a margin in degrees: see :func:`fastpair.functional.arcface_loss`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 28.6,
+        scale: float = 64.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.arcface_loss, *sizes, margin=margin, scale=scale, reduction=reduction)
+
+
+class ProxyNCALoss(ClassLoss):
+    """Neighbourhood components analysis with proxies: see :func:`fastpair.functional.proxy_nca_loss`."""
+
+    vectors = "proxies"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        softmax_scale: float = 1.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.proxy_nca_loss, *sizes, softmax_scale=softmax_scale, reduction=reduction)
+
+
+class ProxyAnchorLoss(ClassLoss):
+    """Proxy-anchor loss: see :func:`fastpair.functional.proxy_anchor_loss`."""
+
+    vectors = "proxies"
 
     def __init__(
         self,
@@ -318,33 +429,28 @@ class ProxyAnchorLoss(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
-        checks.at_least("num_classes", num_classes, 1)
-        checks.at_least("embedding_size", embedding_size, 1)
-        checks.finite("margin", margin)
-        checks.positive("alpha", alpha)
-        checks.one_of("reduction", reduction, checks.REDUCTIONS)
-        self.margin = margin
-        self.alpha = alpha
-        self.reduction = reduction
-        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_size, device=device, dtype=dtype))
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.proxy_anchor_loss, *sizes, margin=margin, alpha=alpha, reduction=reduction)
+
+    def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: None = None,
-        ref_emb: None = None,
-        ref_labels: None = None,
-    ) -> Tensor:
-        checks.no_pairs(indices_tuple, ref_emb, ref_labels)
-        return functional.proxy_anchor_loss(
-            embeddings, self.proxies, labels, margin=self.margin, alpha=self.alpha, reduction=self.reduction
-        )
 
-    def extra_repr(self) -> str:
-        return f"margin={self.margin}, alpha={self.alpha}, reduction={self.reduction!r}"
+class CenterLoss(ClassLoss):
+    """The pull of samples to a centre of their class: see :func:`fastpair.functional.center_loss`."""
+
+    vectors = "centers"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        sizes = (num_classes, embedding_size, device, dtype)
+        super().__init__(functional.center_loss, *sizes, reduction=reduction)
 
 
 class SPCELoss(nn.Module):

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -57,7 +58,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
     T maximum, sum_exp, sum;
   };
   const Scratch<Statistics> statistics(class_blocks * row_block);
-  std::vector<T> target_logit(row_block), shift(row_block), normaliser(row_block);
+  std::vector<T> target_logit(row_block), target_slope(row_block), shift(row_block), normaliser(row_block);
 
   for (int64_t begin = 0; begin < rows; begin += row_block) {
     const int64_t count = std::min(row_block, rows - begin);
@@ -79,9 +80,11 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
         Statistics& s = statistics.get()[b * row_block + r];
-        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.sum);
         const int64_t label = labels[begin + r];
-        if (label >= first && label < first + width) target_logit[r] = row[label - first];
+        const bool own = label >= first && label < first + width;
+        if (own) target_slope[r] = target.apply(row + label - first);
+        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.sum);
+        if (own) target_logit[r] = row[label - first];
       }
     });
 
@@ -113,7 +116,9 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
         const T scale = row_weights[begin + r];
         k.row_probabilities(row, width, shift[r], scale * normaliser[r], -scale * T(label_smoothing / classes));
         const int64_t label = labels[begin + r];
-        if (label >= first && label < first + width) row[label - first] -= scale * T(1 - label_smoothing);
+        if (label >= first && label < first + width) {
+          row[label - first] = (row[label - first] - scale * T(1 - label_smoothing)) * target_slope[r];
+        }
         if (grad_bias) k.add_to(grad_bias + first, row, width);
       }
       if (grad_weight) {
@@ -190,12 +195,80 @@ std::function<const T*(int64_t, int64_t, T*)> rows_of(const Tensor& t) {
   };
 }
 
+// Rows of a tensor scaled to length 1, made when they are asked for.
+template <typename T>
+class UnitRows {
+ public:
+  UnitRows(const Tensor& t, std::vector<int64_t> rows) : t_(t), rows_(std::move(rows)), inverse_norm_(rows_.size()) {
+    const int64_t d = t_.size(1);
+    for_rows([&](int64_t r, T* row) {
+      copy(r, row);
+      inverse_norm_[r] = inverse_norm(kernels<T>().dot(row, row, d));
+    });
+  }
+
+  // As LinearCrossEntropy takes them, times `length`.
+  std::function<const T*(int64_t, int64_t, T*)> at_length(T length) const {
+    return [this, length](int64_t begin, int64_t count, T* out) {
+      const int64_t d = t_.size(1);
+      parallel_rows(count, 2 * d, [&](int64_t r) {
+        copy(begin + r, out + r * d);
+        const T scale = length * inverse_norm_[begin + r];
+        for (int64_t j = 0; j < d; ++j) out[r * d + j] *= scale;
+      });
+      return static_cast<const T*>(out);
+    };
+  }
+
+  // From the gradient with respect to the unit rows to `length` times that with respect to the rows, in place.
+  void project(T length, T* gradient) const {
+    const int64_t d = t_.size(1);
+    for_rows([&](int64_t r, T* row) {
+      T* g = gradient + r * d;
+      copy(r, row);
+      const T inverse = inverse_norm_[r], along = kernels<T>().dot(row, g, d) * inverse * inverse;
+      for (int64_t j = 0; j < d; ++j) g[j] = inverse == T(0) ? T(0) : length * inverse * (g[j] - along * row[j]);
+    });
+  }
+
+ private:
+  template <typename F>
+  void for_rows(const F& f) const {
+    parallel_rows(rows_.size(), 4 * t_.size(1), [&](int64_t r) {
+      const Scratch<T> row(t_.size(1));
+      f(r, row.get());
+    });
+  }
+  void copy(int64_t r, T* out) const {
+    with_floating(t_, [&](const auto* data) { copy_row(t_, data, rows_[r], out); });
+  }
+
+  const Tensor& t_;
+  std::vector<int64_t> rows_;
+  std::vector<T> inverse_norm_;
+};
+
 using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// How logits are made of embeddings and class weights: products, or scaled cosines with a margin on the own class.
+struct Logits {
+  bool cosines;
+  Margin margin_kind;
+  double scale, margin;
+};
+
+Logits logits_named(const std::string& name, double scale, double margin) {
+  if (name == "linear") return {false, Margin::None, 1, 0};
+  if (name == "cosface") return {true, Margin::CosFace, scale, margin};
+  STD_TORCH_CHECK(name == "arcface", "unknown logits ", name);
+  return {true, Margin::ArcFace, scale, margin};
+}
 
 template <typename T>
 Results compute(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& labels,
-                const std::optional<Tensor>& row_grad, double label_smoothing, int64_t ignore_index,
-                const std::string& reduction, bool grad_embeddings, bool grad_weight, bool grad_bias) {
+                const std::optional<Tensor>& row_grad, const Logits& logits, double label_smoothing,
+                int64_t ignore_index, const std::string& reduction, bool grad_embeddings, bool grad_weight,
+                bool grad_bias) {
   const int64_t n = embeddings.size(0), d = embeddings.size(1), classes = weight.size(0);
   std::vector<int64_t> counted, kept_labels;
   for (int64_t i = 0; const int64_t label : integer_vector(labels)) {
@@ -224,6 +297,7 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
       .embeddings = rows_of<T>(embeddings),
       .weight = rows_of<T>(weight),
       .bias = bias ? bias_values.data() : nullptr,
+      .target = {logits.margin_kind, logits.scale, logits.margin},
       .labels = kept_labels,
       .label_smoothing = label_smoothing,
       .row_weights = weights_of_rows<T>(row_grad, reduction, counted, rows),
@@ -231,13 +305,21 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
       .grad_weight = data_or_null<T>(dw, grad_weight),
       .grad_bias = data_or_null<T>(db, grad_bias),
   };
-  if (!all) {
+  std::optional<UnitRows<T>> unit_embeddings, unit_weight;
+  if (logits.cosines) {
+    std::vector<int64_t> every_class(classes);
+    std::iota(every_class.begin(), every_class.end(), 0);
+    loss.embeddings = unit_embeddings.emplace(embeddings, counted).at_length(T(logits.scale));
+    loss.weight = unit_weight.emplace(weight, std::move(every_class)).at_length(1);
+  } else if (!all) {
     loss.embeddings = [&](int64_t begin, int64_t count, T* out) {
       copy_rows(embeddings, count, [&](int64_t r) { return counted[begin + r]; }, out);
       return static_cast<const T*>(out);
     };
   }
   const std::vector<double> losses = loss.run();
+  if (logits.cosines && grad_embeddings) unit_embeddings->project(T(logits.scale), loss.grad_embeddings);
+  if (logits.cosines && grad_weight) unit_weight->project(1, loss.grad_weight);
   if (grad_embeddings && !all) {
     std::memset(dx_data, 0, n * d * sizeof(T));
     for (int64_t r = 0; r < rows; ++r) std::copy_n(counted_gradient.get() + r * d, d, dx_data + counted[r] * d);
@@ -247,9 +329,9 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
 }
 
 Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias,
-                             const Tensor& labels, const std::optional<Tensor>& row_grad, double label_smoothing,
-                             int64_t ignore_index, const std::string& reduction, bool grad_embeddings, bool grad_weight,
-                             bool grad_bias) {
+                             const Tensor& labels, const std::optional<Tensor>& row_grad, const std::string& logits,
+                             double scale, double margin, double label_smoothing, int64_t ignore_index,
+                             const std::string& reduction, bool grad_embeddings, bool grad_weight, bool grad_bias) {
   check_matrix("embeddings", embeddings);
   check_like("weight", weight, embeddings);
   check_length("labels", labels, embeddings.size(0));
@@ -257,9 +339,10 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
   if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
   STD_TORCH_CHECK(weight.size(0) > 0, "weight must have at least one row");
   STD_TORCH_CHECK(!grad_bias || bias.has_value(), "grad_bias needs a bias");
+  STD_TORCH_CHECK(logits == "linear" || !bias, "cosines have no bias");
   return with_compute_type(embeddings, [&](auto zero) {
-    return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, label_smoothing, ignore_index, reduction,
-                                   grad_embeddings, grad_weight, grad_bias);
+    return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, logits_named(logits, scale, margin),
+                                   label_smoothing, ignore_index, reduction, grad_embeddings, grad_weight, grad_bias);
   });
 }
 
@@ -302,6 +385,7 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
           .embeddings = rows_at(z.get()),
           .weight = rows_at(means.get()),
           .bias = nullptr,
+          .target = {},
           .labels = class_of,
           .label_smoothing = 0,
           .row_weights = weights_of_rows<T>(row_grad, reduction, order, n),

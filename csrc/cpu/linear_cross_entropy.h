@@ -5,6 +5,8 @@
 #include <functional>
 #include <vector>
 
+#include "terms.h"
+
 namespace fastpair {
 
 template <typename T>
@@ -17,6 +19,7 @@ struct LinearCrossEntropy {
   // Likewise for the class weights.
   std::function<const T*(int64_t begin, int64_t count, T* out)> weight;
   const T* bias;  // null: none
+  TargetLogit<T> target;
   const std::vector<int64_t>& labels;
   double label_smoothing;
 

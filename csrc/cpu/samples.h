@@ -41,7 +41,7 @@ struct Samples {
   Scratch<T> storage;
   const T* rows;
   std::vector<T> norms;         // squared norms, for distances
-  std::vector<T> inverse_norm;  // for cosines: 1/|x|, 0 for a zero row
+  std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
   Scratch<BFloat16> half_rows;  // `rows` in bfloat16, where products are taken in it
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
@@ -63,7 +63,7 @@ struct Samples {
         x.scalar_type() == ScalarType::BFloat16 && !distances && n >= MIN_HALF_ROWS && has_native_bfloat16();
     if (!in_place) storage = Scratch<T>(n * d);
     rows = in_place ? static_cast<const T*>(x.const_data_ptr()) : storage.get();
-    if (distance.unit_rows) inverse_norm.resize(n);
+    if (distance.unit_rows) inverse_norms.resize(n);
     if (distances) norms.resize(n);
     if (distances) slope_sums.assign(n, T(0));
     if (half) half_rows = Scratch<BFloat16>(n * d);
@@ -76,10 +76,8 @@ struct Samples {
         T* row = storage.get() + r * d;
         if (!in_place) copy_row(x, data, order[r], row);
         if (distance.unit_rows) {
-          const T norm = std::sqrt(k.dot(row, row, d));
-          // An infinite norm must not pass for that of a zero row.
-          inverse_norm[r] = norm == T(0) ? T(0) : std::isinf(norm) ? T(NAN) : T(1) / norm;
-          for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norm[r];
+          inverse_norms[r] = inverse_norm(k.dot(row, row, d));
+          for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norms[r];
         }
         if (!center.empty()) {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
@@ -110,11 +108,11 @@ struct Samples {
       T* to = data + order[r] * d;
       // Distances: d|x|^2/dx brings a multiple of the row. Cosines: the part along the row does not change its
       // direction.
-      const T along = !inverse_norm.empty() ? k.dot(row, g, d) : slope_sums.empty() ? T(0) : slope_sums[r];
-      const T scale = inverse_norm.empty() ? T(1) : inverse_norm[r];
+      const T along = !inverse_norms.empty() ? k.dot(row, g, d) : slope_sums.empty() ? T(0) : slope_sums[r];
+      const T scale = inverse_norms.empty() ? T(1) : inverse_norms[r];
       if (scale == T(0)) {
         std::fill(to, to + d, T(0));
-      } else if (inverse_norm.empty() && slope_sums.empty()) {
+      } else if (inverse_norms.empty() && slope_sums.empty()) {
         std::copy(g, g + d, to);
       } else {
         for (int64_t j = 0; j < d; ++j) to[j] = scale * (g[j] - along * row[j]);

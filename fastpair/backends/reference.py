@@ -10,6 +10,7 @@ mean.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -221,19 +222,52 @@ def reduced(per_anchor: Tensor, mean: Tensor, reduction: str) -> Tensor:
     return {"none": per_anchor, "sum": per_anchor.sum(), "mean": mean}[reduction]
 
 
+def linear(z: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, scale: float, margin: float) -> Tensor:
+    return F.linear(z, weight, bias)
+
+
+def cosface(z: Tensor, weight: Tensor, labels: Tensor, bias: None, scale: float, margin: float) -> Tensor:
+    """scale (cos theta_k - margin [k = y])."""
+    cosines = scores(z, weight, "cosine")
+    return scale * torch.where(one_hot(labels, weight), cosines - margin, cosines)
+
+
+def arcface(z: Tensor, weight: Tensor, labels: Tensor, bias: None, scale: float, margin: float) -> Tensor:
+    """scale cos(theta_k + margin [k = y]) as long as that falls with theta, scale (cos theta - m sin m) beyond.
+
+    The slope of sin(theta) = sqrt(1 - cos(theta)^2) is infinite at 0: within a thousandth of it a straight line through
+    0 takes its place."""
+    cosines = scores(z, weight, "cosine")
+    square = (1 - cosines.square()).clamp(min=0)
+    sine = square * square.clamp(min=1e-6).rsqrt()
+    moved = cosines * math.cos(margin) - sine * math.sin(margin)
+    moved = torch.where(cosines < -math.cos(margin), cosines - margin * math.sin(margin), moved)
+    return scale * torch.where(one_hot(labels, weight), moved, cosines)
+
+
+def one_hot(labels: Tensor, weight: Tensor) -> Tensor:
+    return labels[:, None] == torch.arange(len(weight), device=labels.device)[None, :]
+
+
+LOGITS = {"linear": linear, "cosface": cosface, "arcface": arcface}
+
+
 def linear_cross_entropy(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
     bias: Tensor | None,
+    logits: str,
+    scale: float,
+    margin: float,
     label_smoothing: float,
     ignore_index: int,
     reduction: str,
 ) -> Tensor:
-    """Cross-entropy of the logits embeddings @ weight.T + bias; 0 where every label is ignored."""
+    """Cross-entropy of logits made of embeddings and class weights; 0 where every label is ignored."""
     with torch.autocast(embeddings.device.type, enabled=False):
         dtype, labels = accumulate_dtype(embeddings.dtype), labels.long()
-        logits = F.linear(embeddings.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        bias = None if bias is None else bias.to(dtype)
         counted = labels != ignore_index
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             wrong = counted & ((labels < 0) | (labels >= len(weight)))
@@ -242,9 +276,10 @@ def linear_cross_entropy(
                     f"labels must lie in [0, {len(weight)}) or be ignore_index = {ignore_index}, "
                     f"got {labels[wrong][0].item()}"
                 )
+        values = LOGITS[logits](embeddings.to(dtype), weight.to(dtype), labels, bias, scale, margin)
         # F.cross_entropy knows which rows to ignore; its mean is NaN where it ignores all.
         per_row = F.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
+            values, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index
         )
         mean = per_row.sum() / counted.sum().clamp(min=1)
     return reduced(per_row, mean, reduction)

@@ -1,5 +1,6 @@
 """The operators, one file each: argument checks, choice of a backend, registration with torch.library, autograd."""
 
+from fastpair.ops.center import center
 from fastpair.ops.linear_cross_entropy import linear_cross_entropy
 from fastpair.ops.mined import mined_pair_loss
 from fastpair.ops.pair_loss import pair_loss
@@ -10,6 +11,7 @@ from fastpair.ops.spce import spce
 from fastpair.ops.two_views import info_nce, siglip
 
 __all__ = [
+    "center",
     "info_nce",
     "linear_cross_entropy",
     "mined_pair_loss",

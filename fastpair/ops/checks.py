@@ -50,14 +50,18 @@ def same_device(name: str, value: Tensor, of: str, owner: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of {of}, {owner.device}, got {value.device}")
 
 
+def same_columns(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    if value.shape[1] != owner.shape[1]:
+        raise ValueError(f"{name} must have {owner.shape[1]} columns like {of}, got {value.shape[1]}")
+    same_device(name, value, of, owner)
+
+
 def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     """A second matrix: same number of columns, dtype and device as the first."""
     matrix(name, value)
-    if value.shape[1] != owner.shape[1]:
-        raise ValueError(f"{name} must have {owner.shape[1]} columns like {of}, got {value.shape[1]}")
+    same_columns(name, value, of, owner)
     if value.dtype != owner.dtype:
         raise TypeError(f"{name} must have the dtype of {of}, {owner.dtype}, got {value.dtype}")
-    same_device(name, value, of, owner)
 
 
 def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:

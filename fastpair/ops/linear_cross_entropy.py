@@ -12,15 +12,18 @@ from fastpair.ops.autograd import fake_fused_loss, fused_loss
 
 torch.library.define(
     "fastpair::linear_cross_entropy",
-    "(Tensor embeddings, Tensor weight, Tensor? bias, Tensor labels, Tensor? row_grad, float label_smoothing,"
-    " int ignore_index, str reduction, bool grad_embeddings, bool grad_weight, bool grad_bias)"
+    "(Tensor embeddings, Tensor weight, Tensor? bias, Tensor labels, Tensor? row_grad, str logits,"
+    " float scale, float margin, float label_smoothing, int ignore_index, str reduction, bool grad_embeddings,"
+    " bool grad_weight, bool grad_bias)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
 @torch.library.register_fake("fastpair::linear_cross_entropy")
-def _(embeddings, weight, bias, labels, row_grad, label_smoothing, ignore_index, reduction, *wanted):
+def _(
+    embeddings, weight, bias, labels, row_grad, logits, scale, margin, label_smoothing, ignore_index, reduction, *wanted
+):
     return fake_fused_loss((embeddings, weight, bias), reduction, wanted)
 
 
@@ -33,9 +36,15 @@ def linear_cross_entropy(
     ignore_index: int,
     reduction: str,
     backend: str | None,
+    *,
+    logits: str = "linear",
+    scale: float = 1.0,
+    margin: float = 0.0,
+    weight_name: str = "weight",
 ) -> Tensor:
+    """``logits``: how they are made of embeddings and class weights, a key of ``reference.LOGITS``."""
     checks.embeddings_and_labels(embeddings, labels)
-    checks.matrix("weight", weight)
+    checks.matrix(weight_name, weight)
     if bias is not None:
         checks.vector_like("bias", bias, "weight", weight)
     device = embeddings.device.type
@@ -44,14 +53,13 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
         embeddings, weight = embeddings.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    checks.like("weight", weight, "embeddings", embeddings)
-    classes = weight.shape[0]
-    if classes == 0:
-        raise ValueError(f"weight must have at least one row, one a class, got shape {tuple(weight.shape)}")
+    checks.like(weight_name, weight, "embeddings", embeddings)
+    if weight.shape[0] == 0:
+        raise ValueError(f"{weight_name} must have at least one row, one a class, got shape {tuple(weight.shape)}")
     checks.fraction("label_smoothing", label_smoothing)
     checks.integer("ignore_index", ignore_index)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    settings = (label_smoothing, ignore_index, reduction)
+    settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
     if choose_backend(device, backend) == "reference":
         return reference.linear_cross_entropy(embeddings, weight, labels, bias, *settings)
     tensors = (embeddings, weight, bias, labels)

@@ -1,0 +1,17 @@
+"""The center loss: no pairs, no kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastpair.backends import reference
+
+
+def center(embeddings: Tensor, labels: Tensor, centers: Tensor, reduction: str) -> Tensor:
+    with torch.autocast(embeddings.device.type, enabled=False):
+        dtype = reference.accumulate_dtype(embeddings.dtype)
+        # index_select, whose gradient is added up in order: the same bits every time.
+        own = centers.to(dtype).index_select(0, labels.long())
+        per_row = (embeddings.to(dtype) - own).square().sum(1) / 2
+    return reference.reduced(per_row, per_row.sum() / max(len(per_row), 1), reduction)
