@@ -85,6 +85,10 @@ struct Kernels {
   // logits -> scale * exp(logit - shift) + offset, in place.
   void (*row_probabilities)(T* logits, int64_t n, T shift, T scale, T offset);
 
+  // The smooth triplets of one positive, whose threshold is its distance plus the margin, with the negatives at
+  // distances d (n) in [from, to): takes their slopes from the negatives'; sums receives their loss, number and slope.
+  void (*smooth_triplets)(T threshold, T from, T to, const T* d, int64_t n, T* slopes, T* sums);
+
   void (*add_to)(T* x, const T* y, int64_t n);
 
   // From and to the bits of bfloat16, rounding to nearest even; out += where `accumulate`.

@@ -335,6 +335,24 @@ void row_probabilities(T* __restrict logits, int64_t n, T shift, T scale, T offs
 }
 
 template <typename T>
+void smooth_triplets(T threshold, T from, T to, const T* __restrict d, int64_t n, T* __restrict slopes, T* sums) {
+  T loss = 0, count = 0, slope_sum = 0;
+#pragma omp simd reduction(+ : loss, count, slope_sum)
+  for (int64_t j = 0; j < n; ++j) {
+    const bool chosen = !(d[j] < from) & (d[j] < to);
+    const T value = chosen ? softplus(threshold - d[j]) : T(0);
+    const T slope = chosen ? sigmoid(threshold - d[j]) : T(0);
+    loss += value;
+    count += value == T(0) ? T(0) : T(1);
+    slope_sum += slope;
+    slopes[j] -= slope;
+  }
+  sums[0] = loss;
+  sums[1] = count;
+  sums[2] = slope_sum;
+}
+
+template <typename T>
 void add_to(T* __restrict x, const T* __restrict y, int64_t n) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) x[j] += y[j];
@@ -417,6 +435,7 @@ constexpr Kernels<T> KERNELS = {
     .distances = &distances<T>,
     .row_softmax = &row_softmax<T>,
     .row_probabilities = &row_probabilities<T>,
+    .smooth_triplets = &smooth_triplets<T>,
     .add_to = &add_to<T>,
     .from_bfloat16 = &from_bfloat16<T>,
     .to_bfloat16 = &to_bfloat16<T>,

@@ -31,6 +31,7 @@
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
 #include "cpu/samples.h"
+#include "cpu/triplets.h"
 
 namespace fastpair {
 namespace {
@@ -414,7 +415,8 @@ class PairLoss {
  public:
   explicit PairLoss(const Arguments& arguments)
       : args_(arguments),
-        loss_(find_loss<T>(args_.loss, args_.params)),
+        triplets_(triplet_terms(args_.loss, args_.params)),
+        loss_(triplets_ ? nullptr : &find_loss<T>(args_.loss, args_.params)),
         x_(args_.embeddings, &args_.labels),
         y_(args_.ref_emb ? std::optional<Samples<T>>(std::in_place, *args_.ref_emb, &*args_.ref_labels)
                          : std::nullopt) {
@@ -422,21 +424,39 @@ class PairLoss {
     x_.load(args_.embeddings, args_.distance, center, args_.grad_embeddings);
     if (y_) y_->load(*args_.ref_emb, args_.distance, center, args_.grad_ref);
     rows_.emplace(x_, references());
-    rows_->start(loss_);
-    if (y_) {
-      other_.emplace(*y_, x_);
-      other_->start(loss_);
-    }
+    if (y_) other_.emplace(*y_, x_);
     find_selves();
   }
 
-  Results run() {
+  Results run() { return triplets_ ? run_triplets() : run_pairs(); }
+
+ private:
+  // The triplets of an anchor are a sum that pairs are not: its row of scores is needed as a whole.
+  Results run_triplets() {
     const bool gradients = args_.grad_embeddings || args_.grad_ref;
-    PairSweep<T> sweep(loss_, args_.params, args_.distance, *rows_, columns(), self_.empty() ? nullptr : self_.data(),
-                       args_.two_sided);
+    const std::vector<T> row_grad = incoming();
+    std::vector<T> weights(x_.n);
+    for (int64_t i = 0; i < x_.n; ++i) weights[i] = T(weight(row_grad, *rows_, i));
+    const TripletSums sums = sweep_triplets<T>(*triplets_, args_.distance, x_, references(), rows_->pos_begin,
+                                               rows_->pos_end, selves(), gradients ? weights.data() : nullptr);
+    const double share = args_.reduction == "mean" ? 1 / std::max(sum(sums.counts), 1.0) : 1;
+    for_samples([&](Samples<T>& samples) {
+      if (samples.has_gradient && share != 1) samples.scale_gradient(T(share));
+    });
+    value_ = share * sum(sums.losses);
+    values_.resize(x_.n);
+    for (int64_t i = 0; i < x_.n; ++i) values_[x_.order[i]] = T(sums.losses[i]);
+    return results();
+  }
+
+  Results run_pairs() {
+    const bool gradients = args_.grad_embeddings || args_.grad_ref;
+    rows_->start(*loss_);
+    if (y_) other_->start(*loss_);
+    PairSweep<T> sweep(*loss_, args_.params, args_.distance, *rows_, columns(), selves(), args_.two_sided);
     const bool kept = sweep.keeps_scores();
-    const bool sums = loss_.reduction[0] == Reduction::Sum && loss_.reduction[1] == Reduction::Sum;
-    const bool means_over_terms = args_.reduction == "mean" && loss_.separate_means;
+    const bool sums = loss_->reduction[0] == Reduction::Sum && loss_->reduction[1] == Reduction::Sum;
+    const bool means_over_terms = args_.reduction == "mean" && loss_->separate_means;
 
     if (sums && !(means_over_terms && kept)) {
       // The weights of the pairs are known before, up to the means over terms: there the negatives' gradient is added
@@ -457,7 +477,7 @@ class PairLoss {
       }
       return results();
     }
-    if (loss_.positives_given) {
+    if (loss_->positives_given) {
       sweep.run({.add = {true, false}});
       for (AnchorSide<T>* side : sides()) {
         for (int64_t i = 0; i < side->samples.n; ++i) side->given[i] = T(statistic(*side, 0, i).value);
@@ -467,7 +487,7 @@ class PairLoss {
       sweep.run({.add = {true, true}});
     }
     finish();
-    if (gradients && loss_.reduction[1] == Reduction::Max) {
+    if (gradients && loss_->reduction[1] == Reduction::Max) {
       add_extreme_pairs();
     } else if (gradients) {
       sweep.run({.compute_scores = !kept, .gradient = true});
@@ -475,7 +495,7 @@ class PairLoss {
     return results();
   }
 
- private:
+  const int64_t* selves() const { return self_.empty() ? nullptr : self_.data(); }
   Samples<T>& references() { return y_ ? *y_ : x_; }
   AnchorSide<T>& columns() { return other_ ? *other_ : *rows_; }
   // Those whose samples are anchors.
@@ -514,7 +534,7 @@ class PairLoss {
     const int64_t pairs =
         kind == 1 ? positives - among_positives : others - positives - (self >= 0 && !among_positives);
     const auto& [a, b, c] = side.totals[kind][i].of;
-    switch (loss_.reduction[kind]) {
+    switch (loss_->reduction[kind]) {
       case Reduction::Sum:
         return {.pairs = double(pairs), .value = a, .nonzero = b, .given_slope = c};
       case Reduction::LogSumExp:
@@ -536,7 +556,7 @@ class PairLoss {
   void set_sums_weights(double positives, double negatives) {
     const std::vector<T> row_grad = incoming();
     for (AnchorSide<T>* side : sides()) {
-      const double count = args_.reduction == "mean" && !loss_.separate_means ? double(side->samples.n) : 1;
+      const double count = args_.reduction == "mean" && !loss_->separate_means ? double(side->samples.n) : 1;
       for (int64_t i = 0; i < side->samples.n; ++i) {
         const double w = weight(row_grad, *side, i) / count;
         side->constant[1][i] = T(positives * w);
@@ -554,8 +574,8 @@ class PairLoss {
       const int64_t n = side->samples.n;
       std::vector<Anchor> anchors(n);
       parallel_rows(n, 64, [&](int64_t i) {
-        anchors[i] = loss_.anchor(args_.params.data(), args_.distance.similarity, statistic(*side, 1, i),
-                                  statistic(*side, 0, i));
+        anchors[i] = loss_->anchor(args_.params.data(), args_.distance.similarity, statistic(*side, 1, i),
+                                   statistic(*side, 0, i));
       });
       double loss = 0, neg_loss = 0, count = 0, neg_count = 0;
       for (const Anchor& a : anchors) {
@@ -565,7 +585,7 @@ class PairLoss {
       counts_[1] = counts_[0] = 1;
       if (args_.reduction == "mean") {
         counts_[1] = std::max(count, 1.0);
-        counts_[0] = loss_.separate_means ? std::max(neg_count, 1.0) : counts_[1];
+        counts_[0] = loss_->separate_means ? std::max(neg_count, 1.0) : counts_[1];
       }
       value_ += (args_.two_sided ? 0.5 : 1) * (loss / counts_[1] + neg_loss / counts_[0]);
       for (int64_t i = 0; i < n; ++i) {
@@ -634,7 +654,8 @@ class PairLoss {
   }
 
   const Arguments& args_;
-  const PairKernels<T>& loss_;
+  const std::optional<TripletTerms> triplets_;
+  const PairKernels<T>* loss_;  // null for triplets
   Samples<T> x_;
   std::optional<Samples<T>> y_;
   std::optional<AnchorSide<T>> rows_, other_;

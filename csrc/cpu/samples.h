@@ -40,9 +40,9 @@ struct Samples {
   std::vector<int64_t> labels;  // sorted
   Scratch<T> storage;
   const T* rows;
-  std::vector<T> norms;         // squared norms, for distances
+  std::vector<T> norms;          // squared norms, for distances
   std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
-  Scratch<BFloat16> half_rows;  // `rows` in bfloat16, where products are taken in it
+  Scratch<BFloat16> half_rows;   // `rows` in bfloat16, where products are taken in it
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
   std::vector<T> slope_sums;  // for distances: what the gradient owes to the norms

@@ -161,7 +161,7 @@ def triplet(
     gap = -sign * (s[:, :, None] - s[:, None, :])
     chosen = positive[:, :, None] & negative[:, None, :]
     if semihard:
-        chosen = chosen & (gap < 0) & (gap + params[0] > 0)
+        chosen = chosen & ~(gap >= 0) & ~(gap + params[0] <= 0)  # NaN is not left out
     terms = torch.where(chosen, softplus(gap + params[0]) if smooth else F.relu(gap + params[0]), 0)
     return terms.sum((1, 2)), terms.sum() / (terms != 0).sum().clamp(min=1)
 

@@ -1,0 +1,334 @@
+// Sums over the triplets of each anchor, and their gradients, from panels of rows of the score matrix.
+//
+// A positive at distance p has the threshold t = p + margin: a negative at distance n < t adds t - n. So the anchor's
+// loss is the sum of the thresholds, each times the number of negatives it is above, less the sum of the negatives'
+// distances, each times the number of thresholds above it; and these numbers are the slopes. With the positives sorted,
+// the ones that a negative counts with are a range, also among the semi-hard triplets: O(n log n) time an anchor.
+// Where positives or negatives are few, and for the smooth loss, every triplet is visited.
+//
+// Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores + 1 for the gradient if the score matrix
+// fits in one panel, else 1 + 2.
+
+#include "cpu/triplets.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace fastpair {
+namespace {
+
+// Scores that are held at a time: 16 MiB, which a third-level cache can hold and which serves call after call.
+constexpr int64_t PANEL_SCORES = int64_t(1) << 22;
+// Products with fewer rows are slow.
+constexpr int64_t MIN_PANEL_ROWS = 32;
+// With so few positives or negatives it is cheaper to visit every triplet than to sort.
+constexpr int64_t FEW = 48;
+// Negatives are visited in chunks that stay in the first-level cache, and sums in the type of the scores end with them.
+constexpr int64_t CHUNK = 2048;
+
+// How many of the sorted values are not above x.
+template <typename T>
+int64_t rank_of(T x, const std::vector<T>& sorted) {
+  const T* first = sorted.data();
+  int64_t n = sorted.size();
+  for (; n > 1; n -= n / 2) first += (first[n / 2 - 1] <= x) * (n / 2);
+  return first - sorted.data() + (*first <= x);
+}
+
+// The distances of one anchor, its negatives' before its positives', and the slopes of its loss.
+template <typename T>
+class TripletRow {
+ public:
+  TripletRow(const TripletTerms& terms, int64_t references) : terms_(terms), d_(references), slopes_(references) {}
+
+  double loss = 0, count = 0;
+  T* distances() { return d_.get(); }
+  const T* slopes() const { return slopes_.get(); }
+
+  void visit(int64_t negatives, int64_t positives) {
+    negatives_ = negatives;
+    positives_ = positives;
+    loss = count = 0;
+    std::fill_n(slopes_.get(), negatives + positives, T(0));
+    if (negatives == 0 || positives == 0) return;
+    if (undefined()) {
+      std::fill_n(slopes_.get(), negatives + positives, T(NAN));
+      loss = NAN;
+      count = static_cast<double>(negatives) * static_cast<double>(positives);
+    } else if (terms_.smooth) {
+      add_smooth();
+    } else {
+      std::min(negatives, positives) <= FEW ? count_each() : count_sorted();
+      add_counts();
+    }
+  }
+
+ private:
+  static constexpr T INFINITE = std::numeric_limits<T>::infinity();
+
+  T positive(int64_t p) const { return d_.get()[negatives_ + p]; }
+  T threshold(T distance) const { return distance + T(terms_.margin); }
+  // A positive at this distance makes triplets with the negatives at distances in [from, threshold).
+  T from(T distance) const {
+    return terms_.semihard ? std::min(std::nextafter(distance, INFINITE), threshold(distance)) : -INFINITE;
+  }
+
+  // Whether a distance, or the difference of a positive's and a negative's, is NaN.
+  bool undefined() const {
+    const T *d = d_.get(), *middle = d + negatives_, *end = middle + positives_;
+    T zero = 0;
+#pragma omp simd reduction(+ : zero)
+    for (const T* x = d; x < end; ++x) zero += *x * T(0);
+    if (zero == T(0)) return false;
+    if (std::any_of(d, end, [](T x) { return std::isnan(x); })) return true;
+    const auto [low_n, high_n] = std::minmax_element(d, middle);
+    const auto [low_p, high_p] = std::minmax_element(middle, end);
+    return std::isnan(*low_p - *low_n) || std::isnan(*high_p - *high_n);
+  }
+
+  // f(p, first negative, end) for all positives and chunks of the negatives.
+  template <typename F>
+  void for_chunks(const F& f) {
+    for (int64_t begin = 0; begin < negatives_; begin += CHUNK) {
+      for (int64_t p = 0; p < positives_; ++p) f(p, begin, std::min(begin + CHUNK, negatives_));
+    }
+  }
+
+  void add_smooth() {
+    const Kernels<T>& k = kernels<T>();
+    for_chunks([&](int64_t p, int64_t begin, int64_t end) {
+      const T t = threshold(positive(p)), to = terms_.semihard ? t : INFINITE;
+      T sums[3];
+      k.smooth_triplets(t, from(positive(p)), to, d_.get() + begin, end - begin, slopes_.get() + begin, sums);
+      loss += sums[0];
+      count += sums[1];
+      slopes_.get()[negatives_ + p] += sums[2];
+    });
+  }
+
+  void count_each() {
+    for_chunks([&](int64_t p, int64_t begin, int64_t end) {
+      const T low = from(positive(p)), high = threshold(positive(p));
+      const T* __restrict d = d_.get();
+      T* __restrict slopes = slopes_.get();
+      T sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = begin; j < end; ++j) {
+        const T one = !(d[j] < low) & (d[j] < high) ? T(1) : T(0);
+        slopes[j] -= one;
+        sum += one;
+      }
+      slopes[negatives_ + p] += sum;
+    });
+  }
+
+  void count_sorted() {
+    sorted_.resize(positives_);
+    from_.resize(positives_);
+    to_.resize(positives_);
+    for (int64_t p = 0; p < positives_; ++p) sorted_[p] = {positive(p), p};
+    std::sort(sorted_.begin(), sorted_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::transform(sorted_.begin(), sorted_.end(), from_.begin(), [&](const auto& p) { return from(p.first); });
+    std::transform(sorted_.begin(), sorted_.end(), to_.begin(), [&](const auto& p) { return threshold(p.first); });
+    // A negative makes triplets with the positives [begin, end): one more from begin on, one less from end on.
+    steps_.assign(positives_ + 1, 0);
+    for (int64_t j = 0; j < negatives_; ++j) {
+      const T distance = d_.get()[j];
+      if (distance >= to_.back()) continue;
+      const int64_t begin = rank_of(distance, to_), end = terms_.semihard ? rank_of(distance, from_) : positives_;
+      slopes_.get()[j] = T(begin - end);
+      ++steps_[begin];
+      --steps_[end];
+    }
+    int64_t triplets = 0;
+    for (int64_t q = 0; q < positives_; ++q) {
+      triplets += steps_[q];
+      slopes_.get()[negatives_ + sorted_[q].second] = T(triplets);
+    }
+  }
+
+  // The loss is made of thresholds and negatives' distances times their slopes, which are numbers of triplets.
+  void add_counts() {
+    const T *d = d_.get(), *slopes = slopes_.get();
+    // An infinite distance without a triplet is no part of the loss.
+    const auto product = [](T slope, T x) { return slope == T(0) ? 0.0 : double(slope) * double(x); };
+    for (int64_t j = 0; j < negatives_; ++j) loss += product(slopes[j], d[j]);
+    for (int64_t j = negatives_; j < negatives_ + positives_; ++j) {
+      loss += product(slopes[j], threshold(d[j]));
+      count += slopes[j];
+    }
+  }
+
+  const TripletTerms terms_;
+  int64_t negatives_, positives_;
+  Scratch<T> d_, slopes_;
+  std::vector<T> from_, to_;
+  std::vector<std::pair<T, int64_t>> sorted_;
+  std::vector<int64_t> steps_;
+};
+
+int64_t blocks(int64_t length, int64_t block) { return (length + block - 1) / block; }
+
+template <typename T>
+struct TripletSweep {
+  const TripletTerms& terms;
+  const Distance& distance;
+  Samples<T>&x, &y;
+  const std::vector<int64_t>&pos_begin, &pos_end;
+  const int64_t* self;
+  const T* weights;
+
+  TripletSums sums{std::vector<double>(x.n), std::vector<double>(x.n)};
+  const int64_t panel_rows = std::min(std::max(PANEL_SCORES / std::max<int64_t>(y.n, 1), MIN_PANEL_ROWS), x.n);
+  // The panel is the whole matrix of the anchors with themselves.
+  const bool symmetric = &x == &y && panel_rows == x.n;
+  const int64_t row_block = task_length(panel_rows, MAX_BLOCK), col_block = task_length(y.n, MAX_BLOCK);
+  // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
+  const int64_t ld = ((y.n + 15) / 16 | 1) * 16;
+  const Scratch<T> scores = Scratch<T>(panel_rows * ld);
+
+  T* at(int64_t row, int64_t col) const { return scores.get() + row * ld + col; }
+
+  void run() {
+    for (int64_t top = 0; top < x.n; top += panel_rows) {
+      const int64_t rows = std::min(panel_rows, x.n - top);
+      compute_panel(top, rows);
+      // A task takes rows from all over the panel: those of a large class have more triplets.
+      const int64_t tasks = blocks(rows, 8);
+      parallel_for(tasks, [&](int64_t task) {
+        TripletRow<T> row(terms, y.n);
+        for (int64_t r = task; r < rows; r += tasks) visit_row(row, top + r, at(r, 0));
+      });
+      const auto first = sums.counts.begin() + top;
+      const bool none = std::all_of(first, first + rows, [](double count) { return count == 0; });
+      if (weights && !none) add_gradients(top, rows);
+    }
+  }
+
+  // f(row, rows, column, columns) for the tiles of the panel; if it is symmetric, for those on and above the diagonal.
+  template <typename F>
+  void for_tiles(int64_t rows, const F& f) const {
+    const int64_t across = blocks(y.n, col_block);
+    parallel_for(blocks(rows, row_block) * across, [&](int64_t tile) {
+      const int64_t row = tile / across * row_block, col = tile % across * col_block;
+      if (symmetric && col < row) return;
+      f(row, std::min(row_block, rows - row), col, std::min(col_block, y.n - col));
+    });
+  }
+
+  void compute_panel(int64_t top, int64_t rows) {
+    for_tiles(rows, [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+      compute_scores(x, top + row, count, y, col, cols, distance.metric, at(row, col), ld);
+      if (!symmetric || row == col) return;
+      for (int64_t c = col; c < col + cols; ++c) {
+        for (int64_t r = row; r < row + count; ++r) *at(c, r) = *at(r, c);
+      }
+    });
+  }
+
+  // f(begin, end, place) for the columns [begin, end) of anchor i, negatives before positives; they go to the places
+  // from `place` on. Returns the numbers of negatives and positives.
+  template <typename F>
+  std::pair<int64_t, int64_t> for_columns(int64_t i, const F& f) const {
+    const int64_t own = self ? self[i] : -1;
+    int64_t place = 0;
+    const auto stretch = [&](int64_t begin, int64_t end) {
+      if (begin <= own && own < end) {
+        f(begin, own, place);
+        place += own - begin;
+        begin = own + 1;
+      }
+      f(begin, end, place);
+      return place += end - begin;
+    };
+    stretch(0, pos_begin[i]);
+    const int64_t negatives = stretch(pos_end[i], y.n);
+    return {negatives, stretch(pos_begin[i], pos_end[i]) - negatives};
+  }
+
+  // The scores of anchor i become the derivatives of its loss, times its weight, by the dot products.
+  void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s) {
+    const auto [negatives, positives] = for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
+      T* __restrict d = row.distances() + place - begin;
+      for (int64_t j = begin; j < end; ++j) d[j] = distance.similarity ? -s[j] : s[j];
+    });
+    row.visit(negatives, positives);
+    sums.losses[i] = row.loss;
+    sums.counts[i] = row.count;
+    if (!weights) return;
+    // The derivative of a distance: of minus the product, -2 times it, or the root of that.
+    const T factor = distance.metric == Metric::SqEuclidean ? -2 * weights[i] : -weights[i];
+    if (self && self[i] >= 0) s[self[i]] = 0;
+    for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
+      const T* __restrict slopes = row.slopes() + place - begin;
+      if (distance.metric == Metric::Euclidean) {
+        for (int64_t j = begin; j < end; ++j) s[j] = s[j] == T(0) ? T(0) : factor * slopes[j] / s[j];
+      } else {
+        for (int64_t j = begin; j < end; ++j) s[j] = factor * slopes[j];
+      }
+    });
+  }
+
+  void add_gradients(int64_t top, int64_t rows) {
+    // The slopes G of a symmetric panel become G + G^T, whose product with the samples is the whole gradient.
+    if (symmetric) {
+      for_tiles(rows, [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+        for (int64_t c = col; c < col + cols; ++c) {
+          for (int64_t r = row; r < std::min(row + count, c + 1); ++r) *at(c, r) = *at(r, c) += *at(c, r);
+        }
+      });
+    }
+    parallel_for(x.has_gradient ? blocks(rows, row_block) : 0, [&](int64_t block) {
+      const int64_t row = block * row_block, count = std::min(row_block, rows - row);
+      add_products(Op::None, count, y.n, at(row, 0), ld, y, 0, x.gradient.get() + (top + row) * x.d);
+      if (x.slope_sums.empty()) return;
+      for (int64_t r = row; r < row + count; ++r) {
+        const T* slopes = at(r, 0);
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < y.n; ++c) sum += slopes[c];
+        x.slope_sums[top + r] += T(sum);
+      }
+    });
+    parallel_for(y.has_gradient && !symmetric ? blocks(y.n, col_block) : 0, [&](int64_t block) {
+      const int64_t col = block * col_block, count = std::min(col_block, y.n - col);
+      add_products(Op::Transpose, count, rows, at(0, col), ld, x, top, y.gradient.get() + col * x.d);
+      if (y.slope_sums.empty()) return;
+      double column_sums[MAX_BLOCK] = {};
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* slopes = at(r, col);
+        for (int64_t c = 0; c < count; ++c) column_sums[c] += slopes[c];
+      }
+      for (int64_t c = 0; c < count; ++c) y.slope_sums[col + c] += T(column_sums[c]);
+    });
+  }
+};
+
+}  // namespace
+
+std::optional<TripletTerms> triplet_terms(const std::string& loss, const std::vector<double>& params) {
+  const bool smooth = loss.starts_with("smooth_");
+  const std::string name = smooth ? loss.substr(7) : loss;
+  if (name != "triplet" && name != "semihard_triplet") return {};
+  STD_TORCH_CHECK(params.size() == 1, "params must have 1 elements, got ", params.size());
+  return TripletTerms{params[0], smooth, name == "semihard_triplet"};
+}
+
+template <typename T>
+TripletSums sweep_triplets(const TripletTerms& terms, const Distance& distance, Samples<T>& anchors,
+                           Samples<T>& references, const std::vector<int64_t>& pos_begin,
+                           const std::vector<int64_t>& pos_end, const int64_t* self, const T* row_weights) {
+  TripletSweep<T> sweep{terms, distance, anchors, references, pos_begin, pos_end, self, row_weights};
+  sweep.run();
+  return std::move(sweep.sums);
+}
+
+using Places = std::vector<int64_t>;
+template TripletSums sweep_triplets(const TripletTerms&, const Distance&, Samples<float>&, Samples<float>&,
+                                    const Places&, const Places&, const int64_t*, const float*);
+template TripletSums sweep_triplets(const TripletTerms&, const Distance&, Samples<double>&, Samples<double>&,
+                                    const Places&, const Places&, const int64_t*, const double*);
+
+}  // namespace fastpair

@@ -1,0 +1,348 @@
+"""The triplet losses over all triplets and over the semi-hard ones: against the formula, triplet by triplet."""
+
+import math
+import subprocess
+import sys
+from functools import partial
+
+import dense
+import pytest
+import torch
+import torch.nn.functional as F
+from support import REDUCTIONS, cast, class_labels, embeddings, error, needs_cpu_kernels, value_and_gradients
+
+import fastpair.functional as FP
+from fastpair.backends.reference import SIMILARITIES, unit_rows
+
+pytestmark = needs_cpu_kernels
+
+KINDS = [(smooth, chosen) for smooth in (False, True) for chosen in ("all", "semihard")]
+kinds = pytest.mark.parametrize(("smooth", "chosen"), KINDS, ids=lambda v: {True: "smooth", False: "hinge"}.get(v, v))
+METRICS = ("cosine", "dot", "unit_euclidean", "unit_sqeuclidean", "euclidean", "sqeuclidean")
+metrics = pytest.mark.parametrize("distance", METRICS)
+
+
+def labels_of(pattern, n, generator):
+    """ "halves": two classes; "sevenths": seven; else as for the other losses."""
+    classes = {"halves": 2, "sevenths": 7}.get(pattern)
+    if classes is None:
+        return class_labels(pattern, n, generator)
+    return torch.arange(n)[torch.randperm(n, generator=generator)] % classes
+
+
+def random_batch(n, d, pattern, m=None, seed=0):
+    generator = torch.Generator().manual_seed(1000 * n + d + seed)
+    inputs = {"embeddings": embeddings(n, d, generator), "labels": labels_of(pattern, n, generator)}
+    if m is not None:
+        inputs |= {"ref_emb": embeddings(m, d, generator), "ref_labels": labels_of(pattern, m, generator)}
+    return inputs
+
+
+def trained(inputs):
+    return tuple(name for name in ("embeddings", "ref_emb") if name in inputs)
+
+
+def settings_of(smooth, chosen, distance, margin=0.2):
+    return {"smooth_loss": smooth, "triplets_per_anchor": chosen, "distance": distance, "margin": margin}
+
+
+class Dense:
+    """Values and gradients in float64, one anchor's triplets at a time, so that a batch of 700 fits."""
+
+    def __init__(
+        self,
+        embeddings,
+        labels,
+        ref_emb=None,
+        ref_labels=None,
+        exclude_self=None,
+        *,
+        smooth_loss,
+        triplets_per_anchor,
+        distance,
+        margin,
+    ):
+        self.sides = (
+            {"embeddings": embeddings, "ref_emb": ref_emb} if ref_emb is not None else {"embeddings": embeddings}
+        )
+        self.sides = {name: t.detach().double().requires_grad_() for name, t in self.sides.items()}
+        x, y = self.sides["embeddings"], self.sides.get("ref_emb", self.sides["embeddings"])
+        own = torch.arange(len(x)) if ref_emb is None else exclude_self
+        if distance == "cosine" or distance.startswith("unit_"):
+            x, y = unit_rows(x), unit_rows(y)
+        metric = {"cosine": "dot"}.get(distance, distance.removeprefix("unit_"))
+        self.d = dense.scores(x, y, metric) * (-1 if distance in SIMILARITIES else 1)
+        self.slopes, losses, self.count = torch.zeros_like(self.d), [], 0
+        for i, row in enumerate(self.d.detach()):
+            same = labels[i] == (labels if ref_labels is None else ref_labels)
+            pair = torch.ones_like(same) if own is None else own[i] != torch.arange(len(y))
+            positive, negative = same & pair, ~same & pair
+            gap = row[positive][:, None] - row[negative][None, :]
+            x = gap + margin
+            terms, slopes = (F.softplus(x, threshold=100), x.sigmoid()) if smooth_loss else (x.relu(), (x > 0).double())
+            if triplets_per_anchor == "semihard":
+                chosen = (gap < 0) & (x > 0)
+                terms, slopes = terms * chosen, slopes * chosen
+            losses.append(terms.sum())
+            self.count += int((terms != 0).sum())
+            self.slopes[i, positive] = slopes.sum(1)
+            self.slopes[i, negative] = -slopes.sum(0)
+        self.losses = torch.stack(losses)
+
+    def __call__(self, reduction, incoming):
+        count = max(self.count, 1) if reduction == "mean" else 1
+        weights = torch.ones_like(self.losses) * incoming.double() / count
+        gradients = torch.autograd.grad(
+            (self.d * weights[:, None] * self.slopes).sum(), list(self.sides.values()), retain_graph=True
+        )
+        value = self.losses if reduction == "none" else self.losses.sum() / count
+        return {"value": value, **dict(zip(self.sides, gradients))}
+
+
+def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), **settings):
+    truth = Dense(**inputs, **settings)
+    for reduction in reductions:
+        incoming = torch.randn((len(inputs["labels"]),) if reduction == "none" else (), dtype=torch.float64)
+        run = partial(FP.triplet_margin_loss, backend="cpu", reduction=reduction, **settings)
+        got = value_and_gradients(run, inputs, trained(inputs), incoming.to(inputs["embeddings"].dtype))
+        want = truth(reduction, incoming.to(inputs["embeddings"].dtype))
+        for name in want:
+            found = error(got[name], want[name])
+            assert found <= tolerance, f"{reduction} {name}: error {found:.2g}, allowed {tolerance:.2g}"
+
+
+SHAPES = [
+    (1, None, "few"),
+    (2, None, "one"),
+    (40, None, "one"),  # no negatives
+    (40, None, "distinct"),  # no positives
+    (63, 65, "few"),
+    (131, None, "pairs"),
+    (130, None, "halves"),  # positives and negatives enough to be sorted
+    (30, 150, "halves"),
+    (150, 20, "few"),
+]
+
+
+@kinds
+@metrics
+@pytest.mark.parametrize(("n", "m", "pattern"), SHAPES, ids=lambda v: str(v))
+def test_every_reduction(n, m, pattern, distance, smooth, chosen):
+    inputs = random_batch(n, 6, pattern, m)
+    assert_matches(inputs, reductions=REDUCTIONS, **settings_of(smooth, chosen, distance))
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("n", "m", "pattern", "distance"),
+    [(700, None, "pairs", "cosine"), (700, None, "sevenths", "unit_euclidean"), (350, 400, "halves", "euclidean")],
+)
+def test_larger_batches(n, m, pattern, distance, smooth, chosen):
+    inputs = random_batch(n, 9, pattern, m)
+    assert_matches(inputs, **settings_of(smooth, chosen, distance, 0.1))
+
+
+@kinds
+@metrics
+@pytest.mark.parametrize("margin", [0.0, -0.2, 5.0])
+def test_margins(margin, distance, smooth, chosen):
+    for pattern in ("few", "halves"):
+        inputs = random_batch(110, 4, pattern)
+        assert_matches(inputs, **settings_of(smooth, chosen, distance, margin))
+
+
+@kinds
+@metrics
+def test_float32(distance, smooth, chosen):
+    """Few enough triplets that none lies on a kink."""
+    for seed, (n, m) in enumerate([(24, None), (20, 30)]):
+        inputs = random_batch(n, 12, "pairs", m, seed)
+        settings = settings_of(smooth, chosen, distance, 0.2)
+        assert_matches(cast(inputs, torch.float32), 1e-5, reductions=REDUCTIONS, **settings)
+
+
+@kinds
+@pytest.mark.parametrize("distance", ["dot", "sqeuclidean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties(dtype, distance, smooth, chosen):
+    """Embeddings with small integers, each twice: distances that are equal, and those that the margin just separates,
+    are so exactly. A triplet on the edge has hinge loss zero, and it is not semi-hard."""
+    for n, m, pattern in ((200, None, "halves"), (260, None, "few"), (90, 130, "few"), (64, None, "pairs")):
+        inputs = random_batch(n, 3, pattern, m)
+        for name in trained(inputs):
+            inputs[name] = (2 * inputs[name]).round()
+            inputs[name][len(inputs[name]) // 2 :] = inputs[name][: (len(inputs[name]) + 1) // 2]
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        for margin in (1.0, 2.0, 0.0):
+            settings = settings_of(smooth, chosen, distance, margin)
+            assert_matches(cast(inputs, dtype), tolerance, **settings)
+
+
+@kinds
+@metrics
+def test_duplicates(distance, smooth, chosen):
+    """Distances of exactly zero."""
+    inputs = random_batch(120, 5, "few")
+    inputs["embeddings"][60:] = inputs["embeddings"][:60]
+    if chosen == "all":
+        inputs["embeddings"][7] = 0
+    else:  # it would be rounding that says which of two equal rows, or which row from a zero row, is the nearer one
+        inputs["labels"][60:] = inputs["labels"][:60]
+    assert_matches(inputs, **settings_of(smooth, chosen, distance, 0.25))
+
+
+@kinds
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_own_copies_among_the_references(distance, smooth, chosen):
+    """They count for nothing, wherever they lie and of whatever class they are there."""
+    for n, m, pattern in ((60, 90, "few"), (150, 170, "halves")):
+        inputs = random_batch(n, 7, pattern, m)
+        own = torch.randperm(m)[:n]
+        inputs["ref_emb"][own] = inputs["embeddings"]
+        inputs["ref_labels"][own[::2]] = inputs["labels"][::2]
+        own[::5] = -1
+        inputs["exclude_self"] = own
+        settings = settings_of(smooth, chosen, distance, 0.2)
+        assert_matches(inputs, reductions=REDUCTIONS, **settings)
+
+
+def test_the_batch_as_its_own_references():
+    inputs = random_batch(90, 6, "few")
+    again = inputs | {"ref_emb": inputs["embeddings"].clone(), "ref_labels": inputs["labels"]}
+    settings = {"margin": 0.2, "distance": "euclidean"}
+    whole = value_and_gradients(partial(FP.triplet_margin_loss, **settings), inputs, ("embeddings",))
+    sides = value_and_gradients(
+        partial(FP.triplet_margin_loss, exclude_self=True, **settings), again, ("embeddings", "ref_emb")
+    )
+    assert error(sides["value"], whole["value"]) <= 1e-12
+    assert error(sides["embeddings"] + sides["ref_emb"], whole["embeddings"]) <= 1e-12
+    for name in trained(again):
+        alone = value_and_gradients(partial(FP.triplet_margin_loss, exclude_self=True, **settings), again, (name,))
+        assert torch.equal(alone[name], sides[name])
+
+
+@kinds
+@metrics
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("n", "pattern"), [(8, "one"), (40, "few"), (140, "halves")])
+def test_bad_embeddings_show_in_the_loss(n, pattern, bad, distance, smooth, chosen):
+    inputs = cast(random_batch(n, 5, pattern), torch.float32)
+    if pattern == "one":
+        inputs["labels"][: n // 2] = 1
+    inputs["embeddings"][n // 2 + 1, 2] = bad
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, distance=distance)
+    for reduction in REDUCTIONS:
+        result = value_and_gradients(partial(run, reduction=reduction), inputs, ("embeddings",))
+        assert not result["value"].isfinite().all()
+        assert not result["embeddings"].isfinite().all()
+        if math.isnan(bad):
+            want = run(**inputs, reduction=reduction, backend="reference")
+            assert torch.equal(result["value"].isnan(), want.isnan())
+
+
+@kinds
+def test_infinite_distances(smooth, chosen):
+    """Rows so far out that float32 has no number for their squared distance: losses as the formula has them."""
+    for pattern in ("few", "halves"):
+        inputs = cast(random_batch(130, 5, pattern), torch.float32)
+        inputs["embeddings"][11] = 1e19
+        inputs["embeddings"][70] = -1e19
+        run = partial(FP.triplet_margin_loss, reduction="none", **settings_of(smooth, chosen, "sqeuclidean"))
+        got, want = (run(**inputs, backend=backend) for backend in ("cpu", "reference"))
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.equal(got.isinf(), want.isinf())
+
+
+@kinds
+def test_the_others_stay_finite_beside_a_bad_anchor(smooth, chosen):
+    inputs = cast(random_batch(70, 5, "few", 60), torch.float32)
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, reduction="none")
+    clean = run(**inputs)
+    inputs["embeddings"][50, 2] = math.nan
+    value = run(**inputs)
+    assert value[50].isnan()
+    others = torch.arange(70) != 50
+    torch.testing.assert_close(value[others], clean[others])
+
+
+@kinds
+@pytest.mark.parametrize("references", [False, True])
+def test_same_bits_from_run_to_run(smooth, chosen, references, threads):
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen)
+    for pattern in ("pairs", "halves"):
+        inputs = cast(random_batch(301, 19, pattern, 290 if references else None), torch.float32)
+        first = value_and_gradients(run, inputs, trained(inputs))
+        for _ in range(3):
+            again = value_and_gradients(run, inputs, trained(inputs))
+            assert all(torch.equal(again[name], first[name]) for name in first)
+    # With few triplets no rounding takes one to the other side of a margin.
+    inputs = cast(random_batch(24, 19, "pairs"), torch.float32)
+    threads(1)
+    one = value_and_gradients(run, inputs, trained(inputs))
+    threads(3)
+    three = value_and_gradients(run, inputs, trained(inputs))
+    assert max(error(three[name], one[name].double()) for name in one) <= 1e-6
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_more_references_than_a_panel_has_room_for(smooth):
+    """Several panels: the whole batch against itself in one call, and in three with a third of the anchors each."""
+    inputs = random_batch(2100, 3, "pairs")
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, margin=0.2, distance="sqeuclidean", reduction="sum")
+    got = value_and_gradients(run, inputs, ("embeddings",))
+    value, gradient = 0, torch.zeros_like(inputs["embeddings"])
+    for first in range(0, 2100, 700):
+        rows = torch.arange(first, first + 700)
+        part = {"embeddings": inputs["embeddings"][rows], "labels": inputs["labels"][rows]}
+        part |= {"ref_emb": inputs["embeddings"], "ref_labels": inputs["labels"]}
+        got_part = value_and_gradients(partial(run, exclude_self=rows), part, ("embeddings", "ref_emb"))
+        value += got_part["value"]
+        gradient += got_part["ref_emb"]
+        gradient[rows] += got_part["embeddings"]
+    assert error(got["value"], value) <= 1e-10
+    assert error(got["embeddings"], gradient) <= 1e-10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the resident set")
+def test_memory_stays_small():
+    """4e8 distances, of which every anchor takes part in 6e4 triplets."""
+    code = """
+import resource, torch, fastpair.functional as FP
+x, labels = torch.randn(20_000, 16).requires_grad_(), torch.arange(20_000) // 4
+FP.triplet_margin_loss(x[:300], labels[:300]).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+FP.triplet_margin_loss(x, labels).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert float(output) < 100  # MiB; the distances alone would be 1500
+
+
+# ---- pytorch-metric-learning
+
+
+@kinds
+@pytest.mark.parametrize("distance", ["unit_euclidean", "cosine"])
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_against_pytorch_metric_learning(seed, distance, references, smooth, chosen):
+    distances = pytest.importorskip("pytorch_metric_learning.distances")
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    miners = pytest.importorskip("pytorch_metric_learning.miners")
+    n, m = 60 + 10 * seed, 45
+    inputs = random_batch(n, 8, "few" if seed % 2 else "pairs", m if references else None, seed)
+    theirs = distances.LpDistance() if distance == "unit_euclidean" else distances.CosineSimilarity()
+    loss = losses.TripletMarginLoss(margin=0.2, smooth_loss=smooth, distance=theirs)
+    miner = miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=theirs)
+
+    def want(**inputs):
+        found = miner(**{k: t.detach() for k, t in inputs.items()}) if chosen == "semihard" else None
+        sides = {k: inputs[k] for k in ("ref_emb", "ref_labels") if k in inputs}
+        return loss(inputs["embeddings"], inputs["labels"], found, **sides)
+
+    ours = partial(
+        FP.triplet_margin_loss, margin=0.2, smooth_loss=smooth, triplets_per_anchor=chosen, distance=distance
+    )
+    got = value_and_gradients(ours, inputs, trained(inputs))
+    other = value_and_gradients(want, inputs, trained(inputs))
+    assert max(error(got[name], other[name]) for name in other) <= 1e-9
