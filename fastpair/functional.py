@@ -735,7 +735,9 @@ def _cosine_cross_entropy(
     )
 
 
-def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: str = "mean") -> Tensor:
+def center_loss(
+    embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
     r"""Center loss: l_i = 1/2 |z_i - c_{y_i}|^2, O(nd), plain PyTorch.
 
     Args:
@@ -751,7 +753,7 @@ def center_loss(embeddings: Tensor, labels: Tensor, centers: Tensor, *, reductio
     checks.same_columns("centers", centers, "embeddings", embeddings)
     checks.class_range(labels, len(centers))
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    return ops.center(embeddings, labels, centers, reduction)
+    return ops.center(embeddings, labels, centers, reduction, backend)
 
 
 def proxy_anchor_loss(

@@ -65,7 +65,8 @@ class PairLoss(_FunctionLoss):
 
     def __init__(self, function: Callable, **settings):
         super().__init__(function, **settings)
-        function(torch.empty(0, 1), torch.empty(0, dtype=torch.int64), **settings, backend="reference")
+        no_triplets = (torch.empty(0, dtype=torch.int64),) * 3
+        function(torch.empty(0, 1), None, indices_tuple=no_triplets, **settings, backend="reference")
 
     def forward(
         self,

@@ -4,6 +4,8 @@ They are the yardstick of half precision (how much error does plain PyTorch make
 source that shares no line with ``fastpair.backends.reference``. Small batches only: everything is dense.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -111,10 +113,10 @@ def supcon_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperatur
 def ntxent_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.07, distance="cosine",
                 reduction="mean", exclude_self=None):  # fmt: skip
     s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
-    losses = []
-    for row, p, n in zip(s / temperature, positive, negative):
-        each = [torch.cat([u[None], row[n]]).logsumexp(0) - u for u in row[p]]
-        losses.append(sum(each) if each else None)
+    u, losses = s / temperature, []
+    for row, p, n in zip(u, positive, negative):
+        pulled, pushed = row[p][:, None], row[n].expand(int(p.sum()), -1)
+        losses.append((torch.cat([pulled, pushed], dim=1).logsumexp(1) - pulled[:, 0]).sum())
     return over_anchors(losses, s, reduction, int(positive.sum()))
 
 
@@ -192,6 +194,44 @@ def linear_cross_entropy(
     return F.cross_entropy(
         logits, labels.long(), label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction
     )
+
+
+def class_loss(embeddings, weight, labels, of_target, scale, reduction):
+    cosines = scores(embeddings, weight, "cosine")
+    target = F.one_hot(labels.long(), len(weight)).bool()
+    logits = scale * torch.where(target, of_target(cosines), cosines)
+    if len(labels) == 0:
+        return logits.sum(1) if reduction == "none" else logits.sum()
+    return F.cross_entropy(logits, labels.long(), reduction=reduction)
+
+
+def normalized_softmax_loss(embeddings, weight, labels, *, temperature=0.05, reduction="mean"):
+    return class_loss(embeddings, weight, labels, lambda c: c, 1 / temperature, reduction)
+
+
+def cosface_loss(embeddings, weight, labels, *, margin=0.35, scale=64.0, reduction="mean"):
+    return class_loss(embeddings, weight, labels, lambda c: c - margin, scale, reduction)
+
+
+def arcface_loss(embeddings, weight, labels, *, margin=28.6, scale=64.0, reduction="mean"):
+    m = torch.tensor(margin).double().deg2rad().item()
+
+    def of_target(cosine):
+        sine = ((1 - cosine) * (1 + cosine)).clamp(min=1e-30).sqrt()
+        beyond = torch.atan2(sine, cosine) > torch.pi - m
+        return torch.where(beyond, cosine - m * math.sin(m), cosine * math.cos(m) - sine * math.sin(m))
+
+    return class_loss(embeddings, weight, labels, of_target, scale, reduction)
+
+
+def proxy_nca_loss(embeddings, proxies, labels, *, softmax_scale=1.0, reduction="mean"):
+    logits = -softmax_scale * scores(embeddings, proxies, "unit_sqeuclidean")
+    per_row = logits.logsumexp(1) - logits.gather(1, labels.long()[:, None])[:, 0]
+    return reduced(per_row, reduction)
+
+
+def center_loss(embeddings, labels, centers, *, reduction="mean"):
+    return reduced(((embeddings - centers[labels.long()]) ** 2).sum(1) / 2, reduction)
 
 
 def reduced(per_anchor, reduction):

@@ -33,9 +33,11 @@ def leaves_of(loss, inputs):
     return leaves, [leaves[name] for name in loss.trained]
 
 
-@every_loss
+# Circle loss has weights that are constants of its gradient: finite differences see them change.
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("circle")])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_gradcheck(loss, reduction):
+def test_gradcheck(name, reduction):
+    loss = LOSSES[name]
     inputs = small(loss, torch.float64, n=7, d=3)
     if "ref_emb" in inputs:
         # Rows that both sides share have a distance of zero, where a distance has a kink.
@@ -70,13 +72,21 @@ def operator_calls():
         (None, "none", False),
         (rows, "none", True),
     ):
-        margins = ([0.1, 1.4], "euclidean", reduction)
-        yield "pair_loss", (x, y, labels, pair["ref_labels"], row_grad, "contrastive", *margins, wanted, wanted)
-        yield "pair_loss", (x, None, labels, None, row_grad, "squared_contrastive", *margins, wanted, False)
+        margins = ([0.1, 1.4], "euclidean", False, reduction)
+        refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
+        own = torch.arange(9).flip(0)
+        yield "pair_loss", (*refs, own, row_grad, "contrastive", *margins, wanted, wanted)
+        yield "pair_loss", (*itself, None, row_grad, "squared_contrastive", *margins, wanted, False)
+        scale = ([5.0], "cosine", False, reduction)
+        yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
+        yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
+        yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
+        views = (x, y[:9], labels, labels)
+        yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
-        yield "linear_cross_entropy", (*tensors, 0.1, -100, reduction, wanted, wanted, wanted)
+        yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], None, linear["labels"], row_grad)
-        yield "linear_cross_entropy", (*tensors, 0.0, -100, reduction, False, wanted, False)
+        yield "linear_cross_entropy", (*tensors, "arcface", 9.0, 0.3, 0.0, -100, reduction, False, wanted, False)
         yield "spce", (x, labels, row_grad, reduction, wanted)
     yield "pairwise_distance", (x, y, "cosine")
     yield "pairwise_distance", (x.bfloat16(), None, "euclidean")
@@ -110,7 +120,8 @@ def test_second_backward_gives_the_same(loss, reduction):
         assert torch.equal(again, want)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "pce_loss"])
+# PCE has a test of its own; the center loss is plain PyTorch.
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("pce_loss", "center")])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_double_backward_is_refused(name, reduction):
     loss = LOSSES[name]
@@ -196,7 +207,7 @@ def test_compile(loss, reduction):
     run = partial(loss.fused, reduction=reduction)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     inputs = small(loss)
-    incoming = torch.randn(12 if reduction == "none" else ())
+    incoming = torch.randn(len(inputs[loss.rows]) if reduction == "none" else ())
     want = value_and_gradients(run, inputs, loss.trained, incoming)
     got = value_and_gradients(compiled, inputs, loss.trained, incoming)
     for name in want:
@@ -305,8 +316,6 @@ def test_modules_are_the_functions():
     assert torch.equal(head(z.double(), labels), want)
     assert [name for name, _ in head.named_parameters()] == ["weight", "bias"]
     assert LinearCrossEntropyLoss(3, 4, bias=False).bias is None
-    with pytest.raises(ValueError, match="indices_tuple"):
-        ContrastiveLoss()(z, labels, (labels, labels, labels))
     assert "0.2" in repr(ContrastiveLoss(**margins))
 
 
@@ -330,16 +339,20 @@ def test_compile_with_one_tensor_in_two_places():
 
 def test_direct_calls_of_the_operators_check_shapes():
     ops, x = torch.ops.fastpair, torch.randn(5, 4)
-    labels, settings = torch.zeros(5, dtype=torch.long), ("contrastive", [0.0, 1.0], "dot", "mean", False, False)
+    labels = torch.zeros(5, dtype=torch.long)
+    settings = ("contrastive", [0.0, 1.0], "dot", False, "mean", False, False)
+    linear = ("linear", 1.0, 0.0, 0.0, -1)
     for call in (
-        lambda: ops.pair_loss(x, None, labels[:3], None, None, *settings),
-        lambda: ops.pair_loss(x, x, labels, None, None, *settings),
-        lambda: ops.pair_loss(x, x[:, :2], labels, labels, None, *settings),
-        lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, 0.0, -1, "mean", True, True, False),
-        lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], 0.0, -1, "none", True, True, False),
+        lambda: ops.pair_loss(x, None, labels[:3], None, None, None, *settings),
+        lambda: ops.pair_loss(x, x, labels, None, None, None, *settings),
+        lambda: ops.pair_loss(x, x[:, :2], labels, labels, None, None, *settings),
+        lambda: ops.pair_loss(x, x, labels, labels, labels - 2, None, *settings),
+        lambda: ops.pair_loss(x, x, labels, labels, labels + 5, None, *settings),
+        lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, *linear, "mean", True, True, False),
+        lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], *linear, "none", True, True, False),
         lambda: ops.spce(x, labels[:2], None, "mean", True),
         lambda: ops.pairwise_distance(x, x[:, :2], "dot"),
         lambda: ops.pairwise_distance_backward(x, x, None, "dot", True, False),
     ):
-        with pytest.raises(RuntimeError, match="must have|go together"):
+        with pytest.raises(RuntimeError, match="must have|must hold|go together"):
             call()

@@ -14,7 +14,7 @@ from fastpair import retrieval
 def ranking(query, gallery, metric):
     """Row i: gallery indices from the closest to the farthest, ties by index; leave-one-out without a gallery."""
     closeness = scores(query, query if gallery is None else gallery, metric).numpy()
-    if metric in ("euclidean", "sqeuclidean"):
+    if metric not in ("cosine", "dot"):
         closeness = -closeness
     rows = []
     for i, row in enumerate(closeness):

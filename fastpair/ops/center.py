@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from fastpair.backends import reference
+from fastpair.config import choose_backend
 
 
-def center(embeddings: Tensor, labels: Tensor, centers: Tensor, reduction: str) -> Tensor:
+def center(embeddings: Tensor, labels: Tensor, centers: Tensor, reduction: str, backend: str | None) -> Tensor:
+    if backend is not None:
+        choose_backend(embeddings.device.type, backend)  # the same for all, but a wrong name is an error
     with torch.autocast(embeddings.device.type, enabled=False):
         dtype = reference.accumulate_dtype(embeddings.dtype)
         # index_select, whose gradient is added up in order: the same bits every time.
