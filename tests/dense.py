@@ -214,7 +214,7 @@ def cosface_loss(embeddings, weight, labels, *, margin=0.35, scale=64.0, reducti
 
 
 def arcface_loss(embeddings, weight, labels, *, margin=28.6, scale=64.0, reduction="mean"):
-    m = torch.tensor(margin).double().deg2rad().item()
+    m = math.radians(margin)
 
     def of_target(cosine):
         sine = ((1 - cosine) * (1 + cosine)).clamp(min=1e-30).sqrt()

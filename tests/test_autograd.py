@@ -74,14 +74,14 @@ def operator_calls():
     ):
         margins = ([0.1, 1.4], "euclidean", False, reduction)
         refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
-        own = torch.arange(9).flip(0)
+        own = torch.arange(9) % (len(y) + 1) - 1
         yield "pair_loss", (*refs, own, row_grad, "contrastive", *margins, wanted, wanted)
         yield "pair_loss", (*itself, None, row_grad, "squared_contrastive", *margins, wanted, False)
         scale = ([5.0], "cosine", False, reduction)
         yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
         yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
         yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
-        views = (x, y[:9], labels, labels)
+        views = (x, x.flip(0), labels, labels)
         yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
         yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
