@@ -3,8 +3,8 @@
     python examples/train_dml.py --loss ce,contrastive,spce --output runs/demo
 
 Each loss trains the same network from the same seed. The run folder holds metrics.json (fractions of 1), curves.png,
-retrieval.png and a checkpoint for each loss; --resume continues a run that was interrupted, to the same bits where the
-machine, its thread count and the versions in metrics.json are the same.
+retrieval.png and a checkpoint for each loss, with --log-bounds bounds.png too; --resume continues a run that was
+interrupted, to the same bits where the machine, its thread count and the versions in metrics.json are the same.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from dml.data import DATASETS
 from dml.errors import UserError
 from dml.losses import RECIPES
-from dml.plots import plot_curves, plot_retrieval
+from dml.plots import plot_bounds, plot_curves, plot_retrieval
 from dml.runfolder import create_run, read_run, write_json
 from dml.trainer import RECALL_AT, Trainer, TrainingConfig
 from tqdm import tqdm
@@ -37,6 +37,7 @@ DEFAULTS = {
     "lr": 1e-3,
     "seed": 0,
     "device": "cpu",
+    "log_bounds": False,
 }
 FIGURE_QUERIES = 8
 FIGURE_NEIGHBOURS = 5
@@ -96,7 +97,11 @@ def run(arguments: dict) -> None:
         write_json(folder / "metrics.json", {**results, "config": config, "versions": _versions()})
     plot_curves(folder / "curves.png", results)
     plot_retrieval(folder / "retrieval.png", data, queries, neighbours)
-    print(f"\n{_table(results)}\n\n{folder}: metrics.json, curves.png, retrieval.png, a checkpoint for each loss")
+    files = ["metrics.json", "curves.png", "retrieval.png"]
+    if training.log_bounds:
+        plot_bounds(folder / "bounds.png", {loss: result["history"]["bounds"] for loss, result in results.items()})
+        files.append("bounds.png")
+    print(f"\n{_table(results)}\n\n{folder}: {', '.join(files)}, a checkpoint for each loss")
 
 
 def _parse(argv: list[str] | None) -> dict:
@@ -119,6 +124,7 @@ def _parse(argv: list[str] | None) -> dict:
     option("lr", "learning rate of AdamW at the start; it decays to zero along a cosine", type=float)
     option("seed", "seed of the weights, the batches and the augmentation", type=int)
     option("device", "a torch device, such as cpu or cuda")
+    parser.add_argument("--log-bounds", action="store_true", help="measure fastpair.bounds and draw them over time")
     parser.add_argument("--output", help="run folder, new or empty (default: runs/<date>-<time>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     return vars(parser.parse_args(argv))

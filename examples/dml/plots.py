@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 RIGHT, WRONG = "#009E73", "#CC3311"
 DASHES = (0, (2, 1))
+PAIR_LOSSES = {"snca": "SNCA", "multi_similarity": "multi-similarity", "contrastive": "contrastive"}
 # From one image to the next, in images.
 COLUMN, ROW = 1.12, 1.36
 # The smoothed loss is the mean over this many steps to either side.
@@ -117,6 +118,49 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
         title_fontsize=10,
     )
     _save(figure, path)
+
+
+def plot_bounds(path: Path, history: dict[str, list[dict[str, float]]]) -> None:
+    """Draw what the losses of the paper are on some training images while the network learns from one of them.
+
+    A row for each loss that is trained: cross-entropy and its pairwise forms, the pair losses relative to their value
+    at the start, and the lower bound on the mutual information of embeddings and labels.
+
+    Args:
+        path: the PNG file to write.
+        history: for each loss, ``fastpair.bounds.terms`` and the "step" of each point.
+    """
+    figure = Figure(figsize=(13, 3.6 * len(history)), layout="constrained")
+    grid = figure.subplots(len(history), 3, squeeze=False, sharex=True)
+    titles = ("Cross-entropy and its pairwise forms", "Pair losses, relative to the start", "Information, nats")
+    for axes, title in zip(grid[0], titles):
+        axes.set_title(title)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    for (entropies, pairs, information), (name, points) in zip(grid, history.items()):
+        steps = [point["step"] for point in points]
+        known = points[0].keys()
+        entropies.set_ylabel(f"trained with {name}")
+        for number, key in enumerate(("ce", "spce", "pce")):
+            if key in known:
+                _line(entropies, steps, [point[key] for point in points], key.upper(), number)
+        for number, (key, label) in enumerate(PAIR_LOSSES.items()):
+            sums = [point[f"{key}/tightness"] + point[f"{key}/contrast"] for point in points]
+            _line(pairs, steps, [value / sums[0] for value in sums], label, number)
+        pairs.set_ylim(bottom=0)
+        information.axhline(points[0]["entropy"], color="#000000", linestyle=DASHES, label="H(Y)")
+        if "information" in known:
+            _line(information, steps, [point["information"] for point in points], "H(Y) - CE, at most I(Z;Y)", 0)
+        else:
+            information.text(0.5, 0.25, "no classifier, no CE", ha="center", transform=information.transAxes)
+        for axes in (entropies, pairs, information):
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=9)
+    _save(figure, path)
+
+
+def _line(axes: Axes, steps: list[int], values: list[float], label: str, number: int) -> None:
+    axes.plot(steps, values, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=label)
 
 
 def _smooth(values: list[float]) -> np.ndarray:

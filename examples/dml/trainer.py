@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from fastpair import bounds
+from fastpair.losses import LinearCrossEntropyLoss
 from fastpair.retrieval import map_at_r, recall_at_k
 
 from .data import RetrievalData, augment, batches
@@ -21,6 +23,11 @@ RECALL_AT = (1, 2, 4, 8)
 # The unseen classes are looked at before, after, and in between at most this often.
 EVALUATIONS_DURING_TRAINING = 5
 EVALUATION_BATCH = 512
+# The bounds are measured on so many training images, the same all the time, and at most so often after the start.
+BOUNDS_IMAGES = 1024
+BOUNDS_POINTS = 24
+# PCE's lambda: a constant, so that its curve is one of one function. As a bound on CE it would have to be smaller.
+BOUNDS_LAMBDA = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class TrainingConfig:
     lr: float
     seed: int
     device: str
+    log_bounds: bool
 
 
 class Trainer:
@@ -64,6 +72,7 @@ class Trainer:
         self.seconds = 0.0
         self.losses: list[float] = []
         self.evaluations: list[dict[str, float]] = []
+        self.bounds: list[dict[str, float]] = []
         if checkpoint.exists():
             self._load()
 
@@ -83,6 +92,8 @@ class Trainer:
         every = math.ceil(self.config.epochs / (EVALUATIONS_DURING_TRAINING + 1))
         if not self.evaluations:
             self._evaluate(log)
+            self._measure_bounds()
+        points = math.ceil(self.config.epochs / BOUNDS_POINTS)
         bar = tqdm(total=self.total_steps, initial=len(self.losses), desc=self.loss, unit="step", disable=None)
         with bar:
             while self.epoch < self.config.epochs:
@@ -92,6 +103,8 @@ class Trainer:
                 self.epoch += 1
                 if self.epoch % every == 0 or self.epoch == self.config.epochs:
                     self._evaluate(log)
+                if self.epoch % points == 0 or self.epoch == self.config.epochs:
+                    self._measure_bounds()
                 self._save()
 
     def _train_one_epoch(self, bar: tqdm) -> None:
@@ -99,8 +112,12 @@ class Trainer:
         labels = self.data.train_labels
         for index in batches(labels, self.config.batch_size, self.recipe.per_class, self.generator):
             images = self.data.train_images[index].to(self.config.device).float() / 255
-            embeddings = self.model(augment(images, self.generator))
-            loss = self.criterion(self.recipe.prepare(embeddings), labels[index].to(self.config.device))
+            embeddings = self.recipe.prepare(self.model(augment(images, self.generator)))
+            if self.recipe.two_views:
+                partner = self.recipe.prepare(self.model(augment(images, self.generator)))
+            else:
+                partner = labels[index].to(self.config.device)
+            loss = self.criterion(embeddings, partner)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -114,16 +131,29 @@ class Trainer:
             bar.set_postfix(loss=f"{self.losses[-1]:.3f}", refresh=False)
             bar.update()
 
-    @torch.no_grad()
     def embed_test_images(self) -> torch.Tensor:
         """Embeddings of the test images, float32 of shape (n, embedding_size)."""
+        return self._embed(self.data.test_images)
+
+    @torch.no_grad()
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
         self.model.eval()
         return torch.cat(
-            [
-                self.model(images.to(self.config.device).float() / 255)
-                for images in self.data.test_images.split(EVALUATION_BATCH)
-            ]
+            [self.model(part.to(self.config.device).float() / 255) for part in images.split(EVALUATION_BATCH)]
         )
+
+    def _measure_bounds(self) -> None:
+        """What the paper's losses are on some training images, whichever of them is trained with."""
+        if not self.config.log_bounds:
+            return
+        generator = torch.Generator().manual_seed(self.config.seed)
+        index = torch.randperm(len(self.data.train_images), generator=generator)[:BOUNDS_IMAGES]
+        embeddings = self.recipe.prepare(self._embed(self.data.train_images[index]))
+        labels = self.data.train_labels[index].to(self.config.device)
+        classifiers = [module for module in self.criterion.modules() if isinstance(module, LinearCrossEntropyLoss)]
+        classifier = {"weight": classifiers[0].weight, "bias": classifiers[0].bias} if classifiers else {}
+        terms = bounds.terms(embeddings, labels, lam=BOUNDS_LAMBDA, **classifier)
+        self.bounds.append({"step": len(self.losses), **terms})
 
     def _evaluate(self, log: Callable[[str], None]) -> None:
         embeddings = self.embed_test_images()
@@ -147,6 +177,7 @@ class Trainer:
             "seconds": self.seconds,
             "losses": self.losses,
             "evaluations": self.evaluations,
+            "bounds": self.bounds,
         }
         write_atomically(self.checkpoint, lambda file: torch.save(state, file))
 
@@ -158,7 +189,7 @@ class Trainer:
                 getattr(self, name).load_state_dict(state[name])
             self.generator.set_state(state["generator"])
             self.epoch, self.seconds = state["epoch"], state["seconds"]
-            self.losses, self.evaluations = state["losses"], state["evaluations"]
+            self.losses, self.evaluations, self.bounds = (state[name] for name in ("losses", "evaluations", "bounds"))
         # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, ...
         except Exception as error:
             raise UserError(f"cannot continue from the checkpoint {self.checkpoint}: {error}") from error
@@ -174,5 +205,5 @@ class Trainer:
             "after": metrics(self.evaluations[-1]),
             "steps": len(self.losses),
             "training_seconds": round(self.seconds, 2),
-            "history": {"loss": self.losses, "evaluations": self.evaluations},
+            "history": {"loss": self.losses, "evaluations": self.evaluations, "bounds": self.bounds},
         }
