@@ -23,6 +23,8 @@ from dml.errors import UserError  # noqa: E402
 from dml.losses import RECIPES  # noqa: E402
 from dml.runfolder import write_atomically  # noqa: E402
 
+# Losses without parameters, with parameters, and on two views, in the order in which they are interrupted.
+RESUMED = ("ce", "contrastive", "spce", "proxy_anchor", "info_nce", "siglip")
 METRICS = {"recall@1", "recall@2", "recall@4", "recall@8", "map@r"}
 
 
@@ -66,9 +68,9 @@ def short_run(folder):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """The options and the folder of a run of all losses that nothing interrupted."""
+    """The options and the folder of a run of several losses that nothing interrupted."""
     root = tmp_path_factory.mktemp("whole")
-    options = [*short_run(make_image_folder(root / "images")), "--loss", ",".join(RECIPES)]
+    options = [*short_run(make_image_folder(root / "images")), "--loss", ",".join(RESUMED), "--log-bounds"]
     assert train_dml.main([*options, "--output", str(root / "run")]) == 0
     return options, root / "run"
 
@@ -193,10 +195,12 @@ def test_command_line_trains_on_glyphs(tmp_path):
 
 def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
     output = tmp_path / "run"
-    assert train_dml.main([*options, "--loss", ",".join(RECIPES), "--output", str(output)]) == 0
+    arguments = [*options, "--loss", ",".join(RECIPES), "--log-bounds", "--output", str(output)]
+    assert train_dml.main(arguments) == 0
     table = capsys.readouterr().out
     assert "Recall@1" in table and "MAP@R" in table
-    expected = {"run.json", "metrics.json", "curves.png", "retrieval.png"} | {f"{loss}.pt" for loss in RECIPES}
+    figures = {"curves.png", "retrieval.png", "bounds.png"}
+    expected = {"run.json", "metrics.json"} | figures | {f"{loss}.pt" for loss in RECIPES}
     assert {path.name for path in output.iterdir()} == expected
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["config"]["epochs"] == 4 and metrics["versions"]["torch"] == torch.__version__
@@ -207,7 +211,11 @@ def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
             assert all(0 <= value <= 1 for value in metrics[loss][when].values())
         assert metrics[loss]["before"] == metrics["ce"]["before"], "every loss starts from the same network"
         assert metrics[loss]["steps"] == len(metrics[loss]["history"]["loss"]) == 12
-    for figure in ("curves.png", "retrieval.png"):
+        points = metrics[loss]["history"]["bounds"]
+        assert [point["step"] for point in points] == [0, 3, 6, 9, 12]
+        assert ("ce" in points[0]) == (loss in ("ce", "center"))
+        assert all(np.isfinite(list(point.values())).all() for point in points)
+    for figure in figures:
         with Image.open(output / figure) as image:
             image.load()
             assert image.format == "PNG" and min(image.size) > 300
@@ -217,7 +225,7 @@ def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_path, whole_run, capsys, loss, step):
     options, whole = whole_run
     parts = tmp_path / "parts"
-    steps = list(RECIPES).index(loss) * 12 + step
+    steps = RESUMED.index(loss) * 12 + step
     augment = trainer.augment
 
     def interrupt(images, generator):
@@ -234,16 +242,16 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_pat
     # The settings of the run are known, so that none has to be given again.
     assert train_dml.main(["--output", str(parts), "--resume"]) == 0
 
-    for name in RECIPES:
+    for name in RESUMED:
         expected, found = (torch.load(run / f"{name}.pt", weights_only=True) for run in (whole, parts))
         for part in ("model", "criterion"):
             assert expected[part].keys() == found[part].keys()
             assert all(torch.equal(expected[part][key], found[part][key]) for key in expected[part])
         for index, state in expected["optimizer"]["state"].items():
             assert all(torch.equal(value, found["optimizer"]["state"][index][key]) for key, value in state.items())
-        for part in ("losses", "evaluations", "epoch"):
+        for part in ("losses", "evaluations", "bounds", "epoch"):
             assert expected[part] == found[part]
-    for figure in ("curves.png", "retrieval.png"):
+    for figure in ("curves.png", "retrieval.png", "bounds.png"):
         assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
 
 
