@@ -1,0 +1,135 @@
+"""The deliberate differences from pytorch-metric-learning that docs/pytorch-metric-learning.md lists, as facts."""
+
+import pytest
+import torch
+
+from fastpair import losses as ours
+
+theirs = pytest.importorskip("pytorch_metric_learning.losses")
+distances = pytest.importorskip("pytorch_metric_learning.distances")
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(8, 4), torch.arange(8) % 2
+
+
+def test_copies_of_labels(batch):
+    x, labels = batch
+    alone = ours.SupConLoss()(x, labels)
+    torch.testing.assert_close(theirs.SupConLoss()(x, labels, ref_emb=x, ref_labels=labels), alone)
+    assert not theirs.SupConLoss()(x, labels, ref_emb=x, ref_labels=labels.clone()).isclose(alone)
+    torch.testing.assert_close(ours.SupConLoss()(x, labels, ref_emb=x, ref_labels=labels.clone()), alone)
+
+
+def test_means_over_losses_above_zero():
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-0.9, 0.1], [0.8, 0.6], [0.7, 0.7]])
+    labels = torch.tensor([0, 0, 1, 2, 2])
+    per_anchor = ours.SupConLoss(0.002, reduction="none")(x, labels)
+    zero = per_anchor[[0, 1, 3, 4]] == 0
+    assert 0 < zero.sum() < 4
+    torch.testing.assert_close(ours.SupConLoss(0.002)(x, labels), per_anchor.sum() / 4)
+    torch.testing.assert_close(theirs.SupConLoss(0.002)(x, labels), per_anchor.sum() / (~zero).sum())
+
+
+def test_dot_products(batch):
+    normalised = theirs.SupConLoss(distance=distances.DotProductSimilarity())(*batch)
+    torch.testing.assert_close(normalised, ours.SupConLoss(distance="cosine")(*batch))
+    plain = theirs.SupConLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False))(*batch)
+    torch.testing.assert_close(plain, ours.SupConLoss(distance="dot")(*batch))
+
+
+def test_half_precision(batch):
+    x, labels = batch
+    assert theirs.SupConLoss()(x.bfloat16(), labels).dtype == torch.bfloat16
+    assert ours.SupConLoss()(x.bfloat16(), labels).dtype == torch.float32
+
+
+def test_supcon_without_negatives(batch):
+    x, _ = batch
+    labels = torch.zeros(8, dtype=torch.long)
+    assert theirs.SupConLoss()(x, labels) == 0
+    assert ours.SupConLoss()(x, labels) > 1
+
+
+def test_ntxent_at_small_temperatures():
+    x, labels = torch.tensor([[1.0, 0], [-1, 0], [1, 0.01], [-1, 0.01]]), torch.tensor([0, 0, 1, 1])
+    assert theirs.NTXentLoss(0.001)(x, labels).item() == pytest.approx(87.34, abs=0.01)
+    assert ours.NTXentLoss(0.001)(x, labels).item() == pytest.approx(2000, abs=1)
+
+
+def test_nca_of_far_anchors():
+    far = torch.tensor([[0.0, 0], [30, 0], [0, 1], [30, 1]])
+    some = torch.cat([far, torch.tensor([[0.0, 0.5], [0.1, 0.5]])])
+    their_nca = theirs.NCALoss(distance=distances.LpDistance(normalize_embeddings=False, power=2))
+    our_nca = ours.NCALoss(distance="sqeuclidean")
+    assert their_nca(far, torch.tensor([0, 0, 1, 1])).isnan()
+    assert our_nca(far, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(899, abs=0.1)
+    assert their_nca(some, torch.tensor([0, 0, 1, 1, 2, 2])) < 2
+    assert our_nca(some, torch.tensor([0, 0, 1, 1, 2, 2])) > 500
+
+
+def test_nca_of_a_single_anchor(batch):
+    x, labels = batch
+    assert theirs.NCALoss()(x[:1], labels[:1], ref_emb=x[1:], ref_labels=labels[1:]) == 0
+    assert ours.NCALoss()(x[:1], labels[:1], ref_emb=x[1:], ref_labels=labels[1:]) > 0
+
+
+def test_nca_over_listed_pairs(batch):
+    x, labels = batch
+    pairs = (torch.tensor([0, 0]), torch.tensor([2, 4]), torch.tensor([0]), torch.tensor([1]))
+    d = torch.cdist(torch.nn.functional.normalize(x), torch.nn.functional.normalize(x)).square()[0]
+    want = torch.stack([-d[2], -d[4], -d[1]]).logsumexp(0) - torch.stack([-d[2], -d[4]]).logsumexp(0)
+    torch.testing.assert_close(ours.NCALoss()(x, labels, pairs), want)
+    assert not theirs.NCALoss()(x, labels, pairs).isclose(want)
+
+
+def test_lifted_structure_of_lone_anchors(batch):
+    x, labels = batch[0], torch.tensor([0, 0, 1, 1, 2, 3, 4, 5])
+    got = ours.GeneralizedLiftedStructureLoss(reduction="none")(x, labels)
+    assert (got[4:] == 0).all() and (got[:4] > 0).all()
+    torch.testing.assert_close(ours.GeneralizedLiftedStructureLoss()(x, labels), got.sum() / 4)
+    assert not theirs.GeneralizedLiftedStructureLoss()(x, labels).isclose(got.sum() / 4)
+
+
+def test_dtype_of_class_vectors(batch):
+    x, labels = batch
+    for name in ("CosFaceLoss", "ProxyAnchorLoss", "NormalizedSoftmaxLoss"):
+        their_loss, our_loss = getattr(theirs, name)(3, 4), getattr(ours, name)(3, 4)
+        their_loss(x.bfloat16(), labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            our_loss(x.bfloat16(), labels)
+        assert next(their_loss.parameters()).dtype == torch.bfloat16
+        assert next(our_loss.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_arcface_along_the_class_vector(backend):
+    import fastpair
+
+    their_loss, our_loss = theirs.ArcFaceLoss(3, 4), ours.ArcFaceLoss(3, 4)
+    their_loss.W.data = our_loss.weight.data.T.clone()
+    x = (our_loss.weight[:2] * 2).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(their_loss(x, torch.tensor([0, 1])), x)
+    assert gradient.isnan().any()
+    with fastpair.use_backend(backend):
+        (gradient,) = torch.autograd.grad(our_loss(x, torch.tensor([0, 1])), x)
+    assert gradient.isfinite().all()
+
+
+def test_state_of_the_memory(batch):
+    x, labels = batch
+    state = {}
+    for module in (theirs, ours):
+        memory = module.CrossBatchMemory(module.ContrastiveLoss(), 4, 16)
+        memory(x, labels)
+        again = module.CrossBatchMemory(module.ContrastiveLoss(), 4, 16)
+        again.load_state_dict(memory.state_dict())
+        state[module] = again.queue_idx
+    assert state == {theirs: 0, ours: 8}
+
+
+def test_nca_against_the_memory(batch):
+    x, labels = batch
+    assert theirs.CrossBatchMemory(theirs.NCALoss(), 4, 16)(x, labels) < theirs.NCALoss()(x, labels)
+    torch.testing.assert_close(ours.CrossBatchMemory(ours.NCALoss(), 4, 16)(x, labels), ours.NCALoss()(x, labels))
