@@ -134,7 +134,7 @@ PAIR_LOSSES = {
         partial(FP.triplet_margin_loss, triplets_per_anchor="hard"), dense_hard_triplet, their_hard_triplet
     ),
 }
-CONTRASTIVE = PAIR_LOSSES["contrastive"]
+CONTRASTIVE, SUPCON = PAIR_LOSSES["contrastive"], PAIR_LOSSES["supcon"]
 
 
 def dense_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -228,7 +228,8 @@ def compiled(function: Callable) -> Callable:
 
 def time_pair_loss(name: str, seconds: float, quick: bool) -> list[dict]:
     loss, rows = PAIR_LOSSES[name], []
-    for n in (128, 256) if quick else (128, 512, 1024, 2048, 4096, 8192):
+    sizes = (128, 256) if quick else (128, 512, 1024, 2048, 4096)
+    for n in (*sizes, 8192) if loss is SUPCON and not quick else sizes:
         x, labels = embeddings(n)
         losses = {"fastpair": loss.fast, "eager": loss.dense, "compile": compiled(loss.dense)}
         if n <= loss.their_most:

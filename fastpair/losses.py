@@ -230,6 +230,10 @@ class InfoNCELoss(_FunctionLoss):
     def forward(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
         return self._function(embeddings, ref_emb, temperature=self.temperature, **self.settings())
 
+    def extra_repr(self) -> str:
+        learned = ", learn_temperature=True" if self.log_temperature is not None else ""
+        return f"temperature={self.initial_temperature}, {super().extra_repr()}{learned}"
+
 
 class SigLIPLoss(nn.Module):
     """Sigmoid loss of two views, ``loss(embeddings, ref_emb)``: see :func:`fastpair.functional.siglip_loss`.
