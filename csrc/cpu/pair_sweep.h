@@ -1,0 +1,368 @@
+// Sweeps over the tiles of a score matrix. No tile outlives its visit unless all of them fit the memory budget.
+//
+// Where the references are the anchors, only tiles on and above the diagonal are computed: such a tile stands for its
+// mirror image too, and with H = G + G^T the gradient is H X. Each block of gradient rows is written by one task in a
+// fixed order, so that results are the same bits from run to run.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+#include "cpu/samples.h"
+
+namespace fastpair {
+
+// Scores are visited in squares of SQUARE x SQUARE.
+constexpr int64_t SQUARE = 2048;
+// They are kept between the sweeps where they are no more than these: the tiles on and above the diagonal of 4096 x
+// 4096, 34 MiB in float32.
+constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
+
+// At most so many are computed by one product.
+constexpr int64_t RUN_SCORES = int64_t(1) << 17;
+
+// What an anchor's pairs of one kind came to so far: as in Parts, but in double, and Max with the sorted position.
+struct Total {
+  double of[STATISTICS];
+};
+
+// f(0) for negatives and f(1) for positives.
+template <typename F>
+void for_kinds(const F& f) {
+  f(0);
+  f(1);
+}
+
+// Anchors, which are the samples of a side, their statistics, and their weights in the gradient.
+template <typename T>
+struct AnchorSide {
+  Samples<T>& samples;
+  std::vector<int64_t> pos_begin, pos_end;  // the stretch of positives among the other side's samples
+  std::vector<Total> totals[2];
+  std::vector<T> given;
+  std::vector<T> factor[2], shift[2], constant[2];
+
+  AnchorSide(Samples<T>& anchors, const Samples<T>& others)
+      : samples(anchors), pos_begin(anchors.n), pos_end(anchors.n) {
+    for (int64_t i = 0; i < anchors.n; ++i) {
+      const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
+      pos_begin[i] = stretch.first - others.labels.begin();
+      pos_end[i] = stretch.second - others.labels.begin();
+    }
+  }
+
+  void start(const PairKernels<T>& loss) {
+    given.assign(loss.positives_given ? samples.n : 0, T(0));
+    for_kinds([&](int kind) {
+      const double none = loss.reduction[kind] == Reduction::Sum ? 0 : -std::numeric_limits<double>::infinity();
+      totals[kind].assign(samples.n, Total{{none, 0, 0}});
+      factor[kind].assign(samples.n, T(0));
+      shift[kind].assign(samples.n, std::numeric_limits<T>::infinity());
+      constant[kind].assign(samples.n, T(0));
+    });
+  }
+
+  void set_weight(int64_t i, int kind, const Slope& slope, double weight) {
+    // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
+    const T rounded = T(slope.shift);
+    const double rest = std::isfinite(slope.shift) ? 1 + (double(rounded) - slope.shift) : 1;
+    factor[kind][i] = T(slope.factor * weight * rest);
+    shift[kind][i] = rounded;
+    constant[kind][i] = T(slope.constant * weight);
+  }
+
+  Weights<T> weights() const {
+    Weights<T> view;
+    for_kinds([&](int kind) { view.of[kind] = {factor[kind].data(), shift[kind].data(), constant[kind].data()}; });
+    view.given = given.data();
+    return view;
+  }
+};
+
+template <typename T>
+class PairSweep {
+ public:
+  // `self`: see Tile. `two_sided`: the references are anchors as well.
+  PairSweep(const PairKernels<T>& loss, const std::vector<double>& params, const Distance& distance,
+            AnchorSide<T>& anchors, AnchorSide<T>& references, const int64_t* self, bool two_sided)
+      : loss_(loss),
+        params_(params),
+        distance_(distance),
+        rows_(anchors),
+        cols_(references),
+        x_(anchors.samples),
+        y_(references.samples),
+        self_(self),
+        symmetric_(&anchors == &references),
+        two_sided_(two_sided) {
+    const bool kept = keeps_scores();
+    block_ = task_length(kept ? std::max(x_.n, y_.n) : SQUARE, MAX_BLOCK);
+    square_rows_ = kept ? round_up(x_.n) : SQUARE;
+    square_cols_ = kept ? round_up(y_.n) : SQUARE;
+    // What is below the diagonal is never visited. Up to SQUARE its memory is not worth the shorter products that
+    // panels of different lengths allow.
+    upper_ = symmetric_ && kept && x_.n > SQUARE;
+    int64_t size = 0;
+    for (int64_t I = 0; I < blocks(square_rows_); ++I) {
+      panels_.push_back(size - first_column(I));
+      size += block_ * ld(I);
+    }
+    scores_ = Scratch<T>(size);
+    partial_[0] = Scratch<T>(CHANNELS * blocks(square_cols_) * square_rows_);
+    if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
+  }
+
+  // In whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
+  bool keeps_scores() const {
+    const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
+    const int64_t rows = padded(x_.n), cols = padded(y_.n);
+    return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
+  }
+
+  struct Pass {
+    bool compute_scores = true;
+    bool add[2] = {false, false};  // the statistics of negatives, of positives
+    bool gradient = false;
+    bool only_positives = false;  // tiles without positives are passed over
+  };
+
+  // Visits every pair once. Gradients are added to those of the samples that have them.
+  void run(const Pass& pass) {
+    for (int64_t top = 0; top < x_.n; top += square_rows_) {
+      for (int64_t left = symmetric_ ? top : 0; left < y_.n; left += square_cols_) {
+        visit_square({top, std::min(square_rows_, x_.n - top), left, std::min(square_cols_, y_.n - left)}, pass);
+      }
+    }
+  }
+
+ private:
+  static constexpr int CHANNELS = 2 * STATISTICS + 1;  // statistics of both kinds, and the sums of the slopes
+
+  struct Square {
+    int64_t top, rows, left, cols;
+  };
+
+  int64_t blocks(int64_t length) const { return (length + block_ - 1) / block_; }
+  int64_t round_up(int64_t length) const { return blocks(length) * block_; }
+
+  bool on_diagonal(const Square& s) const { return symmetric_ && s.top == s.left; }
+
+  // Whether block row I and block column J of a square are visited (on the diagonal: as tile (I, J), not (J, I)).
+  bool visited(const Square& s, int64_t I, int64_t J, const Pass& pass) const {
+    if (on_diagonal(s) && J < I) return false;
+    if (!pass.only_positives) return true;
+    const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
+    const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
+    // Sorted labels: the stretches of the tile's rows follow each other.
+    return rows_.pos_begin[first] < end && rows_.pos_end[last] > begin;
+  }
+
+  // The scores of block row I of a square are a panel of their own.
+  int64_t first_column(int64_t I) const { return upper_ ? I * block_ : 0; }
+  int64_t ld(int64_t I) const {
+    // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
+    const int64_t length = square_cols_ - first_column(I);
+    return length + (length / 16 % 2 == 0 ? 16 : 0);
+  }
+  T* scores_at(int64_t I, int64_t col) const { return scores_.get() + panels_[I] + col; }
+
+  // What the samples [at, at + block) of one side have from block `other` of the other side.
+  T* partial(int side, int channel, int64_t other, int64_t at) const {
+    const int64_t others = blocks(side == 0 ? square_cols_ : square_rows_);
+    return partial_[side].get() + (channel * others + other) * (side == 0 ? square_rows_ : square_cols_) + at;
+  }
+  Parts<T> parts(int side, int64_t other, int64_t at) const {
+    Parts<T> view;
+    for_kinds([&](int kind) {
+      for (int k = 0; k < STATISTICS; ++k) view.of[kind][k] = partial(side, kind * STATISTICS + k, other, at);
+    });
+    return view;
+  }
+
+  void visit_square(const Square& s, const Pass& pass) {
+    // On the diagonal both sides are the same samples: a block gets sums from the tiles right of it by its rows, and
+    // from those above it by its columns.
+    const int col_side = on_diagonal(s) ? 0 : 1;
+    const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols);
+    for (int side = 0; side <= col_side; ++side) {
+      std::memset(partial_[side].get(), 0, (partial(side, CHANNELS, 0, 0) - partial_[side].get()) * sizeof(T));
+    }
+    std::vector<std::pair<int64_t, int64_t>> tiles;
+    for (int64_t J = 0; J < col_blocks; ++J) {
+      for (int64_t I = 0; I < row_blocks; ++I) {
+        if (visited(s, I, J, pass)) tiles.emplace_back(I, J);
+      }
+    }
+    parallel_ranges(tiles.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin, done = begin; t < end; ++t) {
+        if (pass.compute_scores && t == done) done = score_run(s, tiles, t, end);
+        visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass);
+      }
+    });
+
+    collect(rows_, s.top, s.rows, 0, s.left, col_blocks, pass);
+    if (col_side == 1) collect(cols_, s.left, s.cols, 1, s.top, row_blocks, pass);
+    if (pass.gradient) add_gradients(s, pass);
+  }
+
+  // Computes the scores of tiles[t] and of those before `end` that lie below it, up to a number that stays in the
+  // second-level cache: one tall product is faster than several. Returns the first tile beyond.
+  int64_t score_run(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, int64_t t, int64_t end) {
+    const auto [I, J] = tiles[t];
+    const int64_t most = upper_ ? 1 : RUN_SCORES / (block_ * block_);
+    int64_t length = 1;
+    while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
+    const int64_t row = I * block_, rows = std::min(length * block_, s.rows - row);
+    const int64_t col = J * block_, cols = std::min(block_, s.cols - col);
+    compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I));
+    return t + length;
+  }
+
+  void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
+    const int64_t at_row = I * block_, at_col = J * block_;
+    Tile<T> tile;
+    tile.scores = scores_at(I, at_col);
+    tile.ld = ld(I);
+    tile.row = s.top + at_row;
+    tile.rows = std::min(block_, s.rows - at_row);
+    tile.col = s.left + at_col;
+    tile.cols = std::min(block_, s.cols - at_col);
+    tile.pos_begin = rows_.pos_begin.data();
+    tile.pos_end = rows_.pos_end.data();
+    tile.self = self_;
+    const bool diagonal = symmetric_ && tile.row == tile.col;
+
+    for_kinds([&](int kind) {
+      if (!pass.add[kind]) return;
+      const Parts<T> of_rows = parts(0, J, at_row), of_cols = parts(col_side, I, at_col);
+      const bool both = two_sided_ || (symmetric_ && !diagonal);
+      loss_.statistics(tile, params_.data(), distance_.similarity, kind == 1, rows_.given.data(), cols_.given.data(),
+                       of_rows, both ? &of_cols : nullptr);
+    });
+    if (pass.gradient) {
+      // Every tile is all that its rows and columns get from each other, save that a tile on the diagonal holds both
+      // (i, j) and (j, i): there the weights of both meet in each entry, and its column sums are its row sums.
+      T* row_sums = partial(0, CHANNELS - 1, J, at_row);
+      std::array<T, MAX_BLOCK> unused{};
+      T* col_sums = diagonal ? unused.data() : partial(col_side, CHANNELS - 1, I, at_col);
+      const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
+      loss_.slopes(tile, params_.data(), distance_.metric, distance_.similarity, of_rows,
+                   symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums, col_sums);
+    }
+  }
+
+  // Adds up what the tiles of a square left for the samples [begin, begin + count) of one side, in a fixed order.
+  // `other` is the first sample of the blocks of the other side.
+  void collect(AnchorSide<T>& anchors, int64_t begin, int64_t count, int side, int64_t other, int64_t others,
+               const Pass& pass) {
+    const bool statistics = side == 0 || symmetric_ || two_sided_;
+    std::vector<T>& slope_sums = anchors.samples.slope_sums;
+    parallel_rows(count, CHANNELS * others, [&](int64_t i) {
+      for_kinds([&](int kind) {
+        if (!pass.add[kind] || !statistics) return;
+        Total& total = anchors.totals[kind][begin + i];
+        for (int64_t J = 0; J < others; ++J) {
+          const T* part = partial(side, kind * STATISTICS, J, i);
+          const int64_t next = partial(side, 1, 0, 0) - partial(side, 0, 0, 0);
+          merge(loss_.reduction[kind], total, {{part[0], part[next], part[2 * next]}}, other + J * block_);
+        }
+      });
+      if (!pass.gradient || slope_sums.empty()) return;
+      double sum = 0;
+      for (int64_t J = 0; J < others; ++J) sum += partial(side, CHANNELS - 1, J, i)[0];
+      slope_sums[begin + i] += T(sum);
+    });
+  }
+
+  static void merge(Reduction reduction, Total& total, const Total& part, int64_t first) {
+    auto& [a, b, c] = total.of;
+    const auto& [value, count, third] = part.of;
+    switch (reduction) {
+      case Reduction::Sum:
+        a += value, b += count, c += third;
+        return;
+      case Reduction::LogSumExp:
+        if (count == 0) return;
+        if (a < value) {
+          b = b * std::exp(a - value) + count;
+          a = value;
+        } else {
+          b += count * std::exp(value - a);
+        }
+        c += third;
+        return;
+      case Reduction::Max:
+        if (count == 0 || !(value > a || std::isnan(value))) return;
+        a = value, b = double(first) + count;
+    }
+  }
+
+  void add_gradients(const Square& s, const Pass& pass) {
+    const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols), d = x_.d;
+    const bool diagonal = on_diagonal(s);
+    const int64_t row_tasks = x_.has_gradient ? row_blocks : 0;
+    const int64_t col_tasks = !diagonal && y_.has_gradient ? col_blocks : 0;
+    parallel_for(row_tasks + col_tasks, [&](int64_t task) {
+      if (task < row_tasks) {
+        const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
+        T* out = x_.gradient.get() + (s.top + at) * d;
+        // Below the diagonal the tile is that of the mirrored place.
+        for_runs(
+            diagonal ? I : 0, col_blocks, s.cols, false, [&](int64_t J) { return visited(s, I, J, pass); },
+            [&](int64_t from, int64_t length) {
+              add_products(Op::None, rows, length, scores_at(I, from), ld(I), y_, s.left + from, out);
+            });
+        if (diagonal) add_transposed(s, I, at, rows, I, pass, out);
+      } else {
+        const int64_t J = task - row_tasks, at = J * block_, cols = std::min(block_, s.cols - at);
+        add_transposed(s, J, at, cols, row_blocks, pass, y_.gradient.get() + (s.left + at) * d);
+      }
+    });
+  }
+
+  // out += the transposed tiles (I, J), I in [0, end), times the rows' samples.
+  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t cols, int64_t end, const Pass& pass, T* out) {
+    for_runs(
+        0, end, s.rows, upper_, [&](int64_t I) { return visited(s, I, J, pass); },
+        [&](int64_t from, int64_t length) {
+          const int64_t I = from / block_;
+          add_products(Op::Transpose, cols, length, scores_at(I, at), ld(I), x_, s.top + from, out);
+        });
+  }
+
+  // f(first, length) for each unbroken run of the blocks [begin, end) that are wanted, or for each one of them, in
+  // samples of a side of `limit`.
+  template <typename Wanted, typename F>
+  void for_runs(int64_t begin, int64_t end, int64_t limit, bool one_by_one, const Wanted& wanted, const F& f) const {
+    for (int64_t b = begin; b < end; ++b) {
+      if (!wanted(b)) continue;
+      const int64_t first = b;
+      while (!one_by_one && b + 1 < end && wanted(b + 1)) ++b;
+      f(first * block_, std::min((b + 1) * block_, limit) - first * block_);
+    }
+  }
+
+  const PairKernels<T>& loss_;
+  const std::vector<double>& params_;
+  const Distance distance_;
+  AnchorSide<T>& rows_;
+  AnchorSide<T>& cols_;
+  Samples<T>& x_;
+  Samples<T>& y_;
+  const int64_t* self_;
+  const bool symmetric_, two_sided_;
+  int64_t block_, square_rows_, square_cols_;
+  bool upper_ = false;
+  std::vector<int64_t> panels_;
+  Scratch<T> scores_;
+  Scratch<T> partial_[2];
+};
+
+}  // namespace fastpair
