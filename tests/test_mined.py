@@ -1,0 +1,252 @@
+"""Losses over listed pairs and triplets, and against the embeddings of past batches."""
+
+import copy
+import io
+
+import pytest
+import torch
+from support import error, value_and_gradients
+
+import fastpair.functional as FP
+from fastpair import losses as ours
+from fastpair.ops.mined import listed_scores
+
+theirs = pytest.importorskip("pytorch_metric_learning.losses")
+miners = pytest.importorskip("pytorch_metric_learning.miners")
+
+MINERS = {
+    "multi-similarity": miners.MultiSimilarityMiner(),
+    "batch-hard": miners.BatchHardMiner(),
+    "triplets": miners.TripletMarginMiner(),
+    "semihard": miners.TripletMarginMiner(type_of_triplets="semihard"),
+    "easy-hard": miners.BatchEasyHardMiner(),
+}
+LOSSES = {
+    "contrastive": (ours.ContrastiveLoss(), theirs.ContrastiveLoss()),
+    "supcon": (ours.SupConLoss(), theirs.SupConLoss()),
+    "ntxent": (ours.NTXentLoss(), theirs.NTXentLoss()),
+    "multi-similarity": (ours.MultiSimilarityLoss(), theirs.MultiSimilarityLoss()),
+    "circle": (ours.CircleLoss(), theirs.CircleLoss()),
+    "triplet": (ours.TripletMarginLoss(), theirs.TripletMarginLoss()),
+    "triplet-smooth-swap": (
+        ours.TripletMarginLoss(0.2, swap=True, smooth_loss=True),
+        theirs.TripletMarginLoss(0.2, swap=True, smooth_loss=True),
+    ),
+}
+
+
+def random_batch(seed, references):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        "embeddings": torch.randn(40, 16, generator=generator, dtype=torch.float64),
+        "labels": torch.randint(8, (40,), generator=generator),
+    }
+    if references:
+        inputs["ref_emb"] = torch.randn(50, 16, generator=generator, dtype=torch.float64)
+        inputs["ref_labels"] = torch.randint(8, (50,), generator=generator)
+    return inputs
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("references", [False, True])
+def test_agreement_on_mined_lists(name, miner, references):
+    our_loss, their_loss = LOSSES[name]
+    if references and "swap" in name:
+        pytest.skip("theirs reads the pair (positive, negative) from the rows of the anchors")
+    for seed in range(2):
+        inputs = random_batch(seed, references)
+        mined = MINERS[miner](*inputs.values())
+        trained = ("embeddings", "ref_emb") if references else ("embeddings",)
+        got = value_and_gradients(lambda m=mined, **batch: our_loss(**batch, indices_tuple=m), inputs, trained)
+        want = value_and_gradients(lambda m=mined, **batch: their_loss(**batch, indices_tuple=m), inputs, trained)
+        for result in want:
+            assert error(got[result], want[result]) <= 1e-9, result
+
+
+PAIR_LOSSES = [name for name in ours.__all__ if issubclass(getattr(ours, name), ours.PairLoss)]
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("references", [False, True])
+def test_all_pairs_listed_is_the_plain_loss(name, references):
+    loss, inputs = getattr(ours, name)(), random_batch(3, references)
+    same = inputs["labels"][:, None] == inputs.get("ref_labels", inputs["labels"])[None, :]
+    pair = torch.ones_like(same) if references else ~torch.eye(40, dtype=torch.bool)
+    pairs = (*(same & pair).nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
+    trained = ("embeddings", "ref_emb") if references else ("embeddings",)
+    for reduction in ("mean", "sum", "none"):
+        loss.reduction = reduction
+        want = value_and_gradients(loss, inputs, trained)
+        got = value_and_gradients(
+            lambda labels, ref_labels=None, **batch: loss(**batch, indices_tuple=pairs), inputs, trained
+        )
+        for result in want:
+            assert error(got[result], want[result]) <= 1e-9, result
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_empty_lists(name):
+    x = torch.randn(6, 3, requires_grad=True)
+    nothing = torch.empty(0, dtype=torch.long)
+    for lists in ((nothing,) * 3, (nothing,) * 4):
+        for reduction in ("mean", "none"):
+            loss = getattr(ours, name)(reduction=reduction)
+            value = loss(x, None, lists)
+            assert torch.equal(value, torch.zeros(6 if reduction == "none" else ()))
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+            assert torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_repeated_pairs():
+    x, i = torch.randn(6, 3), torch.tensor
+    once = (i([0, 1]), i([1, 0]), i([0, 1]), i([3, 4]))
+    twice = (i([0, 1, 0]), i([1, 0, 1]), i([0, 1, 0]), i([3, 4, 3]))
+    for name in ("SupConLoss", "MultiSimilarityLoss", "CircleLoss", "SNCALoss", "NCALoss"):
+        loss = getattr(ours, name)()
+        torch.testing.assert_close(loss(x, None, twice), loss(x, None, once))
+    sums = ours.NTXentLoss(reduction="none")
+    assert sums(x, None, twice)[0] > sums(x, None, once)[0]
+    with pytest.raises(ValueError, match="as positive and as negative, got \\(0, 1\\)"):
+        ours.SupConLoss()(x, None, (i([0]), i([1]), i([0]), i([1])))
+
+
+@pytest.mark.parametrize(
+    "distance", ["euclidean", "sqeuclidean", "unit_euclidean", "unit_sqeuclidean", "cosine", "dot"]
+)
+def test_both_ways_to_the_scores(distance):
+    """A short list takes the rows of its pairs, a long one the whole matrix."""
+    generator = torch.Generator().manual_seed(4)
+    x, y = (torch.randn(n, 5, generator=generator, dtype=torch.float64, requires_grad=True) for n in (12, 9))
+    i, j = torch.randint(12, (90,), generator=generator), torch.randint(9, (90,), generator=generator)
+    whole = listed_scores(x, y, i, j, distance, None)
+    parts = torch.cat([listed_scores(x, y, a, b, distance, None) for a, b in zip(i.split(15), j.split(15))])
+    torch.testing.assert_close(parts, whole)
+    weights = torch.randn(90, generator=generator, dtype=torch.float64)
+    for got, want in zip(torch.autograd.grad(parts @ weights, (x, y)), torch.autograd.grad(whole @ weights, (x, y))):
+        torch.testing.assert_close(got, want)
+
+
+def test_same_bits_and_half_precision():
+    x, labels = torch.randn(60, 8), torch.arange(60) % 6
+    mined = miners.TripletMarginMiner()(x, labels)
+    for dtype in (torch.float32, torch.bfloat16):
+        results = []
+        for _ in range(3):
+            leaf = x.to(dtype).requires_grad_()
+            value = FP.supcon_loss(leaf, None, indices_tuple=mined)
+            results.append((value.detach(), *torch.autograd.grad(value, leaf)))
+        assert results[0][0].dtype == torch.float32 and results[0][1].dtype == dtype
+        assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(again, results[0]))
+
+
+ROWS = torch.arange(3)
+BAD = {
+    "must be a tuple of 3": (ValueError, (ROWS, ROWS)),
+    "must be a tuple of 3 tensors.*got int": (ValueError, 7),
+    r"indices_tuple\[1\] must be a one-dimensional": (TypeError, (ROWS, ROWS.float(), ROWS)),
+    r"indices_tuple\[2\] must be as long": (ValueError, (ROWS, ROWS % 2, ROWS[:2])),
+    r"indices_tuple\[3\] must be as long": (ValueError, (ROWS, ROWS % 2, ROWS[:2], ROWS)),
+    r"indices_tuple\[1\] must hold rows of ref_emb, 0 to 1": (ValueError, (ROWS, ROWS, ROWS)),
+    r"indices_tuple\[0\] must hold rows of embeddings, 0 to 3": (ValueError, (ROWS + 3, ROWS % 2, ROWS % 2)),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_lists(message):
+    kind, lists = BAD[message]
+    with pytest.raises(kind, match=message):
+        ours.SupConLoss()(torch.ones(4, 2), None, lists, ref_emb=torch.ones(2, 2))
+
+
+# ---- the embeddings of past batches
+
+
+def batches(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(16, 8, generator=generator), torch.randint(5, (16,), generator=generator)) for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "SupConLoss", "MultiSimilarityLoss", "NTXentLoss"])
+@pytest.mark.parametrize("miner", [None, miners.MultiSimilarityMiner(), miners.TripletMarginMiner()])
+def test_memory_agrees(name, miner):
+    our_memory = ours.CrossBatchMemory(getattr(ours, name)(), 8, 50, miner)
+    their_memory = theirs.CrossBatchMemory(getattr(theirs, name)(), 8, 50, miner)
+    for x, labels in batches(9):
+        leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        got, want = our_memory(leaf, labels), their_memory(other, labels)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        gradients = (torch.autograd.grad(value, x)[0] for value, x in ((got, leaf), (want, other)))
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_is_a_ring():
+    memory = ours.CrossBatchMemory(ours.ContrastiveLoss(reduction="none"), 8, 40)
+    kept = []
+    for x, labels in batches(6, seed=1):
+        kept = (kept + list(zip(x, labels)))[-40:]
+        value = memory(x, labels)
+        refs = torch.stack([row for row, _ in kept]), torch.stack([label for _, label in kept])
+        own = torch.arange(len(kept) - 16, len(kept))
+        torch.testing.assert_close(value, FP.contrastive_loss(x, labels, *refs, reduction="none", exclude_self=own))
+
+
+def test_memory_goes_on_from_its_state():
+    miner = miners.TripletMarginMiner()
+    for mine in (None, miner):
+        memory = ours.CrossBatchMemory(ours.TripletMarginLoss(), 8, 40, mine)
+        steps = batches(8, seed=2)
+        for step in steps[:4]:
+            memory(*step)
+        file = io.BytesIO()
+        torch.save(memory.state_dict(), file)
+        file.seek(0)
+        resumed = ours.CrossBatchMemory(ours.TripletMarginLoss(), 8, 40, mine)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        copied = copy.deepcopy(memory)
+        for step in steps[4:]:
+            want = memory(*step)
+            assert torch.equal(resumed(*step), want) and torch.equal(copied(*step), want)
+        memory.reset_queue()
+        assert torch.equal(memory(*steps[0]), ours.CrossBatchMemory(ours.TripletMarginLoss(), 8, 40, mine)(*steps[0]))
+
+
+def test_pairs_of_the_batch_besides_the_memory():
+    """Row numbers of the batch, also where the ring has moved; triplets stay triplets."""
+    (first, first_labels), (x, labels) = batches(2, seed=3)
+    triplet = torch.tensor([0]), torch.tensor([5]), torch.tensor([9])
+
+    def hard(*arguments):
+        return torch.tensor([1]), torch.tensor([2]), torch.tensor([3])
+
+    memory = ours.CrossBatchMemory(ours.TripletMarginLoss(reduction="sum"), 8, 40, hard)
+    memory(first, first_labels)
+    both = torch.cat([first, x])
+    want = ours.TripletMarginLoss(reduction="sum")(
+        x, None, (torch.tensor([1, 0]), torch.tensor([2, 21]), torch.tensor([3, 25])), ref_emb=both
+    )
+    torch.testing.assert_close(memory(x, labels, triplet), want)
+
+
+def test_enqueue_mask():
+    x, labels = batches(1, seed=4)[0]
+    mask = torch.arange(16) % 3 == 0
+    memory = ours.CrossBatchMemory(ours.SupConLoss(), 8, 40)
+    want = FP.supcon_loss(x[~mask], labels[~mask], x[mask], labels[mask])
+    torch.testing.assert_close(memory(x, labels, enqueue_mask=mask), want)
+    assert (memory.queue_idx, memory.filled) == (6, 6)
+
+
+def test_bad_batches():
+    memory, labels = ours.CrossBatchMemory(ours.SupConLoss(), 8, 10), torch.arange(4)
+    with pytest.raises(ValueError, match="embedding_size = 8"):
+        memory(torch.ones(4, 7), labels)
+    with pytest.raises(ValueError, match="memory_size = 10"):
+        memory(torch.ones(11, 8), torch.arange(11))
+    with pytest.raises(ValueError, match="enqueue_mask must be booleans"):
+        memory(torch.ones(4, 8), labels, enqueue_mask=labels)
+    with pytest.raises(ValueError, match="indices_tuple must be None"):
+        memory(torch.ones(4, 8), labels, (labels,) * 3, enqueue_mask=labels > 1)
+    assert memory.filled == 0
