@@ -6,7 +6,7 @@
 // where the terms of its positives need it (POSITIVES_GIVEN), and 0 elsewhere.
 #pragma once
 
-#include "math.h"
+#include "elementary.h"
 
 namespace fastpair {
 
