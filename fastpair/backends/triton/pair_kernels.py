@@ -1,0 +1,564 @@
+"""The kernels behind every pair loss: a sweep for the anchors' statistics, and one for the slopes of all pairs.
+
+``statistics_kernel`` -> ``anchor_kernel`` -> ``reduce_kernel`` -> ``slopes_kernel``; a sum over pairs, whose slopes
+need no statistics, takes the last two alone. The loss comes in as two device functions, see ``terms``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
+from fastpair.backends.triton.tiles import DOT, row_tile, scores, slope_by_product, store_slopes, tile_products
+
+# Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
+NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+# What an anchor's pairs come to in one span of columns: of positives the sum, maximum or shift of the log-sum-exp; the
+# number of non-zero terms, column of the maximum or sum of exponentials; the sum of slopes by `given`, or of terms of a
+# log-sum-exp; how many there are. Of negatives the first two.
+CHANNELS = tl.constexpr(6)
+# Factor, shift and constant of the slopes of positives and negatives.
+WEIGHTS = tl.constexpr(6)
+# Loss, count, loss of the negatives and their count, of a block of anchors or of a tile.
+TOTALS = tl.constexpr(4)
+
+
+@triton.jit
+def load_vector(at, index, end, FROM: tl.constexpr):
+    """at[index], zero beyond the end and where there is no such vector."""
+    return tl.load(at + index, mask=index < end, other=0.0) if FROM else tl.zeros(index.shape, tl.float32)
+
+
+@triton.jit
+def pair_masks(rows, cols, bottom, right, row_labels, col_labels, self_index, SELF: tl.constexpr):
+    """Which of the tile are positives, and which are pairs at all."""
+    pair = (rows < bottom)[:, None] & (cols < right)[None, :]
+    if SELF == SAME_INDEX:
+        pair &= rows[:, None] != cols[None, :]
+    if SELF == LISTED_SELF:
+        own = tl.load(self_index + rows, mask=rows < bottom, other=-1)
+        pair &= own[:, None] != cols[None, :]
+    own_labels = tl.load(row_labels + rows, mask=rows < bottom, other=0)
+    other_labels = tl.load(col_labels + cols, mask=cols < right, other=0)
+    return pair & (own_labels[:, None] == other_labels[None, :]), pair
+
+
+@triton.jit
+def of_none(REDUCTION: tl.constexpr):
+    """What no terms come to."""
+    return 0.0 if REDUCTION == SUM else -float("inf")
+
+
+@triton.jit
+def collect(first, second, terms, cols, REDUCTION: tl.constexpr):
+    """Takes a tile's terms of one kind, ``of_none`` for the pairs that are not of it, into what its rows came to so
+    far."""
+    if REDUCTION == SUM:
+        first += tl.sum(terms, 1)
+        second += tl.sum((terms != 0).to(tl.float32), 1)
+    elif REDUCTION == LOG_SUM_EXP:
+        highest = tl.maximum(first, tl.max(terms, 1))
+        shift = tl.where(highest == -float("inf"), 0.0, highest)
+        second = second * tl.exp(first - shift) + tl.sum(tl.exp(terms - shift[:, None]), 1)
+        first = highest
+    else:
+        # NaN passes for the largest, so that it shows.
+        undefined = tl.max((terms != terms).to(tl.int32), 1) > 0
+        ranked = tl.where(terms != terms, float("inf"), terms)
+        best, place = tl.max(ranked, 1, return_indices=True, return_indices_tie_break_left=True)
+        better = (best > first) | undefined
+        col = tl.min(cols, 0) + place.to(tl.int32)
+        second = tl.where(better, col.to(tl.float32, bitcast=True), second)
+        first = tl.where(undefined, float("nan"), tl.where(best > first, best, first))
+    return first, second
+
+
+@triton.jit
+def statistics_kernel(
+    x,
+    y,
+    products,
+    ld,
+    x_labels,
+    y_labels,
+    self_index,
+    x_norm,
+    y_norm,
+    x_scale,
+    y_scale,
+    given,
+    partial,
+    first_slot,
+    n,
+    m,
+    d,
+    top,
+    bottom,
+    left,
+    right,
+    span,
+    sign,
+    p0,
+    p1,
+    p2,
+    TERMS: tl.constexpr,
+    POSITIVES: tl.constexpr,
+    NEGATIVES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    ADD_POSITIVES: tl.constexpr,
+    ADD_NEGATIVES: tl.constexpr,
+    SELF: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    FUSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """partial[first_slot + s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right)."""
+    split = tl.program_id(1)
+    rows = top + tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x_norms = load_vector(x_norm, rows, bottom, METRIC != DOT)
+    x_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
+    of_anchor = load_vector(given, rows, bottom, GIVEN and ADD_POSITIVES)[:, None]
+
+    pos_first = tl.full((BLOCK_M,), of_none(POSITIVES), tl.float32)
+    neg_first = tl.full((BLOCK_M,), of_none(NEGATIVES), tl.float32)
+    pos_second = tl.zeros((BLOCK_M,), tl.float32)
+    pos_third = tl.zeros((BLOCK_M,), tl.float32)
+    pos_pairs = tl.zeros((BLOCK_M,), tl.float32)
+    neg_second = tl.zeros((BLOCK_M,), tl.float32)
+
+    begin = left + split * span
+    for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
+        positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
+        y_norms = load_vector(y_norm, cols, right, METRIC != DOT)
+        y_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
+        s = scores(
+            products_here,
+            x,
+            y,
+            rows,
+            cols,
+            x_norms,
+            y_norms,
+            x_scales,
+            y_scales,
+            pair,
+            bottom,
+            right,
+            d,
+            METRIC,
+            UNIT,
+            not FUSED,
+        )
+        u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
+        if ADD_POSITIVES:
+            pos_pairs += tl.sum(positive.to(tl.float32), 1)
+            if GIVEN:
+                # A term with `given` is a function of given - v.
+                pos_third += tl.sum(tl.where(positive, -du / dv, 0.0), 1)
+            elif POSITIVES == LOG_SUM_EXP:
+                pos_third += tl.sum(tl.where(positive, u, 0.0), 1)
+            u = tl.where(positive, u, of_none(POSITIVES))
+            pos_first, pos_second = collect(pos_first, pos_second, u, cols, POSITIVES)
+        if ADD_NEGATIVES:
+            v = tl.where(pair & ~positive, v, of_none(NEGATIVES))
+            neg_first, neg_second = collect(neg_first, neg_second, v, cols, NEGATIVES)
+
+    out = partial + (first_slot + split).to(tl.int64) * CHANNELS * n + rows
+    inside = rows < bottom
+    if ADD_POSITIVES:
+        tl.store(out, pos_first, mask=inside)
+        tl.store(out + n, pos_second, mask=inside)
+        tl.store(out + 2 * n, pos_third, mask=inside)
+        tl.store(out + 3 * n, pos_pairs, mask=inside)
+    if ADD_NEGATIVES:
+        tl.store(out + 4 * n, neg_first, mask=inside)
+        tl.store(out + 5 * n, neg_second, mask=inside)
+
+
+@triton.jit
+def merged(partial, slots, n, rows, inside, REDUCTION: tl.constexpr):
+    """First and second channel of one kind over all slots, in float64; of a maximum the column as it is stored."""
+    first = tl.full(rows.shape, of_none(REDUCTION), tl.float64)
+    second = tl.zeros(rows.shape, tl.float64)
+    column = tl.zeros(rows.shape, tl.float32)
+    at = partial + rows
+    for _ in range(slots):
+        a = tl.load(at, mask=inside, other=0.0).to(tl.float64)
+        stored = tl.load(at + n, mask=inside, other=0.0)
+        b = stored.to(tl.float64)
+        if REDUCTION == SUM:
+            first += a
+            second += b
+        elif REDUCTION == LOG_SUM_EXP:
+            # Of no pairs both are empty; a NaN is in the sum.
+            highest = tl.maximum(first, a)
+            shift = tl.where(highest == -float("inf"), 0.0, highest)
+            second = second * tl.exp(first - shift) + b * tl.exp(a - shift)
+            first = highest
+        else:
+            better = (a > first) | (a != a)
+            first = tl.where(better, a, first)
+            column = tl.where(better, stored, column)
+        at += CHANNELS * n
+    return first, second, column
+
+
+@triton.jit
+def channel_sum(partial, slots, n, rows, inside):
+    total = tl.zeros(rows.shape, tl.float64)
+    at = partial + rows
+    for _ in range(slots):
+        total += tl.load(at, mask=inside, other=0.0).to(tl.float64)
+        at += CHANNELS * n
+    return total
+
+
+@triton.jit
+def statistic(first, second, third, REDUCTION: tl.constexpr):
+    """Value, aux and slope by ``given`` as ``terms`` wants them."""
+    if REDUCTION == LOG_SUM_EXP:
+        # The logarithm of no sum, whose shift is minus infinity.
+        value = first + tl.log(tl.where(second == 0, 1.0, second))
+        aux = third
+    else:
+        value = first
+        aux = second
+    return value, aux, third
+
+
+@triton.jit
+def given_kernel(partial, slots, given, n, NEGATIVES: tl.constexpr, BLOCK: tl.constexpr):
+    """given[i]: what the negatives of anchor i come to."""
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < n
+    first, second, _column = merged(partial + 4 * n, slots, n, rows, inside, NEGATIVES)
+    value, _aux, _by_given = statistic(first, second, second, NEGATIVES)
+    tl.store(given + rows, value.to(tl.float32), mask=inside)
+
+
+@triton.jit
+def store_weights(out, n, inside, slope, weight):
+    factor, shift, constant = slope
+    rounded = shift.to(tl.float32)
+    # What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
+    finite = (shift > -float("inf")) & (shift < float("inf"))
+    rest = tl.where(finite, 1 + (rounded.to(tl.float64) - shift), 1.0)
+    tl.store(out, (factor * weight * rest).to(tl.float32), mask=inside)
+    tl.store(out + n, rounded, mask=inside)
+    tl.store(out + 2 * n, (constant * weight).to(tl.float32), mask=inside)
+
+
+@triton.jit
+def anchor_kernel(
+    partial,
+    slots,
+    self_index,
+    row_grad,
+    losses,
+    weights,
+    extremes,
+    totals,
+    n,
+    m,
+    p0,
+    p1,
+    p2,
+    ANCHOR: tl.constexpr,
+    POSITIVES: tl.constexpr,
+    NEGATIVES: tl.constexpr,
+    SELF: tl.constexpr,
+    ROW_GRAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """From the statistics of the anchors: losses (n,), weights (6, n), the terms and columns (4, n) of maxima, and totals
+    (blocks, 4)."""
+    pid = tl.program_id(0)
+    rows = pid * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < n
+    pos_first, pos_second, pos_column = merged(partial, slots, n, rows, inside, POSITIVES)
+    neg_first, neg_second, neg_column = merged(partial + 4 * n, slots, n, rows, inside, NEGATIVES)
+    pos_third = channel_sum(partial + 2 * n, slots, n, rows, inside)
+    pos_pairs = channel_sum(partial + 3 * n, slots, n, rows, inside)
+    selves = tl.zeros(rows.shape, tl.float64)
+    if SELF == SAME_INDEX:
+        selves += 1
+    if SELF == LISTED_SELF:
+        selves += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
+    pos_value, pos_aux, by_given = statistic(pos_first, pos_second, pos_third, POSITIVES)
+    neg_value, neg_aux, _unused = statistic(neg_first, neg_second, neg_second, NEGATIVES)
+    pos = (pos_pairs, pos_value, pos_aux, by_given)
+    neg = (m - pos_pairs - selves, neg_value, neg_aux, neg_second)
+
+    loss, count, neg_loss, neg_count, pull, push = ANCHOR(pos, neg, p0, p1, p2)
+    tl.store(losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
+    weight = tl.full(rows.shape, 1.0, tl.float64)
+    if ROW_GRAD:
+        weight = tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
+    store_weights(weights + rows, n, inside, pull, weight)
+    store_weights(weights + 3 * n + rows, n, inside, push, weight)
+    if POSITIVES == MAX:
+        tl.store(extremes + rows, pos_first.to(tl.float32), mask=inside)
+        tl.store(extremes + n + rows, pos_column, mask=inside)
+        tl.store(extremes + 2 * n + rows, neg_first.to(tl.float32), mask=inside)
+        tl.store(extremes + 3 * n + rows, neg_column, mask=inside)
+    out = totals + pid * TOTALS
+    tl.store(out, tl.sum(tl.where(inside, loss, 0.0), 0))
+    tl.store(out + 1, tl.sum(tl.where(inside, count, 0.0), 0))
+    tl.store(out + 2, tl.sum(tl.where(inside, neg_loss, 0.0), 0))
+    tl.store(out + 3, tl.sum(tl.where(inside, neg_count, 0.0), 0))
+
+
+@triton.jit
+def reduce_kernel(
+    totals,
+    count,
+    value,
+    share,
+    part,
+    per_anchor,
+    MEAN: tl.constexpr,
+    SEPARATE: tl.constexpr,
+    TERM_TOTALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """value += part times the sum or the mean; share[:2] = part over what positives and negatives are divided by.
+
+    ``TERM_TOTALS``: the counts are those of terms, and ``per_anchor`` is what a mean over anchors multiplies by."""
+    channel = tl.zeros((BLOCK,), tl.float64)
+    loss, pairs, neg_loss, neg_pairs = channel, channel, channel, channel
+    for start in range(0, count, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        inside = index < count
+        at = totals + index.to(tl.int64) * TOTALS
+        loss += tl.load(at, mask=inside, other=0.0)
+        pairs += tl.load(at + 1, mask=inside, other=0.0)
+        neg_loss += tl.load(at + 2, mask=inside, other=0.0)
+        neg_pairs += tl.load(at + 3, mask=inside, other=0.0)
+    pos_scale = tl.full((), 1.0, tl.float64)
+    neg_scale = pos_scale
+    if MEAN:
+        if TERM_TOTALS and not SEPARATE:
+            pos_scale *= per_anchor
+        else:
+            pos_scale = 1 / tl.maximum(tl.sum(pairs, 0), 1.0)
+        neg_scale = pos_scale
+        if SEPARATE:
+            neg_scale = 1 / tl.maximum(tl.sum(neg_pairs, 0), 1.0)
+    result = part * (tl.sum(loss, 0) * pos_scale + tl.sum(neg_loss, 0) * neg_scale)
+    tl.store(value, (tl.load(value).to(tl.float64) + result).to(tl.float32))
+    tl.store(share, (part * pos_scale).to(tl.float32))
+    tl.store(share + 1, (part * neg_scale).to(tl.float32))
+
+
+@triton.jit
+def anchor_slopes(
+    s,
+    anchors,
+    end,
+    weights,
+    n,
+    given,
+    share,
+    positive,
+    sign,
+    p0,
+    p1,
+    p2,
+    AXIS: tl.constexpr,
+    TERMS: tl.constexpr,
+    POSITIVES: tl.constexpr,
+    NEGATIVES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+):
+    """The derivatives of the losses of one side's anchors by the scores of a tile, and the terms themselves."""
+    of_anchor = tl.expand_dims(load_vector(given, anchors, end, GIVEN), AXIS)
+    u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
+    pull = tl.load(share)
+    push = tl.load(share + 1)
+    if WEIGHTED:
+        at, inside = weights + anchors, anchors < end
+        constant = tl.expand_dims(tl.load(at + 2 * n, mask=inside, other=0.0), AXIS)
+        if POSITIVES == LOG_SUM_EXP:
+            factor = tl.expand_dims(tl.load(at, mask=inside, other=0.0), AXIS)
+            constant += factor * tl.exp(u - tl.expand_dims(tl.load(at + n, mask=inside, other=0.0), AXIS))
+        pull = pull * constant
+        constant = tl.expand_dims(tl.load(at + 5 * n, mask=inside, other=0.0), AXIS)
+        if NEGATIVES == LOG_SUM_EXP:
+            factor = tl.expand_dims(tl.load(at + 3 * n, mask=inside, other=0.0), AXIS)
+            constant += factor * tl.exp(v - tl.expand_dims(tl.load(at + 4 * n, mask=inside, other=0.0), AXIS))
+        push = push * constant
+    return tl.where(positive, du * pull, dv * push), u, v
+
+
+@triton.jit
+def slopes_kernel(
+    x,
+    y,
+    products,
+    ld,
+    x_labels,
+    y_labels,
+    self_index,
+    x_norm,
+    y_norm,
+    x_scale,
+    y_scale,
+    x_given,
+    y_given,
+    x_weights,
+    y_weights,
+    x_share,
+    y_share,
+    slopes,
+    residuals,
+    row_sums,
+    col_sums,
+    totals,
+    n,
+    m,
+    d,
+    top,
+    bottom,
+    left,
+    right,
+    sign,
+    p0,
+    p1,
+    p2,
+    TERMS: tl.constexpr,
+    POSITIVES: tl.constexpr,
+    NEGATIVES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BOTH: tl.constexpr,
+    UPPER: tl.constexpr,
+    SLOPES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ROW_SUMS: tl.constexpr,
+    ADD_TOTALS: tl.constexpr,
+    SELF: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    FUSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """``slopes`` (., ld) of the rectangle [top, bottom) x [left, right): the derivatives of the loss by the dot
+    products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of the columns too.
+
+    ``residuals`` and sums: see ``store_slopes``. ``ADD_TOTALS``: totals (programs, 4) of the tile's terms. ``UPPER``: what lies
+    right of the square on the diagonal stands for its mirror image too."""
+    pid = tl.program_id(0)
+    row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
+    rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
+    positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
+    row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
+    col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
+    s = scores(
+        products_here,
+        x,
+        y,
+        rows,
+        cols,
+        load_vector(x_norm, rows, bottom, METRIC != DOT),
+        load_vector(y_norm, cols, right, METRIC != DOT),
+        row_scales,
+        col_scales,
+        pair,
+        bottom,
+        right,
+        d,
+        METRIC,
+        UNIT,
+        not FUSED,
+    )
+    slope, u, v = anchor_slopes(
+        s,
+        rows,
+        bottom,
+        x_weights,
+        n,
+        x_given,
+        x_share,
+        positive,
+        sign,
+        p0,
+        p1,
+        p2,
+        1,
+        TERMS,
+        POSITIVES,
+        NEGATIVES,
+        GIVEN,
+        WEIGHTED,
+    )
+    if ADD_TOTALS:
+        negative = pair & ~positive
+        visits = 1.0
+        if UPPER and left + col_block * BLOCK_N >= bottom:
+            visits = 2.0
+        out = totals + pid.to(tl.int64) * TOTALS
+        pull, push = tl.where(positive, u, 0.0), tl.where(negative, v, 0.0)
+        pulled, pushed = (positive & (u != 0)).to(tl.float32), (negative & (v != 0)).to(tl.float32)
+        tl.store(out, visits * tl.sum(tl.sum(pull, 1), 0).to(tl.float64))
+        tl.store(out + 1, visits * tl.sum(tl.sum(pulled, 1), 0).to(tl.float64))
+        tl.store(out + 2, visits * tl.sum(tl.sum(push, 1), 0).to(tl.float64))
+        tl.store(out + 3, visits * tl.sum(tl.sum(pushed, 1), 0).to(tl.float64))
+    if SLOPES:
+        if BOTH:
+            others, u, v = anchor_slopes(
+                s,
+                cols,
+                right,
+                y_weights,
+                m,
+                y_given,
+                y_share,
+                positive,
+                sign,
+                p0,
+                p1,
+                p2,
+                0,
+                TERMS,
+                POSITIVES,
+                NEGATIVES,
+                GIVEN,
+                WEIGHTED,
+            )
+            slope += others
+        slope *= slope_by_product(s, METRIC)
+        if UNIT:
+            slope *= row_scales[:, None] * col_scales[None, :]
+        slope = tl.where(pair, slope, 0.0)
+        at = (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
+        store_slopes(
+            slope,
+            slopes,
+            residuals,
+            row_sums,
+            col_sums,
+            at,
+            rows,
+            cols,
+            row_block,
+            col_block,
+            top,
+            bottom,
+            left,
+            right,
+            SPLIT,
+            ROW_SUMS,
+        )

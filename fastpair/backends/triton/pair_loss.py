@@ -1,0 +1,313 @@
+"""``fastpair::pair_loss`` on the GPU.
+
+Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes, of which there
+are no more than a square of SQUARE x SQUARE at a time, + 1 for the gradient; 0.5 + 1 for sums, and 0.5 more where the
+mean is over non-zero terms, whose number the slopes wait for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastpair.backends.triton import pair_kernels as kernels
+from fastpair.backends.triton.launch import processors
+from fastpair.backends.triton.pairs import Anchors, Pairs, ceil_div, sides
+from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
+from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
+from fastpair.backends.triton.triplets import triplet_loss
+
+# Anchors that one program of the O(n) kernels takes.
+ANCHOR_BLOCK = 128
+
+
+class PairSweep(Pairs):
+    """Visits of all pairs for the statistics and the slopes of one loss."""
+
+    def __init__(self, x: Anchors, y: Anchors, self_index: Tensor | None, loss: Loss, params: list[float], metric: str):
+        super().__init__(x, y, metric)
+        self.self_index = self_index
+        self.loss = loss
+        self.settings = (1.0 if self.metric == DOT.value else -1.0, *params, *(0.0,) * (3 - len(params)))
+        self.self_kind = kernels.SAME_INDEX.value if y is x else kernels.NO_SELF.value
+        if self_index is not None:
+            self.self_kind = kernels.LISTED_SELF.value
+
+    def constants(self) -> dict:
+        return {
+            "TERMS": self.loss.terms,
+            "POSITIVES": self.loss.positives,
+            "NEGATIVES": self.loss.negatives,
+            "GIVEN": self.loss.given,
+            "SELF": self.self_kind,
+            **super().constants(),
+        }
+
+    # ---- statistics
+
+    def collect(self, rows: Anchors, cols: Anchors, positives: bool, negatives: bool) -> None:
+        """``rows.partial``, of the anchors of one side against all samples of the other."""
+        n, m = len(rows), len(cols)
+        block_m, block_n = self.tile.rows, self.tile.cols
+        rectangles = [(0, n, 0, m)] if self.tile.fused else list(self.rectangles(rows, cols))
+        # Enough programs to fill the device twice, each with a whole number of tiles.
+        _, bottom, _, wide = rectangles[0]
+        high = ceil_div(bottom, block_m)
+        splits = max(1, min(ceil_div(2 * processors(rows.rows.x.device), high), ceil_div(wide, block_n)))
+        span = ceil_div(ceil_div(wide, splits), block_n) * block_n
+        spans = ceil_div(wide, span)
+        if rows.partial is None:
+            slots = m // wide * spans + ceil_div(m % wide, span)
+            rows.partial = rows.new(slots, kernels.CHANNELS.value, n)
+        for top, bottom, left, right in rectangles:
+            products = self.dot_products(rows, cols, top, bottom, left, right)
+            kernels.statistics_kernel[(ceil_div(bottom - top, block_m), ceil_div(right - left, span))](
+                rows.rows.x,
+                cols.rows.x,
+                products,
+                0 if products is None else products.stride(0),
+                rows.labels,
+                cols.labels,
+                self.self_index,
+                rows.rows.norm,
+                cols.rows.norm,
+                rows.rows.scale,
+                cols.rows.scale,
+                rows.given,
+                rows.partial,
+                left // wide * spans,
+                n,
+                m,
+                rows.rows.x.shape[1],
+                top,
+                bottom,
+                left,
+                right,
+                span,
+                *self.settings,
+                ADD_POSITIVES=positives,
+                ADD_NEGATIVES=negatives,
+                **self.constants(),
+            )
+
+    def statistics(self, rows: Anchors, cols: Anchors, row_grad: Tensor | None) -> None:
+        """Losses, weights, extremes and totals of the anchors of one side."""
+        n, m = len(rows), len(cols)
+        blocks = ceil_div(n, ANCHOR_BLOCK)
+        if n == 0 or m == 0:
+            rows.partial = self._nothing(rows)
+        elif self.loss.given:
+            self.collect(rows, cols, False, True)
+            rows.given = rows.new(n)
+            kernels.given_kernel[(blocks,)](
+                rows.partial,
+                len(rows.partial),
+                rows.given,
+                n,
+                NEGATIVES=self.loss.negatives,
+                BLOCK=ANCHOR_BLOCK,
+            )
+            self.collect(rows, cols, True, False)
+        else:
+            self.collect(rows, cols, True, True)
+        rows.losses = rows.new(n)
+        rows.weights = rows.new(kernels.WEIGHTS.value, n)
+        rows.totals = rows.new(blocks, kernels.TOTALS.value, dtype=torch.float64)
+        if self.loss.positives == MAX.value:
+            rows.extremes = rows.new(4, n)
+        kernels.anchor_kernel[(blocks,)](
+            rows.partial,
+            len(rows.partial),
+            self.self_index,
+            row_grad,
+            rows.losses,
+            rows.weights,
+            rows.extremes,
+            rows.totals,
+            n,
+            m,
+            *self.settings[1:],
+            ANCHOR=self.loss.anchor,
+            POSITIVES=self.loss.positives,
+            NEGATIVES=self.loss.negatives,
+            SELF=self.self_kind,
+            ROW_GRAD=row_grad is not None,
+            BLOCK=ANCHOR_BLOCK,
+        )
+        rows.partial = None
+
+    def _nothing(self, rows: Anchors) -> Tensor:
+        """The statistics of anchors without references."""
+        partial = torch.zeros(1, kernels.CHANNELS.value, len(rows), device=rows.rows.x.device)
+        for channel, reduction in ((0, self.loss.positives), (4, self.loss.negatives)):
+            if reduction != SUM.value:
+                partial[:, channel] = -torch.inf
+        return partial
+
+    # ---- slopes
+
+    def slopes(self, *, weighted: bool, both: bool, gradient: bool, totals: bool) -> None:
+        """One visit of all pairs. ``gradient``: adds to the gradients of the sides that want one. ``both``: the columns
+        are anchors as well. ``totals``: puts the sums of all terms into ``x.totals``."""
+        x, y, tile = self.x, self.y, self.tile
+        upper = y is x and both
+        rectangles = list(self.rectangles(x, y, upper))
+        sums = gradient and x.slope_sums is not None
+        scratch = self.slope_scratch() if gradient else []
+        programs = [ceil_div(b - t, tile.rows) * ceil_div(r - f, tile.cols) for t, b, f, r in rectangles]
+        if totals:
+            x.totals = x.new(sum(programs), kernels.TOTALS.value, dtype=torch.float64)
+        done = 0
+        for (top, bottom, left, right), count in zip(rectangles, programs):
+            products = self.dot_products(x, y, top, bottom, left, right)
+            row_sums = x.new(ceil_div(right - left, tile.cols), bottom - top) if sums else None
+            col_sums = x.new(ceil_div(bottom - top, tile.rows), right - left) if sums else None
+            kernels.slopes_kernel[(count,)](
+                x.rows.x,
+                y.rows.x,
+                products,
+                next((t.stride(0) for t in (products, *scratch) if t is not None), 0),
+                x.labels,
+                y.labels,
+                self.self_index,
+                x.rows.norm,
+                y.rows.norm,
+                x.rows.scale,
+                y.rows.scale,
+                x.given,
+                y.given,
+                x.weights,
+                y.weights,
+                x.share,
+                y.share,
+                scratch[0] if gradient else None,
+                scratch[-1] if gradient else None,
+                row_sums,
+                col_sums,
+                x.totals[done:] if totals else None,
+                len(x),
+                len(y),
+                x.rows.x.shape[1],
+                top,
+                bottom,
+                left,
+                right,
+                *self.settings,
+                WEIGHTED=weighted,
+                BOTH=both,
+                UPPER=upper,
+                SLOPES=gradient,
+                SPLIT=len(scratch) > 1,
+                ROW_SUMS=sums,
+                ADD_TOTALS=totals,
+                GROUP=8,
+                **self.constants(),
+            )
+            done += count
+            if gradient:
+                self.add_gradients((top, bottom, left, right), scratch, row_sums, col_sums, upper)
+
+    def extremes(self) -> None:
+        """The gradient of maxima: one positive and one negative an anchor."""
+        x, y = self.x, self.y
+        for kind in (0, 1):
+            term, place = x.extremes[2 * kind], x.extremes[2 * kind + 1].view(torch.int32).long()
+            sign = (
+                self.settings[0] if kind else -self.settings[0]
+            )  # the term's slope: terms are scores or their negatives
+            slope = x.weights[3 * kind + 2] * x.share[kind] * sign
+            if self.metric == SQUARED_EUCLIDEAN.value:
+                slope = slope * -2
+            elif self.metric == EUCLIDEAN.value:
+                score = term * sign
+                slope = torch.where(score == 0, 0, -slope / score)
+            # Anchors without such a pair have the maximum of none.
+            slope = torch.where(term == -torch.inf, 0, slope)
+            if self.unit:
+                slope = slope * x.rows.scale * y.rows.scale[place]
+            if x.gradient is not None:
+                x.gradient += slope[:, None] * y.rows.x[place].float()
+                if x.slope_sums is not None:
+                    x.slope_sums += slope
+            if y.gradient is not None:
+                # Deterministic on every device, which index_add_ is not.
+                y.gradient.index_put_((place,), slope[:, None] * x.rows.x.float(), accumulate=True)
+                if y.slope_sums is not None:
+                    y.slope_sums.index_put_((place,), slope, accumulate=True)
+
+
+def pair_loss(
+    embeddings: Tensor,
+    ref_emb: Tensor | None,
+    labels: Tensor,
+    ref_labels: Tensor | None,
+    self_index: Tensor | None,
+    row_grad: Tensor | None,
+    loss: str,
+    params: list[float],
+    distance: str,
+    two_sided: bool,
+    reduction: str,
+    grad_embeddings: bool,
+    grad_ref: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator ``fastpair::pair_loss``."""
+    if loss in TRIPLET_LOSSES:
+        arguments = (embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, reduction)
+        return triplet_loss(*arguments, grad_embeddings, grad_ref)
+    terms = LOSSES[loss]
+    x, y = sides(Anchors, embeddings, ref_emb, distance, grad_embeddings, grad_ref)
+    x.labels = labels.long().contiguous()
+    if y is not x:
+        y.labels = ref_labels.long().contiguous()
+    if self_index is not None:
+        self_index = self_index.int().contiguous()
+    gradients = (grad_embeddings or grad_ref) and len(x) > 0 and len(y) > 0
+    sweep = PairSweep(x, y, self_index, terms, params, distance)
+    anchors = [(x, y), (y, x)] if two_sided else [(x, y)]
+    part = 1 / len(anchors)
+    mean = reduction == "mean"
+    value = torch.zeros((), dtype=torch.float32, device=embeddings.device)
+    # The sweep for totals counts each term of the batch twice, and knows nothing of two sides.
+    if terms.sums and reduction != "none" and not two_sided and len(y) > 0:
+        known = not (mean and terms.separate_means)
+        x.share = torch.full((2,), 1 / max(len(x), 1) if mean else 1.0, device=embeddings.device)
+        y.share = x.share
+        both = y is x
+        sweep.slopes(weighted=False, both=both, gradient=gradients and known, totals=True)
+        reduce_totals(x, value, 1.0, mean, terms, len(x))
+        if gradients and not known:
+            y.share = x.share
+            sweep.slopes(weighted=False, both=both, gradient=True, totals=False)
+        return value, x.finished(), y.finished() if y is not x else x.new(0)
+
+    row_grad = None if row_grad is None else row_grad.float().contiguous()
+    for rows, cols in anchors:
+        sweep.statistics(rows, cols, row_grad)
+        reduce_totals(rows, value, part, mean, terms, None)
+    if gradients and terms.positives == MAX.value:
+        sweep.extremes()
+    elif gradients:
+        sweep.slopes(weighted=True, both=y is x or two_sided, gradient=True, totals=False)
+    if reduction == "none":
+        value = x.losses if not two_sided else (x.losses + y.losses) * part
+    return value, x.finished(), y.finished() if y is not x else x.new(0)
+
+
+def reduce_totals(side: Anchors, value: Tensor, part: float, mean: bool, loss: Loss, anchors: int | None) -> None:
+    """Adds to ``value`` the side's sum or mean, and makes its ``share``. ``anchors``: the totals are sums of terms, and
+    this many anchors are what a mean over anchors divides by."""
+    side.share = side.new(2)
+    kernels.reduce_kernel[(1,)](
+        side.totals,
+        len(side.totals),
+        value,
+        side.share,
+        part,
+        1 / max(anchors or 1, 1),
+        MEAN=mean,
+        SEPARATE=loss.separate_means,
+        TERM_TOTALS=anchors is not None,
+        BLOCK=1024,
+    )

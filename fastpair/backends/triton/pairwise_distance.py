@@ -1,0 +1,165 @@
+"""``fastpair::pairwise_distance`` and its gradient on the GPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastpair.backends.triton.pair_kernels import load_vector
+from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
+from fastpair.backends.triton.tiles import DOT, row_tile, scores, slope_by_product, store_slopes, tile_products
+
+
+@triton.jit
+def distance_kernel(
+    x,
+    y,
+    products,
+    ld,
+    x_norm,
+    y_norm,
+    x_scale,
+    y_scale,
+    grad,
+    grad_down,
+    grad_across,
+    out,
+    residuals,
+    out_ld,
+    row_sums,
+    col_sums,
+    d,
+    top,
+    bottom,
+    left,
+    right,
+    SLOPES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ROW_SUMS: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    FUSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """``out`` (., out_ld) of the rectangle [top, bottom) x [left, right): its scores or, with ``SLOPES``, the incoming
+    gradients times their derivatives by the dot products; ``residuals`` and sums as in ``slopes_kernel``."""
+    row_block, col_block = row_tile(tl.program_id(0), bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
+    rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (rows < bottom)[:, None] & (cols < right)[None, :]
+    products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
+    row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
+    col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
+    s = scores(
+        products_here,
+        x,
+        y,
+        rows,
+        cols,
+        load_vector(x_norm, rows, bottom, METRIC != DOT),
+        load_vector(y_norm, cols, right, METRIC != DOT),
+        row_scales,
+        col_scales,
+        inside,
+        bottom,
+        right,
+        d,
+        METRIC,
+        UNIT,
+        not FUSED,
+    )
+    at = (rows - top).to(tl.int64)[:, None] * out_ld + (cols - left)[None, :]
+    if not SLOPES:
+        tl.store(out + at, s.to(out.dtype.element_ty), mask=inside)
+    else:
+        incoming = grad + rows.to(tl.int64)[:, None] * grad_down + cols.to(tl.int64)[None, :] * grad_across
+        slope = tl.load(incoming, mask=inside, other=0.0).to(tl.float32) * slope_by_product(s, METRIC)
+        if UNIT:
+            slope *= row_scales[:, None] * col_scales[None, :]
+        slope = tl.where(inside, slope, 0.0)
+        store_slopes(
+            slope,
+            out,
+            residuals,
+            row_sums,
+            col_sums,
+            at,
+            rows,
+            cols,
+            row_block,
+            col_block,
+            top,
+            bottom,
+            left,
+            right,
+            SPLIT,
+            ROW_SUMS,
+        )
+
+
+def launch(pairs: Pairs, rectangle, grad, out, residuals, out_ld, row_sums, col_sums) -> None:
+    top, bottom, left, right = rectangle
+    x, y, tile = pairs.x.rows, pairs.y.rows, pairs.tile
+    products = pairs.dot_products(pairs.x, pairs.y, *rectangle)
+    distance_kernel[(ceil_div(bottom - top, tile.rows) * ceil_div(right - left, tile.cols),)](
+        x.x,
+        y.x,
+        products,
+        0 if products is None else products.stride(0),
+        x.norm,
+        y.norm,
+        x.scale,
+        y.scale,
+        grad,
+        0 if grad is None else grad.stride(0),
+        0 if grad is None else grad.stride(1),
+        out,
+        residuals,
+        out_ld,
+        row_sums,
+        col_sums,
+        x.x.shape[1],
+        top,
+        bottom,
+        left,
+        right,
+        SLOPES=grad is not None,
+        SPLIT=residuals is not None,
+        ROW_SUMS=row_sums is not None,
+        GROUP=8,
+        **pairs.constants(),
+    )
+
+
+def pairwise_distance(x: Tensor, y: Tensor | None, metric: str) -> Tensor:
+    """The operator ``fastpair::pairwise_distance``."""
+    pairs = Pairs(*sides(Side, x, y, metric, False, False), metric)
+    out = torch.empty((len(pairs.x), len(pairs.y)), dtype=x.dtype, device=x.device)
+    for rectangle in pairs.rectangles(pairs.x, pairs.y):
+        top, _, left, _ = rectangle
+        launch(pairs, rectangle, None, out[top:, left:], None, out.stride(0), None, None)
+    return out
+
+
+def pairwise_distance_backward(
+    grad: Tensor, x: Tensor, y: Tensor | None, metric: str, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor]:
+    """The operator ``fastpair::pairwise_distance_backward``."""
+    first, second = sides(Side, x, y, metric, grad_x, grad_y)
+    pairs = Pairs(first, second, metric)
+    if (grad_x or grad_y) and grad.numel():
+        slopes = pairs.slope_scratch()
+        sums = first.rows.distances and not first.rows.unit
+        for rectangle in pairs.rectangles(first, second):
+            top, bottom, left, right = rectangle
+            row_sums = first.new(ceil_div(right - left, pairs.tile.cols), bottom - top) if sums else None
+            col_sums = first.new(ceil_div(bottom - top, pairs.tile.rows), right - left) if sums else None
+            residuals = slopes[1] if len(slopes) > 1 else None
+            launch(pairs, rectangle, grad, slopes[0], residuals, slopes[0].stride(0), row_sums, col_sums)
+            pairs.add_gradients(rectangle, slopes, row_sums, col_sums)
+    return first.finished(), second.finished() if second is not first else first.new(0)

@@ -1,0 +1,141 @@
+"""What happens to single rows before and after the visits of pairs: norms, and the way back to the inputs."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, MOST_COLUMNS = 8, 512  # of a block of a program
+
+
+@triton.jit
+def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of row i: |x_i|^2 and 1; of its unit vector: 1 and 1/|x_i|; 0 and 0 for a zero row."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < n
+    at = x + rows.to(tl.int64)[:, None] * d
+    squares = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, d, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        value = tl.load(at + k, mask=inside[:, None] & (k < d), other=0.0).to(tl.float32)
+        squares += value * value
+    squared = tl.sum(squares, 1)
+    if UNIT:
+        # An infinite norm must not pass for that of a zero row.
+        defined = tl.where(squared == float("inf"), float("nan"), squared)
+        tl.store(scale + rows, tl.where(squared == 0, 0.0, 1 / tl.sqrt_rn(defined)), mask=inside)
+        tl.store(norm + rows, tl.where(squared == 0, 0.0, defined / defined), mask=inside)
+    else:
+        tl.store(norm + rows, squared, mask=inside)
+        tl.store(scale + rows, tl.full((ROWS,), 1.0, tl.float32), mask=inside)
+
+
+@triton.jit
+def finish_kernel(x, gradient, scale, slope_sums, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """In place, on the sum over pairs of slope_ij y_j: less the part along the row for unit vectors, whose length does
+    not matter; less the row times the sum of its slopes for distances, which is what the squared norms bring."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < n
+    offset = rows.to(tl.int64)[:, None] * d
+    if UNIT:
+        products = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(0, d, COLUMNS):
+            k = start + tl.arange(0, COLUMNS)[None, :]
+            mask = inside[:, None] & (k < d)
+            value = tl.load(x + offset + k, mask=mask, other=0.0).to(tl.float32)
+            products += value * tl.load(gradient + offset + k, mask=mask, other=0.0)
+        inverse = tl.load(scale + rows, mask=inside, other=0.0)
+        along = tl.sum(products, 1) * inverse * inverse
+    else:
+        along = tl.load(slope_sums + rows, mask=inside, other=0.0)
+    for start in range(0, d, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        mask = inside[:, None] & (k < d)
+        value = tl.load(x + offset + k, mask=mask, other=0.0).to(tl.float32)
+        slope = tl.load(gradient + offset + k, mask=mask, other=0.0)
+        tl.store(gradient + offset + k, slope - along[:, None] * value, mask=mask)
+
+
+class Rows:
+    """Anchors, references or class vectors, contiguous, with what the metric needs of their norms.
+
+    ``norm`` is the squared norm and ``scale`` the factor that brings a row to the length it is compared at."""
+
+    def __init__(self, x: Tensor, unit: bool, distances: bool):
+        self.x = x.contiguous()
+        self.unit, self.distances = unit, distances
+        n, d = x.shape
+        self.norm = self.scale = None
+        if (unit or distances) and n:
+            self.norm, self.scale = (torch.empty(n, dtype=torch.float32, device=x.device) for _ in range(2))
+            norms_kernel[grid(n)](self.x, self.norm, self.scale, n, d, UNIT=unit, **blocks(d))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def finish(self, gradient: Tensor, slope_sums: Tensor | None) -> Tensor:
+        n, d = self.x.shape
+        if n and (self.unit or self.distances):
+            finish_kernel[grid(n)](self.x, gradient, self.scale, slope_sums, n, d, UNIT=self.unit, **blocks(d))
+        return gradient
+
+
+def grid(n: int) -> tuple[int]:
+    return (triton.cdiv(n, ROWS),)
+
+
+def blocks(d: int) -> dict:
+    return {"ROWS": ROWS, "COLUMNS": min(triton.next_power_of_2(d), MOST_COLUMNS)}
+
+
+class Factor:
+    """A matrix of embeddings as the right factor of float32 sums of products with slopes.
+
+    Slopes may be as small as 1/n^2, which float16 cannot hold. There both factors are taken apart into two bfloat16
+    parts, the slopes' 16 leading bits and all 11 of the embeddings'."""
+
+    def __init__(self, x: Tensor):
+        self.parts = [x]
+        if x.dtype == torch.float16:
+            high = x.bfloat16()
+            self.parts = [high, (x.float() - high.float()).bfloat16()]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    def add_products(self, out: Tensor, slopes: list[Tensor], begin: int, end: int, transposed: bool = False) -> None:
+        """out += slopes @ x[begin:end], the slopes in as many parts as x, or their transpose."""
+        for i, slope in enumerate(slopes):
+            # The product of two low parts is beyond the digits that are kept.
+            for part in self.parts[: len(slopes) - i]:
+                add_product(out, slope.T if transposed else slope, part[begin:end])
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out += a @ b, out being float32."""
+    if a.dtype == torch.float32:
+        out.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+    else:
+        out.addmm_(a.float(), b.float())
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a @ b in float32."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+    return torch.mm(a.float(), b.float(), out=out)
+
+
+def centered(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both less the middle of x in the columns that lie far from zero for their width: distances do not change, and their
+    squares cancel less. Columns with NaN or infinity stay, lest they spoil all rows."""
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    center = torch.where((mean.square() > 4 * variance) & mean.isfinite(), mean, 0)
+    return x - center, None if y is None else y - center

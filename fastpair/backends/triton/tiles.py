@@ -1,0 +1,152 @@
+"""A tile of the score matrix, as every kernel over pairs sees it: its scores, and which of them are pairs."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastpair.backends.triton.terms import relu
+
+# Metrics, as constants of the kernels: all are functions of the dot product and the squared norms.
+DOT, SQUARED_EUCLIDEAN, EUCLIDEAN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# Squared distances below this part of the squared norms are small.
+SMALL = tl.constexpr(1 / 64)
+
+
+@triton.jit
+def dot_products(x, y, rows, cols, n, m, d, BLOCK_K: tl.constexpr):
+    """x[rows] @ y[cols].T of contiguous (n, d) and (m, d), zero beyond their ends; float32 by IEEE products."""
+    k = tl.arange(0, BLOCK_K)
+    # Rows beyond the end read row 0: only the ends of k need a mask, and what comes of them is never used.
+    x_at = x + tl.where(rows < n, rows, 0).to(tl.int64)[:, None] * d + k[None, :]
+    y_at = y + tl.where(cols < m, cols, 0).to(tl.int64)[None, :] * d + k[:, None]
+    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
+    for start in range(0, d, BLOCK_K):
+        left = d - start
+        a = tl.load(x_at, mask=k[None, :] < left, other=0.0)
+        b = tl.load(y_at, mask=k[:, None] < left, other=0.0)
+        out = tl.dot(a, b, out, input_precision="ieee")
+        x_at += BLOCK_K
+        y_at += BLOCK_K
+    return out
+
+
+@triton.jit
+def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
+    """|x_i x_scale_i - y_j y_scale_j|^2 of the tile, from the differences: exact where they are small."""
+    x_at = x + tl.where(rows < n, rows, 0).to(tl.int64) * d
+    y_at = y + tl.where(cols < m, cols, 0).to(tl.int64) * d
+    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
+    for k in range(d):
+        a = tl.load(x_at + k).to(tl.float32) * x_scale
+        b = tl.load(y_at + k).to(tl.float32) * y_scale
+        difference = a[:, None] - b[None, :]
+        out += difference * difference
+    return out
+
+
+@triton.jit
+def tile_products(
+    x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Dot products of x[rows] and y[cols]. ``FUSED``: computed here, else read from ``products`` (., ld), which begins
+    at row ``top`` and column ``left``."""
+    if FUSED:
+        out = dot_products(x, y, rows, cols, bottom, right, d, BLOCK_K)
+    else:
+        at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
+        out = tl.load(at, mask=(rows < bottom)[:, None] & (cols < right)[None, :], other=0.0)
+    return out
+
+
+@triton.jit
+def scores(
+    products,
+    x,
+    y,
+    rows,
+    cols,
+    x_norm,
+    y_norm,
+    x_scale,
+    y_scale,
+    pair,
+    bottom,
+    right,
+    d,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    """Of the dot products. ``UNIT``: of the unit vectors along the rows, by their scales. ``EXACT``: a squared distance
+    that is small against the norms has lost digits as a difference of products, and the tile's are computed again."""
+    out = products
+    if UNIT:
+        out = out * x_scale[:, None] * y_scale[None, :]
+    if METRIC != DOT:
+        norms = x_norm[:, None] + y_norm[None, :]
+        out = relu(norms - 2 * out)
+        if EXACT:
+            small = pair & (out < SMALL * norms)
+            if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
+                out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
+    if METRIC == EUCLIDEAN:
+        out = tl.sqrt(out)
+    return out
+
+
+@triton.jit
+def slope_by_product(scores, METRIC: tl.constexpr):
+    """The derivative of the scores by the dot products, less what the norms bring; zero for a distance of zero."""
+    if METRIC == SQUARED_EUCLIDEAN:
+        return tl.full(scores.shape, -2.0, tl.float32)
+    if METRIC == EUCLIDEAN:
+        return tl.where(scores == 0, 0.0, -1 / scores)
+    return tl.full(scores.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """Row and column block of program ``pid``: groups of GROUP row blocks, so that programs that run together share
+    their columns in the second-level cache."""
+    row_blocks, col_blocks = tl.cdiv(rows_end, BLOCK_M), tl.cdiv(cols_end, BLOCK_N)
+    group = pid // (GROUP * col_blocks)
+    height = tl.minimum(row_blocks - group * GROUP, GROUP)
+    inside = pid % (GROUP * col_blocks)
+    return group * GROUP + inside % height, inside // height
+
+
+@triton.jit
+def store_slopes(
+    slope,
+    slopes,
+    residuals,
+    row_sums,
+    col_sums,
+    at,
+    rows,
+    cols,
+    row_block,
+    col_block,
+    top,
+    bottom,
+    left,
+    right,
+    SPLIT: tl.constexpr,
+    ROW_SUMS: tl.constexpr,
+):
+    """Stores a tile of slopes at ``at``. ``SPLIT``: ``residuals`` takes what rounding the slopes takes away.
+    ``ROW_SUMS``: their sums by row and by column of each tile, (blocks, .)."""
+    inside = (rows < bottom)[:, None] & (cols < right)[None, :]
+    rounded = slope.to(slopes.dtype.element_ty)
+    tl.store(slopes + at, rounded, mask=inside)
+    # Sums are of the rounded slopes, which is what the products are made of.
+    kept = rounded.to(tl.float32)
+    if SPLIT:
+        rest = (slope - kept).to(slopes.dtype.element_ty)
+        tl.store(residuals + at, rest, mask=inside)
+        kept += rest.to(tl.float32)
+    if ROW_SUMS:
+        down, across = bottom - top, right - left
+        tl.store(row_sums + col_block.to(tl.int64) * down + rows - top, tl.sum(kept, 1), mask=rows < bottom)
+        tl.store(col_sums + row_block.to(tl.int64) * across + cols - left, tl.sum(kept, 0), mask=cols < right)

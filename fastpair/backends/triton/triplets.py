@@ -1,0 +1,239 @@
+"""The triplet losses over all or the semi-hard triplets, which are no sum over pairs: row panels of the score matrix.
+
+Every triplet is visited, twice: 2 n P m terms for P positives an anchor, of m references sorted by label. Cost besides in
+units of 2nmd flops: 1 for the scores + 2 for the gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastpair.backends.triton import pairs as pairs_module
+from fastpair.backends.triton.pairs import METRICS, Pairs, Side, ceil_div, sides
+from fastpair.backends.triton.pairwise_distance import launch
+from fastpair.backends.triton.terms import relu, sigmoid, softplus
+from fastpair.backends.triton.tiles import slope_by_product
+
+# (smooth, semi-hard)
+LOSSES = {
+    "triplet": (False, False),
+    "smooth_triplet": (True, False),
+    "semihard_triplet": (False, True),
+    "smooth_semihard_triplet": (True, True),
+}
+
+
+@triton.jit
+def triplet_terms(closeness_p, closeness_n, chosen, margin, SMOOTH: tl.constexpr, SEMIHARD: tl.constexpr):
+    """Terms and slopes by d_p - d_n of triplets, distances being the negative of closenesses."""
+    gap = closeness_n - closeness_p
+    if SEMIHARD:
+        # d_p < d_n < d_p + margin; NaN is not left out.
+        chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)
+    excess = gap + margin
+    if SMOOTH:
+        term, slope = softplus(excess), sigmoid(excess)
+    else:
+        term, slope = relu(excess), tl.where(excess <= 0, 0.0, 1.0)
+    return tl.where(chosen, term, 0.0), tl.where(chosen, slope, 0.0)
+
+
+@triton.jit
+def triplet_kernel(
+    scores,
+    slopes,
+    residuals,
+    ld,
+    begins,
+    ends,
+    selves,
+    weights,
+    losses,
+    counts,
+    x_scale,
+    y_scale,
+    m,
+    sign,
+    margin,
+    SMOOTH: tl.constexpr,
+    SEMIHARD: tl.constexpr,
+    SLOPES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One anchor: its loss, how many of its terms are not zero, and ``weights`` times the derivatives by its products.
+    Its positives are the columns [begins, ends) but for ``selves``."""
+    row = tl.program_id(0)
+    begin, end, own = tl.load(begins + row), tl.load(ends + row), tl.load(selves + row)
+    weight = tl.load(weights + row)
+    row_scale = tl.load(x_scale + row) if UNIT else 1.0
+    at = scores + row.to(tl.int64) * ld
+    loss = tl.zeros((BLOCK_P,), tl.float32)
+    count = tl.zeros((BLOCK_P,), tl.float32)
+    for first in range(begin, end, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        positive = (p < end) & (p != own)
+        p_score = tl.load(at + p, mask=positive, other=0.0)
+        p_slope = tl.zeros((BLOCK_P,), tl.float32)
+        for start in range(0, m, BLOCK_N):
+            n = start + tl.arange(0, BLOCK_N)
+            negative = (n < m) & ((n < begin) | (n >= end)) & (n != own)
+            n_score = tl.load(at + n, mask=negative, other=0.0)
+            chosen = positive[:, None] & negative[None, :]
+            term, slope = triplet_terms(
+                sign * p_score[:, None], sign * n_score[None, :], chosen, margin, SMOOTH, SEMIHARD
+            )
+            loss += tl.sum(term, 1)
+            count += tl.sum((term != 0).to(tl.float32), 1)
+            p_slope += tl.sum(slope, 1)
+        if SLOPES:
+            store_row(
+                slopes, residuals, row, ld, p, p < end, -sign * weight * p_slope, p_score, positive, row_scale, y_scale,
+                SPLIT, METRIC, UNIT,
+            )  # fmt: skip
+    tl.store(losses + row, tl.sum(loss, 0))
+    tl.store(counts + row, tl.sum(count.to(tl.float64), 0))
+    if SLOPES:
+        for start in range(0, m, BLOCK_N):
+            n = start + tl.arange(0, BLOCK_N)
+            elsewhere = (n < m) & ((n < begin) | (n >= end))
+            negative = elsewhere & (n != own)
+            n_score = tl.load(at + n, mask=negative, other=0.0)
+            n_slope = tl.zeros((BLOCK_N,), tl.float32)
+            for first in range(begin, end, BLOCK_P):
+                p = first + tl.arange(0, BLOCK_P)
+                positive = (p < end) & (p != own)
+                p_score = tl.load(at + p, mask=positive, other=0.0)
+                chosen = positive[:, None] & negative[None, :]
+                term, slope = triplet_terms(
+                    sign * p_score[:, None], sign * n_score[None, :], chosen, margin, SMOOTH, SEMIHARD
+                )
+                n_slope += tl.sum(slope, 0)
+            store_row(
+                slopes, residuals, row, ld, n, elsewhere, sign * weight * n_slope, n_score, negative, row_scale, y_scale,
+                SPLIT, METRIC, UNIT,
+            )  # fmt: skip
+
+
+@triton.jit
+def store_row(
+    slopes,
+    residuals,
+    row,
+    ld,
+    cols,
+    inside,
+    slope,
+    scores,
+    pair,
+    row_scale,
+    y_scale,
+    SPLIT: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """Stores slopes by the scores as slopes by the dot products."""
+    slope *= slope_by_product(scores, METRIC)
+    if UNIT:
+        slope *= row_scale * tl.load(y_scale + cols, mask=inside, other=0.0)
+    slope = tl.where(pair, slope, 0.0)
+    rounded = slope.to(slopes.dtype.element_ty)
+    at = row.to(tl.int64) * ld + cols
+    tl.store(slopes + at, rounded, mask=inside)
+    if SPLIT:
+        tl.store(residuals + at, (slope - rounded.to(tl.float32)).to(slopes.dtype.element_ty), mask=inside)
+
+
+def triplet_loss(
+    embeddings: Tensor,
+    ref_emb: Tensor | None,
+    labels: Tensor,
+    ref_labels: Tensor | None,
+    self_index: Tensor | None,
+    row_grad: Tensor | None,
+    loss: str,
+    params: list[float],
+    distance: str,
+    reduction: str,
+    grad_embeddings: bool,
+    grad_ref: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``fastpair::pair_loss`` for the losses of this file."""
+    n, m = len(embeddings), len(embeddings if ref_emb is None else ref_emb)
+    own_batch = ref_emb is None
+    ref_labels = (labels if own_batch else ref_labels).long()
+    ordered, order = ref_labels.sort(stable=True)
+    begins, ends = (torch.searchsorted(ordered, labels.long(), right=right).int() for right in (False, True))
+    selves = torch.full((n,), -1, dtype=torch.int32, device=labels.device)
+    if own_batch or self_index is not None:
+        position = torch.empty_like(order).scatter_(0, order, torch.arange(m, device=order.device))
+        index = torch.arange(n, device=order.device) if own_batch else self_index.long()
+        if m:
+            selves = torch.where(index >= 0, position[index.clamp(min=0)], -1).int()
+
+    references = (embeddings if own_batch else ref_emb)[order]
+    want_columns = grad_embeddings if own_batch else grad_ref
+    x, y = sides(Side, embeddings, references, distance, grad_embeddings, want_columns)
+    pairs = Pairs(x, y, distance)
+    gradients = (grad_embeddings or want_columns) and n > 0 and m > 0
+    losses = torch.zeros(n, dtype=torch.float32, device=labels.device)
+    counts = torch.zeros(n, dtype=torch.float64, device=labels.device)
+    weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
+    smooth, semihard = LOSSES[loss]
+    sums = x.rows.distances and not x.rows.unit
+    rows = max(min(n, pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)), 1)
+    scores = x.new(rows, ceil_div(m, 16) * 16)
+    parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in x.factor.parts] if gradients else []
+    for top in range(0, n if m else 0, rows):
+        bottom = min(top + rows, n)
+        for left in range(0, m, pairs_module.WIDTH):
+            right = min(left + pairs_module.WIDTH, m)
+            for upper in range(top, bottom, pairs_module.HEIGHT):
+                lower = min(upper + pairs_module.HEIGHT, bottom)
+                out = scores[upper - top :, left:]
+                launch(pairs, (upper, lower, left, right), None, out, None, scores.stride(0), None, None)
+        triplet_kernel[(bottom - top,)](
+            scores,
+            parts[0] if gradients else None,
+            parts[-1] if gradients else None,
+            scores.stride(0),
+            begins[top:],
+            ends[top:],
+            selves[top:],
+            weights[top:],
+            losses[top:],
+            counts[top:],
+            None if x.rows.scale is None else x.rows.scale[top:],
+            y.rows.scale,
+            m,
+            1.0 if distance in ("cosine", "dot") else -1.0,
+            float(params[0]),
+            SMOOTH=smooth,
+            SEMIHARD=semihard,
+            SLOPES=gradients,
+            SPLIT=len(parts) > 1,
+            METRIC=METRICS[distance][0],
+            UNIT=METRICS[distance][1],
+            BLOCK_P=4,
+            BLOCK_N=256,
+        )
+        if gradients:
+            cut = [part[: bottom - top, :m] for part in parts]
+            row_sums = sum(part.sum(1, dtype=torch.float32)[None] for part in cut) if sums else None
+            col_sums = sum(part.sum(0, dtype=torch.float32)[None] for part in cut) if sums else None
+            pairs.add_gradients((top, bottom, 0, m), cut, row_sums, col_sums)
+
+    share = 1 / counts.sum().clamp(min=1) if reduction == "mean" else torch.ones_like(counts.sum())
+    value = losses if reduction == "none" else (losses.double().sum() * share).float()
+    dx, dy = (side.finished() * share.float() for side in (x, y))
+    if want_columns:
+        dy = torch.empty_like(dy).index_copy_(0, order, dy)
+    if not own_batch:
+        return value, dx, dy
+    return value, dx + dy if grad_embeddings else dx, x.new(0)
