@@ -2,6 +2,7 @@
 #
 #   make demo    train on character images with three losses and print the retrieval table
 #   make test    lint the Python code and run the whole test suite
+#   make gpu     on a machine with a GPU: run the GPU tests and benchmarks with its own PyTorch, results in GPU_RESULTS
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
 #   make clean   remove .venv and everything that was built
@@ -10,6 +11,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+GPU_RESULTS ?= benchmarks/results
 
 # The compiler driver of torch looks for ninja on the PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -21,7 +23,7 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
 # The folders stand for files that were added or removed.
 BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(dir $(CXX_SOURCES))))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test gpu lint bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -31,6 +33,16 @@ test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
 	$(VENV)/bin/pytest -q tests
+	TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/triton
+
+# With the PyTorch that PYTHON has, which has to match the driver; the extension goes into build/gpu. The benchmarks run
+# when tests failed too, and say so in their results.
+gpu:
+	$(PYTHON) setup.py -q build --build-base build/gpu --build-lib build/gpu/lib
+	PYTHONPATH=build/gpu/lib $(PYTHON) -m fastpair
+	mkdir -p $(GPU_RESULTS)
+	PYTHONPATH=build/gpu/lib $(PYTHON) -m pytest -q -p no:cacheprovider tests/triton; tests=$$?; \
+	  PYTHONPATH=build/gpu/lib $(PYTHON) benchmarks/gpu.py --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
 
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .

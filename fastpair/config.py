@@ -8,6 +8,8 @@ tensors, and the reference path as the last resort, with one warning per device 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -31,20 +33,37 @@ else:
     _cpu_problem = None
 
 
+# Triton's interpreter runs kernels on CPU tensors, to test them without a GPU.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if importlib.util.find_spec("triton") is None:
+    _triton_problem: str | None = "not installed; to get the fused GPU kernels, pip install triton"
+elif torch.version.cuda is None and not _INTERPRETED:
+    _triton_problem = f"of no use to this PyTorch, which is built without CUDA: {torch.__version__}"
+else:
+    _triton_problem = None
+
+
 @dataclass(frozen=True)
 class _Backend:
     """``device_types`` is None for a backend that serves every device; ``problem`` says why it cannot be used."""
 
     device_types: tuple[str, ...] | None
     problem: str | None
+    takes_float64: bool = True
 
     def serves(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types
+
+    def takes(self, dtype: torch.dtype | None) -> bool:
+        return dtype != torch.float64 or self.takes_float64
 
 
 # In order of preference.
 _BACKENDS: dict[str, _Backend] = {
     "cpu": _Backend(device_types=("cpu",), problem=_cpu_problem),
+    "triton": _Backend(
+        device_types=("cuda", "cpu") if _INTERPRETED else ("cuda",), problem=_triton_problem, takes_float64=False
+    ),
     "reference": _Backend(device_types=None, problem=None),
 }
 
@@ -80,7 +99,8 @@ def use_backend(name: str) -> Iterator[None]:
     ``backend=`` argument of a call goes before it.
 
     Args:
-        name: ``"reference"`` (dense PyTorch, any device) or ``"cpu"`` (the fused C++ kernels, CPU tensors).
+        name: ``"reference"`` (dense PyTorch, any device), ``"cpu"`` (the fused C++ kernels, CPU tensors) or
+            ``"triton"`` (the fused Triton kernels, CUDA tensors).
 
     Raises:
         ValueError: if no backend has this name.
@@ -106,11 +126,12 @@ def use_backend(name: str) -> Iterator[None]:
             _request_when_traced = _request.get()
 
 
-def choose_backend(device_type: str, requested: str | None = None) -> str:
+def choose_backend(device_type: str, requested: str | None = None, dtype: torch.dtype | None = None) -> str:
     """Name the backend for a call on tensors of ``device_type``.
 
     Args:
         device_type: ``tensor.device.type`` of the arguments, e.g. ``"cpu"``.
+        dtype: of the arguments. Float64 CUDA tensors, which the GPU kernels do not take, go to the reference path.
         requested: the ``backend=`` argument of the call. None stands for the enclosing :func:`use_backend`, or the
             fastest available backend outside one.
 
@@ -125,13 +146,15 @@ def choose_backend(device_type: str, requested: str | None = None) -> str:
         requested = _request_when_traced if torch.compiler.is_compiling() else _request.get()
     if requested is None:
         chosen = _FASTEST.get(device_type)
-        if chosen is None:
+        if chosen is None or not _BACKENDS[chosen].takes(dtype):
             _warn_reference(device_type)
             return "reference"
         return chosen
     if not _usable(requested).serves(device_type):
         served = ", ".join(_BACKENDS[requested].device_types or ())
         raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")
+    if not _BACKENDS[requested].takes(dtype):
+        raise RuntimeError(f"backend {requested!r} takes float32, bfloat16 and float16 tensors, but got {dtype}")
     return requested
 
 
@@ -154,6 +177,8 @@ def _why_reference(device_type: str) -> str:
         for name, backend in _BACKENDS.items()
         if backend.problem is not None and backend.serves(device_type)
     ]
+    if device_type in _FASTEST:
+        reasons.append(f"backend {_FASTEST[device_type]!r} takes no float64 tensors")
     return "; ".join(reasons) or f"no backend has kernels for {device_type} tensors"
 
 

@@ -1,5 +1,6 @@
 """The operators, one file each: argument checks, choice of a backend, registration with torch.library, autograd."""
 
+from fastpair.ops import kernels
 from fastpair.ops.center import center
 from fastpair.ops.linear_cross_entropy import linear_cross_entropy
 from fastpair.ops.mined import mined_pair_loss
@@ -9,6 +10,8 @@ from fastpair.ops.pce import pce
 from fastpair.ops.proxy_anchor import proxy_anchor
 from fastpair.ops.spce import spce
 from fastpair.ops.two_views import info_nce, siglip
+
+kernels.register()
 
 __all__ = [
     "center",

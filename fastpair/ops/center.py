@@ -14,7 +14,8 @@ def center(embeddings: Tensor, labels: Tensor, centers: Tensor, reduction: str, 
         choose_backend(embeddings.device.type, backend)  # the same for all, but a wrong name is an error
     with torch.autocast(embeddings.device.type, enabled=False):
         dtype = reference.accumulate_dtype(embeddings.dtype)
-        # index_select, whose gradient is added up in order: the same bits every time.
-        own = centers.to(dtype).index_select(0, labels.long())
+        # The way to index whose gradient is added up in order, for the same bits every time.
+        wide, index = centers.to(dtype), labels.long()
+        own = wide[index] if wide.is_cuda else wide.index_select(0, index)
         per_row = (embeddings.to(dtype) - own).square().sum(1) / 2
     return reference.reduced(per_row, per_row.sum() / max(len(per_row), 1), reduction)

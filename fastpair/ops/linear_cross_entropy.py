@@ -9,6 +9,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
+from fastpair.ops.kernels import operator
 
 torch.library.define(
     "fastpair::linear_cross_entropy",
@@ -60,7 +61,8 @@ def linear_cross_entropy(
     checks.integer("ignore_index", ignore_index)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
-    if choose_backend(device, backend) == "reference":
+    backend = choose_backend(device, backend, embeddings.dtype)
+    if backend == "reference":
         return reference.linear_cross_entropy(embeddings, weight, labels, bias, *settings)
     tensors = (embeddings, weight, bias, labels)
-    return fused_loss(torch.ops.fastpair.linear_cross_entropy.default, tensors, settings, differentiable=3)
+    return fused_loss(operator("linear_cross_entropy", backend), tensors, settings, differentiable=3)

@@ -9,6 +9,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
+from fastpair.ops.kernels import operator
 
 torch.library.define(
     "fastpair::pair_loss",
@@ -49,10 +50,11 @@ def pair_loss(
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
-    if choose_backend(embeddings.device.type, backend) == "reference":
+    backend = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    if backend == "reference":
         embeddings, ref_emb, labels, ref_labels, self_index = tensors
         return reference.pair_loss(embeddings, labels, ref_emb, ref_labels, self_index, *settings)
-    return fused_loss(torch.ops.fastpair.pair_loss.default, tensors, settings, differentiable=2)
+    return fused_loss(operator("pair_loss", backend), tensors, settings, differentiable=2)
 
 
 def _references(

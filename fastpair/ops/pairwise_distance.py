@@ -9,6 +9,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import distinct, fake_gradients, input_gradients
+from fastpair.ops.kernels import operator
 
 torch.library.define(
     "fastpair::pairwise_distance",
@@ -34,18 +35,18 @@ def _(grad, x, y, metric, grad_x, grad_y):
 
 class _PairwiseDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, y, metric):
+    def forward(ctx, x, y, metric, backend):
         ctx.save_for_backward(x, y)
-        ctx.metric = metric
-        return torch.ops.fastpair.pairwise_distance.default(x, y, metric)
+        ctx.metric, ctx.backend = metric, backend
+        return operator("pairwise_distance", backend)(x, y, metric)
 
     @staticmethod
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         with torch.no_grad():
-            gradients = torch.ops.fastpair.pairwise_distance_backward.default(grad, x, y, ctx.metric, *wanted)
-        return *input_gradients(gradients, wanted, (x, y), grad), None
+            gradients = operator("pairwise_distance_backward", ctx.backend)(grad, x, y, ctx.metric, *wanted)
+        return *input_gradients(gradients, wanted, (x, y), grad), None, None
 
 
 def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | None) -> Tensor:
@@ -53,8 +54,9 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | N
     if y is not None:
         checks.like("y", y, "x", x)
     checks.one_of("metric", metric, checks.METRICS)
-    if choose_backend(x.device.type, backend) == "reference":
+    backend = choose_backend(x.device.type, backend, x.dtype)
+    if backend == "reference":
         return reference.pairwise_distance(x, y, metric)
     if torch.compiler.is_compiling():
         x, y = distinct((x, y))
-    return _PairwiseDistance.apply(x, y, metric)
+    return _PairwiseDistance.apply(x, y, metric, backend)

@@ -11,6 +11,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.linear_cross_entropy import linear_cross_entropy
+from fastpair.ops.spce import class_sums
 
 # Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
 CURVATURE_BUDGET = 1 << 22
@@ -32,7 +33,7 @@ def pce(
         raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(probabilities.shape)}")
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.positive_or_none("lam", lam)
-    kernel = choose_backend(embeddings.device.type, backend)
+    kernel = choose_backend(embeddings.device.type, backend, embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
         p = probabilities.detach().to(z.dtype)
@@ -46,18 +47,10 @@ def pce(
         # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
         first = torch.zeros_like(labels)
         log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, -100, "none", kernel) + z @ weight[0]
-        positives = (z * class_means(z, labels)).sum(1)
+        group, sums = class_sums(z, labels)
+        positives = (z * sums[group]).sum(1) / rows
         per_anchor = log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
         return reference.reduced(per_anchor, per_anchor.sum() / rows, reduction)
-
-
-def class_means(z: Tensor, labels: Tensor) -> Tensor:
-    """Row i is (1/n) sum_{y_j = y_i} z_j. Static shapes and no host synchronisation, unlike ``torch.unique``."""
-    ordered, order = labels.sort()
-    group = torch.zeros_like(labels, dtype=torch.int64)
-    group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
-    group = torch.empty_like(group).scatter(0, order, group)
-    return torch.zeros_like(z).index_add(0, group, z)[group] / max(len(z), 1)
 
 
 def smallest_curvature(z: Tensor, p: Tensor) -> float:

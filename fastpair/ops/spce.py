@@ -9,6 +9,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
+from fastpair.ops.linear_cross_entropy import linear_cross_entropy
 
 torch.library.define(
     "fastpair::spce",
@@ -22,9 +23,33 @@ def _(embeddings, labels, row_grad, reduction, *wanted):
     return fake_fused_loss((embeddings,), reduction, wanted)
 
 
+def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the classes (n,), in the order of their labels, and sums of their samples (n, d), zero beyond the last
+    class. Static shapes and no host synchronisation, unlike ``torch.unique``."""
+    ordered, order = labels.sort()
+    group = torch.zeros_like(labels, dtype=torch.int64)
+    group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    group = torch.empty_like(group).scatter(0, order, group)
+    sums = torch.zeros_like(z)
+    if z.is_cuda:  # where index_add would add in any order
+        return group, sums.index_put((group,), z, accumulate=True)
+    return group, sums.index_add(0, group, z)
+
+
 def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    if choose_backend(embeddings.device.type, backend) == "reference":
+    backend = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    if backend == "reference":
         return reference.spce(embeddings, labels, reduction)
+    if backend == "triton":
+        # Cross-entropy with the class means for weights. How many classes there are only the device knows: there are as
+        # many weights as samples, and those of no class are ruled out.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            group, sums = class_sums(embeddings.to(reference.accumulate_dtype(embeddings.dtype)), labels)
+            weight = (sums / max(len(embeddings), 1)).to(embeddings.dtype)
+            bias = torch.full_like(weight[:, 0], -torch.inf).index_fill_(0, group, 0)
+            if len(embeddings) == 0:
+                return embeddings.sum(1) if reduction == "none" else embeddings.sum()
+            return linear_cross_entropy(embeddings, weight, group, bias, 0.0, -100, reduction, backend)
     return fused_loss(torch.ops.fastpair.spce.default, (embeddings, labels), (reduction,), differentiable=1)

@@ -16,28 +16,39 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """``fused``: the kernels compute dot products themselves, else cuBLAS does and they read them."""
+    """Rows and columns of the scores that one program takes at a time, and its warps."""
 
-    fused: bool
     rows: int
     cols: int
-    depth: int
     warps: int
-    stages: int
 
     def constants(self) -> dict:
-        return {"FUSED": self.fused, "BLOCK_M": self.rows, "BLOCK_N": self.cols, "BLOCK_K": self.depth}
-
-    def launch(self) -> dict:
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        return {"BLOCK_M": self.rows, "BLOCK_N": self.cols, "num_warps": self.warps}
 
     def whole(self, length: int) -> int:
         """``length`` rounded up to whole columns of tiles."""
         return -(-length // self.cols) * self.cols
 
 
-# Where cuBLAS makes the products.
-READ = Tile(fused=False, rows=32, cols=128, depth=16, warps=4, stages=1)
+# Eight scores a thread, in rows of 512 bytes: three blocks or more fit a multiprocessor.
+DEFAULT = Tile(rows=8, cols=128, warps=4)
+# For Triton's interpreter, to which a program costs the same whatever its size.
+INTERPRETED = Tile(rows=128, cols=128, warps=4)
+
+# What the tuning tries.
+CANDIDATES = [
+    Tile(rows, cols, warps)
+    for rows, cols, warps in (
+        (8, 128, 4),
+        (16, 128, 4),
+        (16, 128, 8),
+        (32, 128, 8),
+        (8, 256, 8),
+        (16, 256, 8),
+        (4, 512, 8),
+        (32, 64, 8),
+    )
+]
 
 # Dimensions that were tuned for; others take the parameters of the next larger, or of the largest.
 DIMENSIONS = (64, 128, 256, 512, 1024)
@@ -53,7 +64,7 @@ def tuned() -> dict[str, dict]:
 def tile(dtype: torch.dtype, d: int, capability: tuple[int, int]) -> Tile:
     bucket = next((size for size in DIMENSIONS if d <= size), DIMENSIONS[-1])
     known = tuned().get(f"sm_{capability[0]}{capability[1]}/{str(dtype).removeprefix('torch.')}/{bucket}")
-    return Tile(**known) if known else READ
+    return Tile(**known) if known else DEFAULT
 
 
 @functools.cache
@@ -64,8 +75,8 @@ def device_facts(index: int) -> tuple[tuple[int, int], int]:
 
 
 def tile_for(x: Tensor) -> Tile:
-    if x.device.type != "cuda":  # Triton's interpreter: its products of half precision multiply bit patterns
-        return READ
+    if x.device.type != "cuda":
+        return INTERPRETED
     return tile(x.dtype, x.shape[1], device_facts(x.device.index)[0])
 
 

@@ -1,11 +1,11 @@
 """``fastpair::linear_cross_entropy`` on the GPU.
 
-Blocks of rows: cuBLAS makes their logits, one kernel turns them into losses and slopes, and two products into gradients:
-3 units of 2nKd flops, all of them in cuBLAS. Tiles of logits that are computed where they are needed, twice, and never
-written would take 4. By arithmetic the two cost about the same: at d = 512 a logit takes 3 * 1024 flops, 3.9 ps at 790
-TFLOP/s, and in half precision 12 bytes as a logit and 6 as a slope, 4.2 ps at 4.3 TB/s; to spare the 12 bytes, 2.8 ps, is
-one more unit, 1.3 ps at the speed of cuBLAS and 2 ps or more in a kernel with an epilogue. The blocks are the simpler
-way, serve every dtype, and get better with d.
+Blocks of rows: cuBLAS makes their logits, one kernel turns them into losses and slopes, and two products make the
+gradients: 3 units of 2nKd flops. Tiles of logits that are computed where they are needed, twice, and never written
+would take 4. By arithmetic the two cost about the same: at d = 512 a logit takes 3 * 1024 flops, 3.9 ps at 790 TFLOP/s,
+and in half precision 12 bytes as a logit and 6 as a slope, 4.2 ps at 4.3 TB/s; to spare the 12 bytes, 2.8 ps, costs one
+more unit, 1.3 ps at the speed of cuBLAS and 2 ps or more in a kernel with an epilogue. The blocks are the simpler way,
+serve every dtype, and get better with d.
 """
 
 from __future__ import annotations

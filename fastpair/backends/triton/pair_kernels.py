@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
-from fastpair.backends.triton.tiles import DOT, row_tile, scores, slope_by_product, store_slopes, tile_products
+from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, slope_by_product, store_slopes
 
 # Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -53,26 +53,43 @@ def of_none(REDUCTION: tl.constexpr):
 
 @triton.jit
 def collect(first, second, terms, cols, REDUCTION: tl.constexpr):
-    """Takes a tile's terms of one kind, ``of_none`` for the pairs that are not of it, into what its rows came to so
-    far."""
+    """Takes a tile's terms of one kind, ``of_none`` for the pairs that are not of it, into what came to each of its
+    places before."""
     if REDUCTION == SUM:
-        first += tl.sum(terms, 1)
-        second += tl.sum((terms != 0).to(tl.float32), 1)
+        first += terms
+        second += (terms != 0).to(tl.float32)
     elif REDUCTION == LOG_SUM_EXP:
-        highest = tl.maximum(first, tl.max(terms, 1))
-        shift = tl.where(highest == -float("inf"), 0.0, highest)
-        second = second * tl.exp(first - shift) + tl.sum(tl.exp(terms - shift[:, None]), 1)
-        first = highest
+        # One exponential: of the two shifts the larger becomes the new one. Of none there is nothing to shift.
+        nearer = tl.exp(tl.where(terms == first, 0.0, -tl.abs(terms - first)))
+        added = tl.where(terms == -float("inf"), 0.0, tl.where(terms > first, 1.0, nearer))
+        second = tl.where(terms > first, second * nearer, second) + added
+        first = tl.maximum(first, terms)
     else:
         # NaN passes for the largest, so that it shows.
-        undefined = tl.max((terms != terms).to(tl.int32), 1) > 0
-        ranked = tl.where(terms != terms, float("inf"), terms)
-        best, place = tl.max(ranked, 1, return_indices=True, return_indices_tie_break_left=True)
-        better = (best > first) | undefined
-        col = tl.min(cols, 0) + place.to(tl.int32)
-        second = tl.where(better, col.to(tl.float32, bitcast=True), second)
-        first = tl.where(undefined, float("nan"), tl.where(best > first, best, first))
+        better = (terms > first) | (terms != terms)
+        second = tl.where(better, cols.to(tl.float32, bitcast=True)[None, :], second)
+        first = tl.where(better, terms, first)
     return first, second
+
+
+@triton.jit
+def over_places(first, second, REDUCTION: tl.constexpr):
+    """What came to all places of a row."""
+    if REDUCTION == SUM:
+        row_first = tl.sum(first, 1)
+        row_second = tl.sum(second, 1)
+    elif REDUCTION == LOG_SUM_EXP:
+        row_first = tl.max(first, 1)
+        shift = tl.where(row_first == -float("inf"), 0.0, row_first)
+        row_second = tl.sum(second * tl.exp(first - shift[:, None]), 1)
+    else:
+        undefined = first != first
+        row_first = tl.max(tl.where(undefined, float("inf"), first), 1)
+        best = undefined | (first == row_first[:, None])
+        col = tl.min(tl.where(best, second.to(tl.int32, bitcast=True), 2**31 - 1), 1)
+        row_second = col.to(tl.float32, bitcast=True)
+        row_first = tl.where(tl.max(undefined.to(tl.int32), 1) > 0, float("nan"), row_first)
+    return row_first, row_second
 
 
 @triton.jit
@@ -112,10 +129,8 @@ def statistics_kernel(
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
-    FUSED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
 ):
     """partial[first_slot + s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right)."""
     split = tl.program_id(1)
@@ -124,22 +139,19 @@ def statistics_kernel(
     x_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     of_anchor = load_vector(given, rows, bottom, GIVEN and ADD_POSITIVES)[:, None]
 
-    pos_first = tl.full((BLOCK_M,), of_none(POSITIVES), tl.float32)
-    neg_first = tl.full((BLOCK_M,), of_none(NEGATIVES), tl.float32)
-    pos_second = tl.zeros((BLOCK_M,), tl.float32)
-    pos_third = tl.zeros((BLOCK_M,), tl.float32)
-    pos_pairs = tl.zeros((BLOCK_M,), tl.float32)
-    neg_second = tl.zeros((BLOCK_M,), tl.float32)
+    # Of each place of the tile apart: sums over its columns are taken once, at the end.
+    zero = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    pos_first, pos_second, pos_third, pos_pairs = zero + of_none(POSITIVES), zero, zero, zero
+    neg_first, neg_second = zero + of_none(NEGATIVES), zero
 
     begin = left + split * span
     for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
-        products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
         positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
         y_norms = load_vector(y_norm, cols, right, METRIC != DOT)
         y_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
         s = scores(
-            products_here,
+            load_products(products, ld, top, left, rows, cols, bottom, right),
             x,
             y,
             rows,
@@ -154,16 +166,15 @@ def statistics_kernel(
             d,
             METRIC,
             UNIT,
-            not FUSED,
         )
         u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
         if ADD_POSITIVES:
-            pos_pairs += tl.sum(positive.to(tl.float32), 1)
+            pos_pairs += positive.to(tl.float32)
             if GIVEN:
                 # A term with `given` is a function of given - v.
-                pos_third += tl.sum(tl.where(positive, -du / dv, 0.0), 1)
+                pos_third += tl.where(positive, -du / dv, 0.0)
             elif POSITIVES == LOG_SUM_EXP:
-                pos_third += tl.sum(tl.where(positive, u, 0.0), 1)
+                pos_third += tl.where(positive, u, 0.0)
             u = tl.where(positive, u, of_none(POSITIVES))
             pos_first, pos_second = collect(pos_first, pos_second, u, cols, POSITIVES)
         if ADD_NEGATIVES:
@@ -173,13 +184,15 @@ def statistics_kernel(
     out = partial + (first_slot + split).to(tl.int64) * CHANNELS * n + rows
     inside = rows < bottom
     if ADD_POSITIVES:
-        tl.store(out, pos_first, mask=inside)
-        tl.store(out + n, pos_second, mask=inside)
-        tl.store(out + 2 * n, pos_third, mask=inside)
-        tl.store(out + 3 * n, pos_pairs, mask=inside)
+        first, second = over_places(pos_first, pos_second, POSITIVES)
+        tl.store(out, first, mask=inside)
+        tl.store(out + n, second, mask=inside)
+        tl.store(out + 2 * n, tl.sum(pos_third, 1), mask=inside)
+        tl.store(out + 3 * n, tl.sum(pos_pairs, 1), mask=inside)
     if ADD_NEGATIVES:
-        tl.store(out + 4 * n, neg_first, mask=inside)
-        tl.store(out + 5 * n, neg_second, mask=inside)
+        first, second = over_places(neg_first, neg_second, NEGATIVES)
+        tl.store(out + 4 * n, first, mask=inside)
+        tl.store(out + 5 * n, second, mask=inside)
 
 
 @triton.jit
@@ -277,8 +290,8 @@ def anchor_kernel(
     ROW_GRAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """From the statistics of the anchors: losses (n,), weights (6, n), the terms and columns (4, n) of maxima, and totals
-    (blocks, 4)."""
+    """From the statistics of the anchors: losses (n,), weights (6, n), of maxima the terms and columns (4, n), and
+    totals (blocks, 4)."""
     pid = tl.program_id(0)
     rows = pid * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
@@ -447,27 +460,24 @@ def slopes_kernel(
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
-    FUSED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     """``slopes`` (., ld) of the rectangle [top, bottom) x [left, right): the derivatives of the loss by the dot
-    products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of the columns too.
+    products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of the columns.
 
-    ``residuals`` and sums: see ``store_slopes``. ``ADD_TOTALS``: totals (programs, 4) of the tile's terms. ``UPPER``: what lies
-    right of the square on the diagonal stands for its mirror image too."""
+    ``residuals`` and sums: see ``store_slopes``. ``ADD_TOTALS``: totals (programs, 4) of the tile's terms. ``UPPER``:
+    what lies right of the square on the diagonal stands for its mirror image too."""
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
     positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
     row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
     s = scores(
-        products_here,
+        load_products(products, ld, top, left, rows, cols, bottom, right),
         x,
         y,
         rows,
@@ -482,7 +492,6 @@ def slopes_kernel(
         d,
         METRIC,
         UNIT,
-        not FUSED,
     )
     slope, u, v = anchor_slopes(
         s,

@@ -50,7 +50,7 @@ class PairSweep(Pairs):
         """``rows.partial``, of the anchors of one side against all samples of the other."""
         n, m = len(rows), len(cols)
         block_m, block_n = self.tile.rows, self.tile.cols
-        rectangles = [(0, n, 0, m)] if self.tile.fused else list(self.rectangles(rows, cols))
+        rectangles = list(self.rectangles(rows, cols))
         # Enough programs to fill the device twice, each with a whole number of tiles.
         _, bottom, _, wide = rectangles[0]
         high = ceil_div(bottom, block_m)
@@ -66,7 +66,7 @@ class PairSweep(Pairs):
                 rows.rows.x,
                 cols.rows.x,
                 products,
-                0 if products is None else products.stride(0),
+                products.stride(0),
                 rows.labels,
                 cols.labels,
                 self.self_index,
@@ -167,7 +167,7 @@ class PairSweep(Pairs):
                 x.rows.x,
                 y.rows.x,
                 products,
-                next((t.stride(0) for t in (products, *scratch) if t is not None), 0),
+                products.stride(0),
                 x.labels,
                 y.labels,
                 self.self_index,

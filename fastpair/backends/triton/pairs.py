@@ -98,7 +98,7 @@ class Pairs:
         self.computed: tuple | None = None
 
     def constants(self) -> dict:
-        return {"METRIC": self.metric, "UNIT": self.unit, **self.tile.constants(), **self.tile.launch()}
+        return {"METRIC": self.metric, "UNIT": self.unit, **self.tile.constants()}
 
     def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[tuple[int, int, int, int]]:
         """(top, bottom, left, right) of rectangles that cover all pairs, or those on and above the diagonal."""
@@ -111,10 +111,8 @@ class Pairs:
         longest = max(len(self.x), len(self.y))
         return self.x.new(min(HEIGHT, longest), min(WIDTH, self.tile.whole(longest)), dtype=dtype)
 
-    def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor | None:
-        """Of a rectangle, where the kernels do not compute them themselves. Kept until others are asked for."""
-        if self.tile.fused:
-            return None
+    def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """Of a rectangle, kept until others are asked for."""
         if self.computed != (rows, top, bottom, left, right):
             if self.products is None:
                 self.products = self.scratch(torch.float32)
@@ -125,7 +123,7 @@ class Pairs:
     @property
     def in_place(self) -> bool:
         """Slopes take the place of the products that they come from."""
-        return self.x.factor.dtype == torch.float32 and not self.tile.fused
+        return self.x.factor.dtype == torch.float32
 
     def slope_scratch(self) -> list[Tensor]:
         """Room for the slopes of a rectangle, in as many parts as the rows that they are multiplied by."""

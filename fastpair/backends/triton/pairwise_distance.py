@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastpair.backends.triton.pair_kernels import load_vector
 from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
-from fastpair.backends.triton.tiles import DOT, row_tile, scores, slope_by_product, store_slopes, tile_products
+from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, slope_by_product, store_slopes
 
 
 @triton.jit
@@ -40,10 +40,8 @@ def distance_kernel(
     ROW_SUMS: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
-    FUSED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     """``out`` (., out_ld) of the rectangle [top, bottom) x [left, right): its scores or, with ``SLOPES``, the incoming
@@ -52,11 +50,10 @@ def distance_kernel(
     rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (rows < bottom)[:, None] & (cols < right)[None, :]
-    products_here = tile_products(x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED, BLOCK_K)
     row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
     s = scores(
-        products_here,
+        load_products(products, ld, top, left, rows, cols, bottom, right),
         x,
         y,
         rows,
@@ -71,7 +68,6 @@ def distance_kernel(
         d,
         METRIC,
         UNIT,
-        not FUSED,
     )
     at = (rows - top).to(tl.int64)[:, None] * out_ld + (cols - left)[None, :]
     if not SLOPES:
@@ -110,7 +106,7 @@ def launch(pairs: Pairs, rectangle, grad, out, residuals, out_ld, row_sums, col_
         x.x,
         y.x,
         products,
-        0 if products is None else products.stride(0),
+        products.stride(0),
         x.norm,
         y.norm,
         x.scale,

@@ -134,8 +134,8 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def centered(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both less the middle of x in the columns that lie far from zero for their width: distances do not change, and their
-    squares cancel less. Columns with NaN or infinity stay, lest they spoil all rows."""
+    """Both less the middle of x in the columns that lie far from zero for their width: distances do not change, and
+    their squares cancel less. Columns with NaN or infinity stay, lest they spoil all rows."""
     variance, mean = torch.var_mean(x, 0, correction=0)
     center = torch.where((mean.square() > 4 * variance) & mean.isfinite(), mean, 0)
     return x - center, None if y is None else y - center

@@ -14,24 +14,6 @@ SMALL = tl.constexpr(1 / 64)
 
 
 @triton.jit
-def dot_products(x, y, rows, cols, n, m, d, BLOCK_K: tl.constexpr):
-    """x[rows] @ y[cols].T of contiguous (n, d) and (m, d), zero beyond their ends; float32 by IEEE products."""
-    k = tl.arange(0, BLOCK_K)
-    # Rows beyond the end read row 0: only the ends of k need a mask, and what comes of them is never used.
-    x_at = x + tl.where(rows < n, rows, 0).to(tl.int64)[:, None] * d + k[None, :]
-    y_at = y + tl.where(cols < m, cols, 0).to(tl.int64)[None, :] * d + k[:, None]
-    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
-    for start in range(0, d, BLOCK_K):
-        left = d - start
-        a = tl.load(x_at, mask=k[None, :] < left, other=0.0)
-        b = tl.load(y_at, mask=k[:, None] < left, other=0.0)
-        out = tl.dot(a, b, out, input_precision="ieee")
-        x_at += BLOCK_K
-        y_at += BLOCK_K
-    return out
-
-
-@triton.jit
 def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
     """|x_i x_scale_i - y_j y_scale_j|^2 of the tile, from the differences: exact where they are small."""
     x_at = x + tl.where(rows < n, rows, 0).to(tl.int64) * d
@@ -46,17 +28,10 @@ def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
 
 
 @triton.jit
-def tile_products(
-    x, y, products, ld, top, left, rows, cols, bottom, right, d, FUSED: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """Dot products of x[rows] and y[cols]. ``FUSED``: computed here, else read from ``products`` (., ld), which begins
-    at row ``top`` and column ``left``."""
-    if FUSED:
-        out = dot_products(x, y, rows, cols, bottom, right, d, BLOCK_K)
-    else:
-        at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
-        out = tl.load(at, mask=(rows < bottom)[:, None] & (cols < right)[None, :], other=0.0)
-    return out
+def load_products(products, ld, top, left, rows, cols, bottom, right):
+    """Dot products of the rows and columns, of the rectangle that begins at row ``top`` and column ``left``."""
+    at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
+    return tl.load(at, mask=(rows < bottom)[:, None] & (cols < right)[None, :], other=0.0)
 
 
 @triton.jit
@@ -76,20 +51,18 @@ def scores(
     d,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
-    EXACT: tl.constexpr,
 ):
-    """Of the dot products. ``UNIT``: of the unit vectors along the rows, by their scales. ``EXACT``: a squared distance
-    that is small against the norms has lost digits as a difference of products, and the tile's are computed again."""
+    """Of the dot products. ``UNIT``: of the unit vectors along the rows, by their scales. A squared distance that is
+    small against the norms has lost digits as a difference of products, and the tile's are computed again."""
     out = products
     if UNIT:
         out = out * x_scale[:, None] * y_scale[None, :]
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)
-        if EXACT:
-            small = pair & (out < SMALL * norms)
-            if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
-                out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
+        small = pair & (out < SMALL * norms)
+        if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
+            out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
         out = tl.sqrt(out)
     return out

@@ -1,7 +1,7 @@
 """The triplet losses over all or the semi-hard triplets, which are no sum over pairs: row panels of the score matrix.
 
-Every triplet is visited, twice: 2 n P m terms for P positives an anchor, of m references sorted by label. Cost besides in
-units of 2nmd flops: 1 for the scores + 2 for the gradients.
+Every triplet is visited, twice: 2 n P m terms for P positives an anchor, of m references sorted by label. Cost besides
+in units of 2nmd flops: 1 for the scores + 2 for the gradients.
 """
 
 from __future__ import annotations
@@ -94,9 +94,21 @@ def triplet_kernel(
             p_slope += tl.sum(slope, 1)
         if SLOPES:
             store_row(
-                slopes, residuals, row, ld, p, p < end, -sign * weight * p_slope, p_score, positive, row_scale, y_scale,
-                SPLIT, METRIC, UNIT,
-            )  # fmt: skip
+                slopes,
+                residuals,
+                row,
+                ld,
+                p,
+                p < end,
+                -sign * weight * p_slope,
+                p_score,
+                positive,
+                row_scale,
+                y_scale,
+                SPLIT,
+                METRIC,
+                UNIT,
+            )
     tl.store(losses + row, tl.sum(loss, 0))
     tl.store(counts + row, tl.sum(count.to(tl.float64), 0))
     if SLOPES:
@@ -116,9 +128,21 @@ def triplet_kernel(
                 )
                 n_slope += tl.sum(slope, 0)
             store_row(
-                slopes, residuals, row, ld, n, elsewhere, sign * weight * n_slope, n_score, negative, row_scale, y_scale,
-                SPLIT, METRIC, UNIT,
-            )  # fmt: skip
+                slopes,
+                residuals,
+                row,
+                ld,
+                n,
+                elsewhere,
+                sign * weight * n_slope,
+                n_score,
+                negative,
+                row_scale,
+                y_scale,
+                SPLIT,
+                METRIC,
+                UNIT,
+            )
 
 
 @triton.jit

@@ -1,0 +1,209 @@
+"""Compiles every kernel for GPUs that need not be here, and reads what the compilers made of it: no register spills, no
+more registers and shared memory than a multiprocessor has.
+
+The kernels make no products themselves, so there are no matrix instructions to look for.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from fastpair.backends.triton import pair_kernels, rows  # noqa: E402
+from fastpair.backends.triton.launch import CANDIDATES, DEFAULT  # noqa: E402
+from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
+from fastpair.backends.triton.pairs import METRICS  # noqa: E402
+from fastpair.backends.triton.pairwise_distance import distance_kernel  # noqa: E402
+from fastpair.backends.triton.terms import LOSSES, MAX  # noqa: E402
+from fastpair.backends.triton.triplets import triplet_kernel  # noqa: E402
+
+# Bytes of shared memory that one block may have.
+CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
+REGISTERS = 65536  # of a multiprocessor
+chips = pytest.mark.parametrize("chip", CHIPS, ids=lambda v: f"sm_{v}")
+
+TYPES = {
+    **dict.fromkeys(("x_labels", "y_labels", "labels"), "*i64"),
+    **dict.fromkeys(("self_index", "begins", "ends", "selves"), "*i32"),
+    **dict.fromkeys(("totals", "counts"), "*fp64"),
+    **{
+        name: "*fp32"
+        for group in (
+            ("products", "logits", "scores", "losses", "extremes", "value", "bias", "gradient", "row_grad", "partial"),
+            ("norm", "x_norm", "y_norm", "x_scale", "y_scale", "weight_scale", "slope_sums", "row_sums", "col_sums"),
+            ("given", "x_given", "y_given", "weights", "x_weights", "y_weights", "share", "x_share", "y_share"),
+        )
+        for name in group
+    },
+    **{
+        name: "i32"
+        for group in (
+            ("n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "first_slot", "slots", "count"),
+            ("classes", "grad_down", "grad_across"),
+        )
+        for name in group
+    },
+    "ignore_index": "i64",
+}
+# Numbers that are multiples of 16 at the sizes where speed matters.
+EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "classes", "grad_down"}
+
+
+def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32"):
+    """``dtype`` of the embeddings, the slopes and the distances."""
+    types = {**TYPES, **dict.fromkeys(("x", "y", "grad", "out", "slopes", "residuals"), "*" + dtype), "scale": scale}
+    signature, values, attributes = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], values[(i,)] = "constexpr", constants[name]
+            continue
+        signature[name] = types.get(name, "fp32")
+        if signature[name].startswith("*") or name in EVEN:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, values, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps})
+
+
+def check(kernel, chip, tmp_path):
+    binary = tmp_path / "kernel.cubin"
+    binary.write_bytes(kernel.asm["cubin"])
+    report = tool("cuobjdump", "--dump-resource-usage", binary)
+    usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
+    stores = len(re.findall(r"\bSTL\b", tool("cuobjdump", "-sass", binary))) if usage["STACK"] else 0
+    # The assembler may set a value or two aside to fit one more block on a multiprocessor: no want of registers.
+    assert stores <= (2 if usage["REG"] <= 128 else 0), (usage, stores)
+    assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, usage
+    assert kernel.metadata.shared <= CHIPS[chip]
+
+
+def tool(name, *arguments):
+    """What a tool of the CUDA toolkit that Triton carries says."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def absent(*names):
+    return dict.fromkeys(names)
+
+
+def metric_constants(distance, tile):
+    metric, unit = METRICS[distance]
+    constants = {"METRIC": metric, "UNIT": unit, "BLOCK_M": tile.rows, "BLOCK_N": tile.cols}
+    constants |= {} if unit or metric else absent("x_scale", "y_scale")
+    return constants | ({} if metric else absent("x_norm", "y_norm"))
+
+
+def loss_constants(name, distance, tile):
+    loss = LOSSES[name]
+    return metric_constants(distance, tile) | {
+        **({} if loss.given else absent("given", "x_given", "y_given")),
+        "self_index": None,
+        "TERMS": loss.terms,
+        "POSITIVES": loss.positives,
+        "NEGATIVES": loss.negatives,
+        "GIVEN": loss.given,
+        "SELF": 1,
+    }
+
+
+def statistics(name, distance, tile, chip, **kinds):
+    kinds = {"ADD_POSITIVES": True, "ADD_NEGATIVES": True} | kinds
+    return built(pair_kernels.statistics_kernel, chip, loss_constants(name, distance, tile) | kinds, warps=tile.warps)
+
+
+def slopes(name, distance, tile, chip, dtype, split=False):
+    sums = distance in ("euclidean", "sqeuclidean")
+    constants = loss_constants(name, distance, tile) | {
+        **({} if sums else absent("row_sums", "col_sums")),
+        **({} if split else absent("residuals")),
+        "WEIGHTED": True,
+        "BOTH": True,
+        "UPPER": True,
+        "SLOPES": True,
+        "SPLIT": split,
+        "ROW_SUMS": sums,
+        "ADD_TOTALS": LOSSES[name].sums,
+        "GROUP": 8,
+    }
+    return built(pair_kernels.slopes_kernel, chip, constants, dtype, tile.warps)
+
+
+@chips
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(name, chip, tmp_path):
+    for distance in ("cosine", "euclidean"):
+        if LOSSES[name].given:
+            check(statistics(name, distance, DEFAULT, chip, ADD_POSITIVES=False), chip, tmp_path)
+            check(statistics(name, distance, DEFAULT, chip, ADD_NEGATIVES=False), chip, tmp_path)
+        else:
+            check(statistics(name, distance, DEFAULT, chip), chip, tmp_path)
+        if LOSSES[name].positives != MAX.value:
+            check(slopes(name, distance, DEFAULT, chip, "bf16"), chip, tmp_path)
+
+
+@chips
+@pytest.mark.parametrize(("dtype", "split"), [("fp32", False), ("bf16", True)], ids=["float32", "float16"])
+def test_other_dtypes(dtype, split, chip, tmp_path):
+    check(slopes("supcon", "cosine", DEFAULT, chip, dtype, split), chip, tmp_path)
+
+
+@pytest.mark.parametrize("tile", CANDIDATES, ids=str)
+def test_candidates_of_the_tuning(tile, tmp_path):
+    check(statistics("supcon", "cosine", tile, 90), 90, tmp_path)
+    check(slopes("supcon", "cosine", tile, 90, "bf16"), 90, tmp_path)
+
+
+@chips
+@pytest.mark.parametrize("name", LOSSES)
+def test_kernels_of_the_anchors(name, chip, tmp_path):
+    loss = LOSSES[name]
+    reductions = {"POSITIVES": loss.positives, "NEGATIVES": loss.negatives}
+    constants = reductions | {"ANCHOR": loss.anchor, "SELF": 1, "ROW_GRAD": True, "BLOCK": 128, "self_index": None}
+    check(built(pair_kernels.anchor_kernel, chip, constants), chip, tmp_path)
+
+
+@chips
+def test_other_kernels(chip, tmp_path):
+    whole = {"ROWS": rows.ROWS, "COLUMNS": rows.MOST_COLUMNS}
+    for unit in (False, True):
+        types = {"scale": "*fp32"}
+        check(built(rows.norms_kernel, chip, whole | {"UNIT": unit}, **types), chip, tmp_path)
+        check(built(rows.finish_kernel, chip, whole | {"UNIT": unit}, **types), chip, tmp_path)
+    for separate in (False, True):
+        constants = {"MEAN": True, "SEPARATE": separate, "TERM_TOTALS": True, "BLOCK": 1024}
+        check(built(pair_kernels.reduce_kernel, chip, constants), chip, tmp_path)
+    check(built(pair_kernels.given_kernel, chip, {"NEGATIVES": 1, "BLOCK": 128}), chip, tmp_path)
+    for distance in METRICS:
+        constants = metric_constants(distance, DEFAULT) | {"SPLIT": False, "residuals": None, "GROUP": 8}
+        forward = constants | absent("grad", "grad_down", "grad_across", "row_sums", "col_sums")
+        for values in (forward | {"SLOPES": False, "ROW_SUMS": False}, constants | {"SLOPES": True, "ROW_SUMS": True}):
+            check(built(distance_kernel, chip, values, warps=DEFAULT.warps), chip, tmp_path)
+
+
+@chips
+@pytest.mark.parametrize("logits", KINDS)
+def test_softmax(logits, chip, tmp_path):
+    linear = logits == "linear"
+    constants = {"KIND": KINDS[logits], "BIAS": linear, "SMOOTH": True, "SLOPES": True, "SPLIT": True, "BLOCK": 2048}
+    constants |= absent("x_scale", "weight_scale") if linear else absent("bias")
+    check(built(softmax_kernel, chip, constants), chip, tmp_path)
+
+
+@chips
+@pytest.mark.parametrize("smooth", [False, True], ids=["hinge", "smooth"])
+def test_triplets(smooth, chip, tmp_path):
+    constants = {"SMOOTH": smooth, "SEMIHARD": True, "SLOPES": True, "SPLIT": True, "BLOCK_P": 4, "BLOCK_N": 256}
+    for distance in ("cosine", "euclidean"):
+        metric, unit = METRICS[distance]
+        scales = {} if unit else absent("x_scale", "y_scale")
+        check(built(triplet_kernel, chip, constants | {"METRIC": metric, "UNIT": unit} | scales), chip, tmp_path)

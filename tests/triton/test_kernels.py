@@ -1,0 +1,259 @@
+"""Every loss on the Triton kernels: loss and all gradients against the float64 oracle, at the edges of the tiles."""
+
+import importlib
+from functools import partial
+
+import pytest
+import torch
+from support import (
+    DTYPES,
+    LOSSES,
+    METRICS,
+    REDUCTIONS,
+    assert_matches_oracle,
+    cast,
+    embeddings,
+    error,
+    every_loss,
+    value_and_gradients,
+)
+
+import fastpair.functional as FP
+from fastpair.backends.triton import pairs, triplets
+
+SHAPES = {
+    (1, 8, "few"): ("mean", "none"),  # a lone sample
+    (2, 3, "distinct"): ("mean",),
+    (5, 1, "few"): ("mean",),  # one dimension: cosines are all 1 or -1
+    (63, 17, "pairs"): REDUCTIONS,
+    (129, 64, "distinct"): ("mean",),  # a column block and one more; no positives
+    (130, 9, "one"): ("mean", "none"),  # no negatives
+}
+shapes = pytest.mark.parametrize(("shape", "reductions"), SHAPES.items(), ids=lambda v: "-".join(map(str, v)))
+
+
+def inputs_of(loss, n, d, pattern, device, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(1000 * n + d + seed)
+    return {k: t.to(device) for k, t in cast(loss.inputs(n, d, pattern, generator), dtype).items()}
+
+
+def incoming_of(loss, inputs, reduction):
+    size = (len(inputs[loss.rows]),) if reduction == "none" else ()
+    return torch.randn(size, generator=torch.Generator().manual_seed(7)).to(inputs[loss.rows].device)
+
+
+@every_loss
+@shapes
+def test_loss_and_gradients(loss, shape, reductions, device):
+    inputs = inputs_of(loss, *shape, device)
+    for reduction in reductions:
+        incoming = incoming_of(loss, inputs, reduction)
+        # The gradient of a single pair of views is zero but for rounding.
+        results = ("value",) if shape[0] == 1 and "ref_emb" in inputs and "labels" not in inputs else None
+        # Cosines of one dimension are 1 or -1, where the slope of the arc is steepest.
+        if shape[1] == 1 and loss is LOSSES["arcface"]:
+            continue
+        assert_matches_oracle(loss, inputs, reduction, incoming, results, backend="triton")
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(loss, dtype, device):
+    """In the interpreter the products are PyTorch's: what is tested there is the way of the slopes to them."""
+    inputs = inputs_of(loss, 33, 17, "few", device, DTYPES[dtype])
+    assert_matches_oracle(loss, inputs, "mean", backend="triton")
+
+
+@pytest.fixture
+def small_rectangles(monkeypatch):
+    monkeypatch.setattr(pairs, "HEIGHT", 128)
+    monkeypatch.setattr(pairs, "WIDTH", 256)
+
+
+RECTANGLES = [
+    "contrastive-euclidean",
+    "contrastive-euclidean-refs",
+    "supcon-cosine",
+    "ntxent-sqeuclidean-refs",
+    "triplet_margin-unit_euclidean-hard",
+    "info_nce",
+    "siglip",
+]
+
+
+@pytest.mark.parametrize("name", RECTANGLES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_several_rectangles(name, reduction, device, small_rectangles):
+    loss = LOSSES[name]
+    inputs = inputs_of(loss, 290, 5, "few", device)
+    assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend="triton")
+
+
+TRIPLETS = [
+    {"smooth_loss": smooth, "triplets_per_anchor": chosen, "distance": distance, "margin": 0.2}
+    for smooth, chosen, distance in (
+        (False, "all", "euclidean"),
+        (False, "semihard", "cosine"),
+        (True, "all", "cosine"),
+        (True, "semihard", "unit_euclidean"),
+    )
+]
+
+
+@pytest.mark.parametrize("settings", TRIPLETS, ids=lambda v: "-".join(map(str, v.values())))
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_triplets(settings, references, reduction, device, monkeypatch):
+    """Panels of fewer rows than there are, and columns beyond one block."""
+    monkeypatch.setattr(pairs, "HEIGHT", 8)
+    monkeypatch.setattr(pairs, "WIDTH", 128)
+    n, m = 18, 129
+    generator = torch.Generator().manual_seed(3)
+    inputs = {"embeddings": embeddings(n, 6, generator), "labels": torch.randint(4, (n,), generator=generator)}
+    if references:
+        inputs |= {"ref_emb": embeddings(m, 6, generator), "ref_labels": torch.randint(30, (m,), generator=generator)}
+    inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
+    names = tuple(k for k in inputs if not k.endswith("labels"))
+    incoming = torch.randn((n,) if reduction == "none" else (), generator=generator).to(device)
+    run = partial(FP.triplet_margin_loss, **settings, reduction=reduction)
+    got = value_and_gradients(partial(run, backend="triton"), inputs, names, incoming)
+    want = value_and_gradients(partial(run, backend="reference"), cast(inputs, torch.float64), names, incoming)
+    assert max(error(got[k], want[k]) for k in want) <= 1e-5
+
+
+@pytest.mark.parametrize("name", triplets.LOSSES)
+def test_triplets_of_nothing(name, device):
+    smooth, chosen = name.startswith("smooth"), "semihard" if "semihard" in name else "all"
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, backend="triton")
+    for n in (0, 1, 2):
+        inputs = {"embeddings": torch.randn(n, 3, device=device), "labels": torch.zeros(n, dtype=int, device=device)}
+        assert all((t == 0).all() for t in value_and_gradients(run, inputs, ("embeddings",)).values())
+
+
+@every_loss
+def test_duplicates(loss, device):
+    """Rows that occur twice, in the same and in different classes: distances of exactly zero."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = loss.inputs(40, 6, "few", generator)
+    inputs["embeddings"][20:] = inputs["embeddings"][:20]
+    results = ("value",) if "hard" in loss.fused.keywords.values() else None
+    inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
+    assert_matches_oracle(loss, inputs, "mean", results=results, backend="triton")
+
+
+@every_loss
+def test_strides(loss, device):
+    inputs = inputs_of(loss, 33, 12, "pairs", device)
+
+    def strided(t):
+        wide = torch.full([*t.shape[:-1], 2 * t.shape[-1] + 1], 77, dtype=t.dtype, device=t.device)
+        wide[..., 1::2] = t
+        return wide[..., 1::2]
+
+    arranged = {name: strided(t) if t.ndim else t for name, t in inputs.items()}
+    incoming = torch.tensor(0.7, device=device).expand(len(inputs[loss.rows]))
+    assert_matches_oracle(loss, arranged, "none", incoming, backend="triton")
+
+
+@pytest.mark.parametrize("n", [0, 2])
+@every_loss
+def test_every_output_is_written(loss, n, device):
+    """New tensors are filled with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    inputs = inputs_of(loss, max(n, 2), 5, "few", device)
+    cut = {"embeddings", "labels", "probabilities"} | ({"ref_emb"} if "labels" not in inputs else set())
+    inputs = {k: t[:n] if k in cut else t for k, t in inputs.items()}
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for reduction in ("mean", "none"):
+            run = partial(loss.fused, reduction=reduction, backend="triton")
+            assert all(t.isfinite().all() for t in value_and_gradients(run, inputs, loss.trained).values())
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("name", ["contrastive-euclidean", "supcon-cosine", "multi_similarity-cosine", "center"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_values_show(name, bad, device):
+    loss = LOSSES[name]
+    inputs = inputs_of(loss, 65, 9, "few", device)
+    inputs["embeddings"][3, 2] = bad
+    got = value_and_gradients(partial(loss.fused, reduction="none", backend="triton"), inputs, loss.trained)
+    assert not got["value"].isfinite().all()
+    assert not got["embeddings"][3].isfinite().all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("sizes", [(1, 1), (67, None), (130, 33), (3, 0)])
+def test_pairwise_distance(metric, sizes, device, small_rectangles):
+    n, m = sizes
+    generator = torch.Generator().manual_seed(n)
+    inputs = {"x": embeddings(n, 9, generator)}
+    if m is not None:
+        inputs["y"] = embeddings(m, 9, generator)
+        inputs["y"][: min(n, m) // 3] = inputs["x"][: min(n, m) // 3]
+    inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
+    incoming = torch.randn((n if m is None else m, n), generator=generator).to(device).T
+    run = partial(FP.pairwise_distance, metric=metric)
+    got = value_and_gradients(partial(run, backend="triton"), inputs, tuple(inputs), incoming)
+    want = value_and_gradients(partial(run, backend="reference"), cast(inputs, torch.float64), tuple(inputs), incoming)
+    # The derivative of a distance has no limit at zero.
+    for name in want:
+        assert error(got[name], want[name], floor=0.1) <= (2e-5 if name != "value" else 1e-5)
+
+
+def test_classes_in_several_blocks(device):
+    loss = LOSSES["linear_cross_entropy-smooth-ignore"]
+    generator = torch.Generator().manual_seed(5)
+    inputs = cast(loss.inputs(9, 7, "few", generator), torch.float32)
+    inputs["weight"], inputs["bias"] = torch.randn(5001, 7, generator=generator), torch.randn(5001, generator=generator)
+    inputs = {k: t.to(device) for k, t in inputs.items()}
+    assert_matches_oracle(loss, inputs, backend="triton")
+
+
+def test_rows_in_several_blocks(device, monkeypatch):
+    module = importlib.import_module("fastpair.backends.triton.linear_cross_entropy")
+    monkeypatch.setattr(module, "LOGITS", 1)
+    monkeypatch.setattr(module, "MIN_ROWS", 16)
+    for name in ("linear_cross_entropy-smooth-ignore", "arcface"):
+        loss = LOSSES[name]
+        inputs = inputs_of(loss, 40, 6, "few", device)
+        for reduction in ("mean", "none"):
+            assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend="triton")
+
+
+def test_a_label_that_is_no_class_shows(device):
+    x, weight = torch.randn(4, 3, device=device), torch.randn(5, 3, device=device)
+    losses = FP.linear_cross_entropy(
+        x, weight, torch.tensor([0, 5, -1, 4], device=device), reduction="none", backend="triton"
+    )
+    assert losses.isnan().tolist() == [False, True, True, False]
+
+
+def test_same_bits_every_time(device):
+    for name in ("supcon-euclidean-refs", "contrastive-euclidean", "triplet_margin-unit_euclidean-hard", "spce_loss"):
+        loss = LOSSES[name]
+        inputs = inputs_of(loss, 130, 9, "few", device)
+        run = partial(loss.fused, backend="triton")
+        first, second = (value_and_gradients(run, inputs, loss.trained) for _ in range(2))
+        assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_twice_through_a_graph_and_never_twice_differentiated(device):
+    loss = LOSSES["supcon-cosine"]
+    inputs = inputs_of(loss, 33, 5, "few", device)
+    x = inputs["embeddings"].requires_grad_()
+    value = loss.fused(**inputs, backend="triton")
+    first, second = (
+        torch.autograd.grad(value, x, torch.tensor(2.0, device=device), retain_graph=True)[0] for _ in "ab"
+    )
+    assert torch.equal(first, second)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        gradient.sum().backward()
+
+
+def test_float64_is_refused(device):
+    x, labels = torch.randn(4, 3, dtype=torch.float64, device=device), torch.tensor([0, 0, 1, 1], device=device)
+    with pytest.raises(RuntimeError, match="float32, bfloat16 and float16"):
+        FP.supcon_loss(x, labels, backend="triton")
