@@ -35,14 +35,13 @@ test: $(VENV)/installed
 	$(VENV)/bin/pytest -q tests
 	TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/triton
 
-# With the PyTorch that PYTHON has, which has to match the driver; the extension goes into build/gpu. The benchmarks run
-# when tests failed too, and say so in their results.
+# With the PyTorch that PYTHON has, which has to match the driver. The benchmarks run when tests failed too, and say so in
+# their results.
 gpu:
-	$(PYTHON) setup.py -q build --build-base build/gpu --build-lib build/gpu/lib
-	PYTHONPATH=build/gpu/lib $(PYTHON) -m fastpair
-	mkdir -p $(GPU_RESULTS)
-	PYTHONPATH=build/gpu/lib $(PYTHON) -m pytest -q -p no:cacheprovider tests/triton; tests=$$?; \
-	  PYTHONPATH=build/gpu/lib $(PYTHON) benchmarks/gpu.py --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
+	$(PYTHON) setup.py -q build_ext --inplace
+	$(PYTHON) -m fastpair
+	$(PYTHON) -m pytest -q tests/triton; tests=$$?; \
+	  PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
 
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .

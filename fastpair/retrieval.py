@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from fastpair.backends.reference import SIMILARITIES, accumulate_dtype
+from fastpair.config import choose_backend
 from fastpair.functional import pairwise_distance
 from fastpair.ops import checks
+from fastpair.ops.kernels import triton_kernel
 
 __all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
 
 # Scores held at a time; the rest of the block's memory is a small multiple of it.
 BLOCK_ELEMENTS = 1 << 22
+NO_CLASS_SHARED = "query_labels must share a class with the gallery, got no query with an item of its own class"
 
 
 @torch.no_grad()
@@ -82,6 +85,17 @@ def _top(closeness: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, order.gather(1, by_score)
 
 
+def _check(query: Tensor, query_labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None) -> None:
+    checks.matrix("query", query)
+    checks.class_labels("query_labels", query_labels, "query", query)
+    if (gallery is None) != (gallery_labels is None):
+        missing, given = ("gallery", "gallery_labels") if gallery is None else ("gallery_labels", "gallery")
+        raise ValueError(f"{missing} must be given with {given}, got None")
+    if gallery is not None:
+        checks.like("gallery", gallery, "query", query)
+        checks.class_labels("gallery_labels", gallery_labels, "gallery", gallery)
+
+
 def _matches(
     query: Tensor,
     query_labels: Tensor,
@@ -93,14 +107,7 @@ def _matches(
     """For the queries that count: whether neighbour r is of the query's class (n', depth), and how many are (n',).
 
     ``depth`` None means as deep as the largest class."""
-    checks.matrix("query", query)
-    checks.class_labels("query_labels", query_labels, "query", query)
-    if (gallery is None) != (gallery_labels is None):
-        missing, given = ("gallery", "gallery_labels") if gallery is None else ("gallery_labels", "gallery")
-        raise ValueError(f"{missing} must be given with {given}, got None")
-    if gallery is not None:
-        checks.like("gallery", gallery, "query", query)
-        checks.class_labels("gallery_labels", gallery_labels, "gallery", gallery)
+    _check(query, query_labels, gallery, gallery_labels)
     item_labels = query_labels if gallery is None else gallery_labels
     classes, counts = item_labels.unique(return_counts=True)
     relevant = torch.zeros_like(query_labels, dtype=torch.int64)
@@ -109,7 +116,7 @@ def _matches(
         relevant = torch.where(classes[slot] == query_labels, counts[slot], 0) - int(gallery is None)
     counted = relevant > 0
     if not counted.any():
-        raise ValueError("query_labels must share a class with the gallery, got no query with an item of its own class")
+        raise ValueError(NO_CLASS_SHARED)
     available = len(item_labels) - int(gallery is None)
     depth = int(relevant.max()) if depth is None else min(depth, available)
     _, indices = nearest_neighbors(query, gallery, depth, metric=metric)
@@ -145,6 +152,14 @@ def recall_at_k(
     depths = [k] if isinstance(k, Integral) else list(k)
     if not depths or min(depths) < 1:
         raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
+    _check(query, query_labels, gallery, gallery_labels)
+    checks.one_of("metric", metric, checks.METRICS)
+    if len(query) and choose_backend(query.device.type, dtype=query.dtype) == "triton":
+        rank = triton_kernel("best_rank", query, query_labels, gallery, gallery_labels, metric)
+        rank = rank[rank >= 0]
+        if len(rank) == 0:
+            raise ValueError(NO_CLASS_SHARED)
+        return {depth: (rank < depth).double().mean().item() for depth in depths}
     match, _ = _matches(query, query_labels, gallery, gallery_labels, metric, max(depths))
     return {depth: match[:, :depth].any(1).double().mean().item() for depth in depths}
 

@@ -147,12 +147,28 @@ def test_use_backend_reaches_compiled_code(monkeypatch):
 
 @pytest.mark.parametrize("name", ["mkl", "", None, ["cpu"]])
 def test_unknown_backend(name):
-    message = r"backend must be one of 'cpu', 'reference', got "
+    message = r"backend must be one of 'cpu', 'triton', 'reference', got "
     with pytest.raises(ValueError, match=message), fastpair.use_backend(name):
         pass
     if name is not None:
         with pytest.raises(ValueError, match=message):
             choose_backend("cpu", name)
+
+
+def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
+    triton = fastpair.config._Backend(device_types=("cuda",), problem=None, takes_float64=False)
+    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "triton": triton})
+    monkeypatch.setattr("fastpair.config._FASTEST", {"cuda": "triton"})
+    monkeypatch.setattr("fastpair.config._warned_device_types", set())
+    assert choose_backend("cuda", dtype=torch.bfloat16) == "triton"
+    with pytest.warns(RuntimeWarning, match="'triton' takes no float64 tensors"):
+        assert choose_backend("cuda", dtype=torch.float64) == "reference"
+    with pytest.raises(RuntimeError, match="takes float32, bfloat16 and float16 tensors, but got torch.float64"):
+        choose_backend("cuda", "triton", torch.float64)
+
+
+def test_triton_is_imported_by_those_who_use_it(tmp_path):
+    assert run_python("import fastpair, sys; print('fastpair.backends.triton' in sys.modules)", tmp_path).strip() == "False"
 
 
 def test_backend_that_does_not_serve_the_device(monkeypatch):

@@ -53,19 +53,20 @@ def siglip(
     dtype = accumulate_dtype(embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(embeddings.to(dtype)), unit_rows(ref_emb.to(dtype))
-        scale, bias = (_number_or_single(name, t).to(x) for name, t in (("scale", scale), ("bias", bias)))
+        scale, bias = (_number_or_single(name, value, x) for name, value in (("scale", scale), ("bias", bias)))
         # The scale lengthens the rows of one view, the bias is one more feature: the kernel knows neither.
         x = torch.cat([x * scale, torch.ones_like(x[:, :1])], dim=1)
         y = torch.cat([y, bias.expand(len(y), 1)], dim=1)
     return _views_loss("sigmoid", [], x, y, "dot", reduction, backend, False)
 
 
-def _number_or_single(name: str, value: float | Tensor) -> Tensor:
+def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         checks.single(name, value)
-        return value.reshape(())
+        return value.reshape(()).to(like)
     checks.finite(name, value)
-    return torch.tensor(float(value))
+    # Made where it is used: a copy to the device would wait for it.
+    return torch.full((), float(value), dtype=like.dtype, device=like.device)
 
 
 def _views_loss(loss, params, x, y, distance, reduction, backend, two_sided) -> Tensor:

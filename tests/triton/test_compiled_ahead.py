@@ -23,6 +23,7 @@ from fastpair.backends.triton.launch import CANDIDATES, DEFAULT  # noqa: E402
 from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
 from fastpair.backends.triton.pairs import METRICS  # noqa: E402
 from fastpair.backends.triton.pairwise_distance import distance_kernel  # noqa: E402
+from fastpair.backends.triton.retrieval import best_kernel  # noqa: E402
 from fastpair.backends.triton.terms import LOSSES, MAX  # noqa: E402
 from fastpair.backends.triton.triplets import triplet_kernel  # noqa: E402
 
@@ -33,12 +34,24 @@ chips = pytest.mark.parametrize("chip", CHIPS, ids=lambda v: f"sm_{v}")
 
 TYPES = {
     **dict.fromkeys(("x_labels", "y_labels", "labels"), "*i64"),
-    **dict.fromkeys(("self_index", "begins", "ends", "selves"), "*i32"),
+    **dict.fromkeys(("self_index", "begins", "ends", "selves", "best_item", "rank"), "*i32"),
     **dict.fromkeys(("totals", "counts"), "*fp64"),
     **{
         name: "*fp32"
         for group in (
-            ("products", "logits", "scores", "losses", "extremes", "value", "bias", "gradient", "row_grad", "partial"),
+            (
+                "products",
+                "logits",
+                "scores",
+                "losses",
+                "best",
+                "extremes",
+                "value",
+                "bias",
+                "gradient",
+                "row_grad",
+                "partial",
+            ),
             ("norm", "x_norm", "y_norm", "x_scale", "y_scale", "weight_scale", "slope_sums", "row_sums", "col_sums"),
             ("given", "x_given", "y_given", "weights", "x_weights", "y_weights", "share", "x_share", "y_share"),
         )
@@ -184,6 +197,9 @@ def test_other_kernels(chip, tmp_path):
         check(built(pair_kernels.reduce_kernel, chip, constants), chip, tmp_path)
     check(built(pair_kernels.given_kernel, chip, {"NEGATIVES": 1, "BLOCK": 128}), chip, tmp_path)
     for distance in METRICS:
+        for count in (False, True):
+            constants = metric_constants(distance, DEFAULT) | {"COUNT": count, "SELF": 1, "self_index": None}
+            check(built(best_kernel, chip, constants), chip, tmp_path)
         constants = metric_constants(distance, DEFAULT) | {"SPLIT": False, "residuals": None, "GROUP": 8}
         forward = constants | absent("grad", "grad_down", "grad_across", "row_sums", "col_sums")
         for values in (forward | {"SLOPES": False, "ROW_SUMS": False}, constants | {"SLOPES": True, "ROW_SUMS": True}):

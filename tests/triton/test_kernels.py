@@ -18,7 +18,9 @@ from support import (
     value_and_gradients,
 )
 
+import fastpair
 import fastpair.functional as FP
+import fastpair.retrieval
 from fastpair.backends.triton import pairs, triplets
 
 SHAPES = {
@@ -257,3 +259,31 @@ def test_float64_is_refused(device):
     x, labels = torch.randn(4, 3, dtype=torch.float64, device=device), torch.tensor([0, 0, 1, 1], device=device)
     with pytest.raises(RuntimeError, match="float32, bfloat16 and float16"):
         FP.supcon_loss(x, labels, backend="triton")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+@pytest.mark.parametrize("gallery", [False, True])
+def test_recall(metric, gallery, device, small_rectangles):
+    """Against whole sorted neighbourhoods; some items occur twice, in different classes, and one is NaN."""
+    generator = torch.Generator().manual_seed(11)
+    n, m = 140, 270
+    query, labels = torch.randn(n, 3, generator=generator), torch.randint(40, (n,), generator=generator)
+    query[70:100] = query[:30]
+    query[5, 0] = torch.nan
+    items, item_labels = None, None
+    if gallery:
+        items, item_labels = torch.randn(m, 3, generator=generator), torch.randint(60, (m,), generator=generator)
+        items[200:] = items[:70]
+    arguments = [t if t is None else t.to(device) for t in (query, labels, items, item_labels)]
+    depths = [1, 2, 4, 30, 500]
+    with fastpair.use_backend("triton"):
+        got = fastpair.retrieval.recall_at_k(*arguments, k=depths, metric=metric)
+    with fastpair.use_backend("reference"):
+        want = fastpair.retrieval.recall_at_k(*arguments, k=depths, metric=metric)
+    assert got == want
+
+
+def test_recall_without_a_shared_class(device):
+    x = torch.randn(4, 3, device=device)
+    with fastpair.use_backend("triton"), pytest.raises(ValueError, match="share a class"):
+        fastpair.retrieval.recall_at_k(x, torch.arange(4, device=device))
