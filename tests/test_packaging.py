@@ -168,7 +168,8 @@ def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
 
 
 def test_triton_is_imported_by_those_who_use_it(tmp_path):
-    assert run_python("import fastpair, sys; print('fastpair.backends.triton' in sys.modules)", tmp_path).strip() == "False"
+    code = "import fastpair, sys; print('fastpair.backends.triton' in sys.modules)"
+    assert run_python(code, tmp_path).strip() == "False"
 
 
 def test_backend_that_does_not_serve_the_device(monkeypatch):

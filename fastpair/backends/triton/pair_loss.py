@@ -1,8 +1,12 @@
 """``fastpair::pair_loss`` on the GPU.
 
-Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes, of which there
-are no more than a square of SQUARE x SQUARE at a time, + 1 for the gradient; 0.5 + 1 for sums, and 0.5 more where the
-mean is over non-zero terms, whose number the slopes wait for.
+cuBLAS makes the dot products of a rectangle of pairs, kernels read them, and cuBLAS multiplies the slopes that they
+write by the embeddings. A kernel that made the products itself would not write them, but its registers would be full of
+them while it takes exponentials: see benchmarks/PREDICTIONS.md.
+
+Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes, nothing
+where one rectangle holds all pairs, + 1 for the gradient; for sums 0.5 + 1, and 0.5 more where the mean is over
+non-zero terms, whose number the slopes wait for.
 """
 
 from __future__ import annotations
@@ -213,9 +217,8 @@ class PairSweep(Pairs):
         x, y = self.x, self.y
         for kind in (0, 1):
             term, place = x.extremes[2 * kind], x.extremes[2 * kind + 1].view(torch.int32).long()
-            sign = (
-                self.settings[0] if kind else -self.settings[0]
-            )  # the term's slope: terms are scores or their negatives
+            # Terms are scores or their negatives.
+            sign = self.settings[0] if kind else -self.settings[0]
             slope = x.weights[3 * kind + 2] * x.share[kind] * sign
             if self.metric == SQUARED_EUCLIDEAN.value:
                 slope = slope * -2
@@ -269,7 +272,7 @@ def pair_loss(
     part = 1 / len(anchors)
     mean = reduction == "mean"
     value = torch.zeros((), dtype=torch.float32, device=embeddings.device)
-    # The sweep for totals counts each term of the batch twice, and knows nothing of two sides.
+    # The losses of single anchors, and those of two sides, are not among the totals of a sweep.
     if terms.sums and reduction != "none" and not two_sided and len(y) > 0:
         known = not (mean and terms.separate_means)
         x.share = torch.full((2,), 1 / max(len(x), 1) if mean else 1.0, device=embeddings.device)
@@ -278,7 +281,7 @@ def pair_loss(
         sweep.slopes(weighted=False, both=both, gradient=gradients and known, totals=True)
         reduce_totals(x, value, 1.0, mean, terms, len(x))
         if gradients and not known:
-            y.share = x.share
+            y.share = x.share  # which the totals have changed
             sweep.slopes(weighted=False, both=both, gradient=True, totals=False)
         return value, x.finished(), y.finished() if y is not x else x.new(0)
 
