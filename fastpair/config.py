@@ -8,6 +8,7 @@ tensors, and the reference path as the last resort, with one warning per device 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -187,6 +188,13 @@ def available_backends() -> dict[str, str | None]:
     return {name: backend.problem for name, backend in _BACKENDS.items()}
 
 
+def _triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # nightly builds of PyTorch bring it under another name
+        return "not installed" if importlib.util.find_spec("triton") is None else "installed"
+
+
 def show_config() -> None:
     """Print what was built, found and chosen, and why not the rest: the text to put in a bug report."""
     from fastpair import __version__
@@ -195,6 +203,7 @@ def show_config() -> None:
     print(f"  python     {platform.python_version()}, {platform.system()} {platform.machine()}")
     cuda = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices" if torch.version.cuda else "without CUDA"
     print(f"  torch      {torch.__version__}, {torch.get_num_threads()} threads, {cuda}")
+    print(f"  triton     {_triton_version()}{', interpreted' if _INTERPRETED else ''}")
     if _C is None:
         print("  extension  none")
     else:

@@ -179,7 +179,8 @@ def linear_cross_entropy(
     else:
         weights = (1 / (labels != ignore_index).sum().clamp(min=1).float()).expand(n).contiguous()
 
-    rows = max(min(n, max(LOGITS // classes, MIN_ROWS)), 1)
+    # A multiple of 16 keeps every block as well aligned as the first.
+    rows = max(min(n, max(LOGITS // classes // 16 * 16, MIN_ROWS)), 1)
     room = new(rows, ceil_div(classes, 16) * 16)
     if gradients:
         x_factor, w_factor = Factor(x.x), Factor(w.x)
