@@ -109,7 +109,6 @@ def statistics_kernel(
     partial,
     first_slot,
     n,
-    m,
     d,
     top,
     bottom,

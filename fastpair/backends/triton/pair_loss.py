@@ -82,7 +82,6 @@ class PairSweep(Pairs):
                 rows.partial,
                 left // wide * spans,
                 n,
-                m,
                 rows.rows.x.shape[1],
                 top,
                 bottom,
