@@ -10,6 +10,9 @@
 
 namespace fastpair {
 
+// What a score is made of. A cosine is the dot product of rows that were divided by their norms.
+enum class Metric { Dot, SqEuclidean, Euclidean };
+
 enum class Reduction { Sum, LogSumExp, Max };
 
 // What an anchor's positives, or its negatives, come to.
@@ -25,6 +28,19 @@ struct Statistic {
 // terms are reduced to a log-sum-exp. The shift of none makes every exponential 0.
 struct Slope {
   double factor = 0, shift = __builtin_inf(), constant = 0;
+};
+
+// A slope times `weight`, in the precision of the pairs.
+template <typename T>
+struct RoundedSlope {
+  T factor, shift, constant;
+
+  FASTPAIR_INLINE RoundedSlope(const Slope& slope, double weight)
+      : shift(T(slope.shift)), constant(T(slope.constant * weight)) {
+    // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
+    const double rest = __builtin_isfinite(slope.shift) ? 1 + (double(shift) - slope.shift) : 1;
+    factor = T(slope.factor * weight * rest);
+  }
 };
 
 // An anchor's loss, what it counts in the mean, and its derivatives. Where the loss has SEPARATE_MEANS, the mean of its
@@ -307,6 +323,14 @@ struct HardTriplet : PairTerms {
     return a;
   }
 };
+
+// ENTRY(name, struct) for every loss, separated by commas.
+#define FASTPAIR_PAIR_LOSSES(ENTRY, T)                                                                              \
+  ENTRY("contrastive", Contrastive<T, 1>), ENTRY("squared_contrastive", Contrastive<T, 2>), ENTRY("snca", Snca<T>), \
+      ENTRY("supcon", SupCon<T>), ENTRY("ntxent", NtXent<T>), ENTRY("sigmoid", Sigmoid<T>),                         \
+      ENTRY("multi_similarity", MultiSimilarity<T>), ENTRY("proxy_anchor", ProxyAnchor<T>),                         \
+      ENTRY("circle", Circle<T>), ENTRY("lifted_structure", LiftedStructure<T>),                                    \
+      ENTRY("hard_triplet", HardTriplet<T, false>), ENTRY("smooth_hard_triplet", HardTriplet<T, true>)
 
 // ---- classes
 

@@ -33,6 +33,20 @@ except ImportError as error:
 else:
     _cpu_problem = None
 
+_C_cuda: ModuleType | None = None
+if torch.version.cuda is None:
+    _cuda_problem: str | None = f"of no use to this PyTorch, which is built without CUDA: {torch.__version__}"
+else:
+    try:
+        import fastpair._C_cuda as _C_cuda
+    except ImportError as error:
+        _cuda_problem = (
+            f"not built or not loadable ({type(error).__name__}: {error}); to get the kernels for small batches, "
+            "reinstall fastpair where nvcc works, without FASTPAIR_BUILD_CUDA=0, by pip's --force-reinstall "
+            "--no-cache-dir --no-build-isolation"
+        )
+    else:
+        _cuda_problem = None
 
 # Triton's interpreter runs kernels on CPU tensors, to test them without a GPU.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -51,6 +65,7 @@ class _Backend:
     device_types: tuple[str, ...] | None
     problem: str | None
     takes_float64: bool = True
+    for_small_batches: bool = False
 
     def serves(self, device_type: str) -> bool:
         return self.device_types is None or device_type in self.device_types
@@ -62,17 +77,19 @@ class _Backend:
 # In order of preference.
 _BACKENDS: dict[str, _Backend] = {
     "cpu": _Backend(device_types=("cpu",), problem=_cpu_problem),
+    "cuda": _Backend(device_types=("cuda",), problem=_cuda_problem, takes_float64=False, for_small_batches=True),
     "triton": _Backend(
         device_types=("cuda", "cpu") if _INTERPRETED else ("cuda",), problem=_triton_problem, takes_float64=False
     ),
     "reference": _Backend(device_types=None, problem=None),
 }
 
-_FASTEST: dict[str, str] = {}
+# The usable ones by device type, the reference path not among them.
+_FUSED: dict[str, list[str]] = {}
 for _name, _backend in _BACKENDS.items():
     if _backend.problem is None:
         for _device_type in _backend.device_types or ():
-            _FASTEST.setdefault(_device_type, _name)
+            _FUSED.setdefault(_device_type, []).append(_name)
 
 _request: ContextVar[str | None] = ContextVar("fastpair_backend", default=None)
 # The same request for code traced by torch.compile, which cannot read a ContextVar in every supported release but
@@ -100,8 +117,8 @@ def use_backend(name: str) -> Iterator[None]:
     ``backend=`` argument of a call goes before it.
 
     Args:
-        name: ``"reference"`` (dense PyTorch, any device), ``"cpu"`` (the fused C++ kernels, CPU tensors) or
-            ``"triton"`` (the fused Triton kernels, CUDA tensors).
+        name: ``"reference"`` (dense PyTorch, any device), ``"cpu"`` (the fused C++ kernels, CPU tensors), ``"cuda"``
+            (pair losses in one launch, CUDA tensors) or ``"triton"`` (the fused Triton kernels, CUDA tensors).
 
     Raises:
         ValueError: if no backend has this name.
@@ -127,27 +144,43 @@ def use_backend(name: str) -> Iterator[None]:
             _request_when_traced = _request.get()
 
 
-def choose_backend(device_type: str, requested: str | None = None, dtype: torch.dtype | None = None) -> str:
+def choose_backend(
+    device_type: str,
+    requested: str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    lacking: tuple[str, ...] = (),
+    large: bool = False,
+) -> str:
     """Name the backend for a call on tensors of ``device_type``.
 
     Args:
         device_type: ``tensor.device.type`` of the arguments, e.g. ``"cpu"``.
-        dtype: of the arguments. Float64 CUDA tensors, which the GPU kernels do not take, go to the reference path.
         requested: the ``backend=`` argument of the call. None stands for the enclosing :func:`use_backend`, or the
             fastest available backend outside one.
+        dtype: of the arguments. Float64 CUDA tensors, which the GPU kernels do not take, go to the reference path.
+        lacking: backends that have no kernel for this call.
+        large: backends for small batches are taken where there is no other only.
 
     Returns:
         A key of the backend table, ``"reference"`` with one warning per device type if nothing faster serves it.
 
     Raises:
         ValueError: if ``requested`` names no backend.
-        RuntimeError: if the requested backend cannot be used here or does not serve ``device_type``.
+        RuntimeError: if the requested backend cannot be used here, does not serve ``device_type`` or lacks the kernel.
     """
     if requested is None:
         requested = _request_when_traced if torch.compiler.is_compiling() else _request.get()
     if requested is None:
-        chosen = _FASTEST.get(device_type)
-        if chosen is None or not _BACKENDS[chosen].takes(dtype):
+        chosen = None
+        for name in _FUSED.get(device_type, ()):
+            backend = _BACKENDS[name]
+            if name in lacking or not backend.takes(dtype):
+                continue
+            if not (large and backend.for_small_batches):
+                return name
+            chosen = name
+        if chosen is None:
             _warn_reference(device_type)
             return "reference"
         return chosen
@@ -156,6 +189,9 @@ def choose_backend(device_type: str, requested: str | None = None, dtype: torch.
         raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")
     if not _BACKENDS[requested].takes(dtype):
         raise RuntimeError(f"backend {requested!r} takes float32, bfloat16 and float16 tensors, but got {dtype}")
+    if requested in lacking:
+        others = ", ".join(repr(n) for n in _BACKENDS if n not in lacking and _BACKENDS[n].serves(device_type))
+        raise RuntimeError(f"backend {requested!r} has no kernel for this loss; {others} can compute it")
     return requested
 
 
@@ -178,8 +214,7 @@ def _why_reference(device_type: str) -> str:
         for name, backend in _BACKENDS.items()
         if backend.problem is not None and backend.serves(device_type)
     ]
-    if device_type in _FASTEST:
-        reasons.append(f"backend {_FASTEST[device_type]!r} takes no float64 tensors")
+    reasons += [f"backend {name!r} takes no float64 tensors" for name in _FUSED.get(device_type, ())]
     return "; ".join(reasons) or f"no backend has kernels for {device_type} tensors"
 
 
@@ -212,6 +247,9 @@ def show_config() -> None:
         print(f"    built against torch {info['torch_version']}, stable ABI {info['torch_target_version']}")
         print(f"    built by {info['compiler']}, C++ {info['cplusplus']}")
         print(f"    SIMD level {info['simd_level']}, BLAS on tiles: {'yes' if info['has_blas'] else 'no'}")
+    if _C_cuda is not None:
+        print(f"  extension  {_C_cuda.__file__}")
+        print(f"    built by {_C_cuda.compiler}, for {_C_cuda.architectures}")
     print("  backends")
     for name, problem in available_backends().items():
         print(f"    {name:<10} {'available' if problem is None else problem}")
@@ -220,8 +258,9 @@ def show_config() -> None:
     for device_type in ("cpu", "cuda"):
         if requested is not None:
             chosen = f"{requested} (use_backend)"
-        elif device_type in _FASTEST:
-            chosen = _FASTEST[device_type]
+        elif device_type in _FUSED:
+            fused = _FUSED[device_type]
+            chosen = fused[0] + "".join(f", {name} for large batches" for name in fused[1:])
         else:
             chosen = f"reference: {_why_reference(device_type)}"
         print(f"    {device_type + ' tensors':<13} {chosen}")

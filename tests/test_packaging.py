@@ -86,7 +86,7 @@ def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
 
 
 def test_use_backend_nests_and_restores(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
     monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "cpu": usable_cpu()})
     assert choose_backend("cpu") == "cpu"
     with fastpair.use_backend("reference"):
@@ -114,7 +114,7 @@ def usable_cpu():
 
 
 def test_use_backend_is_local_to_a_thread(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
     seen = []
     with fastpair.use_backend("reference"):
         thread = threading.Thread(target=lambda: seen.append(choose_backend("cpu")))
@@ -124,7 +124,7 @@ def test_use_backend_is_local_to_a_thread(monkeypatch):
 
 
 def test_use_backend_reaches_compiled_code(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FASTEST", {"cpu": "cpu"})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
     torch.compiler.reset()
 
     @torch.compile(fullgraph=True, backend="eager")
@@ -147,7 +147,7 @@ def test_use_backend_reaches_compiled_code(monkeypatch):
 
 @pytest.mark.parametrize("name", ["mkl", "", None, ["cpu"]])
 def test_unknown_backend(name):
-    message = r"backend must be one of 'cpu', 'triton', 'reference', got "
+    message = r"backend must be one of 'cpu', 'cuda', 'triton', 'reference', got "
     with pytest.raises(ValueError, match=message), fastpair.use_backend(name):
         pass
     if name is not None:
@@ -158,7 +158,7 @@ def test_unknown_backend(name):
 def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
     triton = fastpair.config._Backend(device_types=("cuda",), problem=None, takes_float64=False)
     monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "triton": triton})
-    monkeypatch.setattr("fastpair.config._FASTEST", {"cuda": "triton"})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["triton"]})
     monkeypatch.setattr("fastpair.config._warned_device_types", set())
     assert choose_backend("cuda", dtype=torch.bfloat16) == "triton"
     with pytest.warns(RuntimeWarning, match="'triton' takes no float64 tensors"):

@@ -8,9 +8,6 @@
 
 namespace fastpair {
 
-// What is done with the dot products of a tile. A cosine is the dot product of rows that were normalised before.
-enum class Metric { Dot, SqEuclidean, Euclidean };
-
 // The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
 constexpr int64_t MAX_BLOCK = 256;
 

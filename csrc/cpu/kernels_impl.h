@@ -412,21 +412,10 @@ constexpr PairKernels<T> pair_kernels(std::string_view name) {
   };
 }
 
+#define FASTPAIR_ENTRY(name, ...) pair_kernels<T, __VA_ARGS__>(name)
 template <typename T>
-constexpr PairKernels<T> PAIR_LOSSES[] = {
-    pair_kernels<T, Contrastive<T, 1>>("contrastive"),
-    pair_kernels<T, Contrastive<T, 2>>("squared_contrastive"),
-    pair_kernels<T, Snca<T>>("snca"),
-    pair_kernels<T, SupCon<T>>("supcon"),
-    pair_kernels<T, NtXent<T>>("ntxent"),
-    pair_kernels<T, Sigmoid<T>>("sigmoid"),
-    pair_kernels<T, MultiSimilarity<T>>("multi_similarity"),
-    pair_kernels<T, ProxyAnchor<T>>("proxy_anchor"),
-    pair_kernels<T, Circle<T>>("circle"),
-    pair_kernels<T, LiftedStructure<T>>("lifted_structure"),
-    pair_kernels<T, HardTriplet<T, false>>("hard_triplet"),
-    pair_kernels<T, HardTriplet<T, true>>("smooth_hard_triplet"),
-};
+constexpr PairKernels<T> PAIR_LOSSES[] = {FASTPAIR_PAIR_LOSSES(FASTPAIR_ENTRY, T)};
+#undef FASTPAIR_ENTRY
 
 template <typename T>
 constexpr Kernels<T> KERNELS = {

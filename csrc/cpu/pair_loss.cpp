@@ -41,34 +41,22 @@ const PairKernels<T>& find_loss(const std::string& name, const std::vector<doubl
   STD_TORCH_CHECK(false, "no CPU kernel for the loss ", name);
 }
 
-struct Arguments {
-  const Tensor& embeddings;
-  const std::optional<Tensor>& ref_emb;
-  const Tensor& labels;
-  const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
-  const std::string& loss;
-  const std::vector<double>& params;
-  Distance distance;
-  bool two_sided;
-  const std::string& reduction;
-  bool grad_embeddings, grad_ref;
-};
-
 using Results = std::tuple<Tensor, Tensor, Tensor>;
 
 template <typename T>
 class PairLoss {
  public:
-  explicit PairLoss(const Arguments& arguments)
+  explicit PairLoss(const PairLossArguments& arguments)
       : args_(arguments),
+        distance_(distance_named(args_.distance)),
         triplets_(triplet_terms(args_.loss, args_.params)),
         loss_(triplets_ ? nullptr : &find_loss<T>(args_.loss, args_.params)),
         x_(args_.embeddings, &args_.labels),
         y_(args_.ref_emb ? std::optional<Samples<T>>(std::in_place, *args_.ref_emb, &*args_.ref_labels)
                          : std::nullopt) {
-    const std::vector<T> center = center_of<T>(args_.embeddings, args_.distance);
-    x_.load(args_.embeddings, args_.distance, center, args_.grad_embeddings);
-    if (y_) y_->load(*args_.ref_emb, args_.distance, center, args_.grad_ref);
+    const std::vector<T> center = center_of<T>(args_.embeddings, distance_);
+    x_.load(args_.embeddings, distance_, center, args_.grad_embeddings);
+    if (y_) y_->load(*args_.ref_emb, distance_, center, args_.grad_ref);
     rows_.emplace(x_, references());
     if (y_) other_.emplace(*y_, x_);
     find_selves();
@@ -83,7 +71,7 @@ class PairLoss {
     const std::vector<T> row_grad = incoming();
     std::vector<T> weights(x_.n);
     for (int64_t i = 0; i < x_.n; ++i) weights[i] = T(weight(row_grad, *rows_, i));
-    const TripletSums sums = sweep_triplets<T>(*triplets_, args_.distance, x_, references(), rows_->pos_begin,
+    const TripletSums sums = sweep_triplets<T>(*triplets_, distance_, x_, references(), rows_->pos_begin,
                                                rows_->pos_end, selves(), gradients ? weights.data() : nullptr);
     const double share = args_.reduction == "mean" ? 1 / std::max(sum(sums.counts), 1.0) : 1;
     for_samples([&](Samples<T>& samples) {
@@ -99,7 +87,7 @@ class PairLoss {
     const bool gradients = args_.grad_embeddings || args_.grad_ref;
     rows_->start(*loss_);
     if (y_) other_->start(*loss_);
-    PairSweep<T> sweep(*loss_, args_.params, args_.distance, *rows_, columns(), selves(), args_.two_sided);
+    PairSweep<T> sweep(*loss_, args_.params, distance_, *rows_, columns(), selves(), args_.two_sided);
     const bool kept = sweep.keeps_scores();
     const bool sums = loss_->reduction[0] == Reduction::Sum && loss_->reduction[1] == Reduction::Sum;
     const bool means_over_terms = args_.reduction == "mean" && loss_->separate_means;
@@ -220,8 +208,8 @@ class PairLoss {
       const int64_t n = side->samples.n;
       std::vector<Anchor> anchors(n);
       parallel_rows(n, 64, [&](int64_t i) {
-        anchors[i] = loss_->anchor(args_.params.data(), args_.distance.similarity, statistic(*side, 1, i),
-                                   statistic(*side, 0, i));
+        anchors[i] =
+            loss_->anchor(args_.params.data(), distance_.similarity, statistic(*side, 1, i), statistic(*side, 0, i));
       });
       double loss = 0, neg_loss = 0, count = 0, neg_count = 0;
       for (const Anchor& a : anchors) {
@@ -252,17 +240,17 @@ class PairLoss {
       T slope;  // by the dot product
     };
     std::vector<Pair> pairs;
-    const double sign = args_.distance.similarity ? 1 : -1;
+    const double sign = distance_.similarity ? 1 : -1;
     for (int64_t i = 0; i < x_.n; ++i) {
       for_kinds([&](int kind) {
         const Total& total = rows_->totals[kind][i];
         if (total.of[1] == 0) return;
         // The terms are the scores or their negatives.
         const double term_slope = kind == 1 ? -sign : sign, score = term_slope * total.of[0];
-        const double score_slope = args_.distance.metric == Metric::Dot           ? 1
-                                   : args_.distance.metric == Metric::SqEuclidean ? -2
-                                   : score == 0                                   ? 0
-                                                                                  : -1 / score;
+        const double score_slope = distance_.metric == Metric::Dot           ? 1
+                                   : distance_.metric == Metric::SqEuclidean ? -2
+                                   : score == 0                              ? 0
+                                                                             : -1 / score;
         pairs.push_back({i, int64_t(total.of[1]) - 1, T(rows_->constant[kind][i] * term_slope * score_slope)});
       });
     }
@@ -299,7 +287,8 @@ class PairLoss {
             y_ ? y_->gradient_tensor(*args_.ref_emb) : new_tensor(args_.embeddings, {0}, scalar_type<T>)};
   }
 
-  const Arguments& args_;
+  const PairLossArguments& args_;
+  const Distance distance_;
   const std::optional<TripletTerms> triplets_;
   const PairKernels<T>* loss_;  // null for triplets
   Samples<T> x_;
@@ -310,34 +299,14 @@ class PairLoss {
   std::vector<T> values_;
 };
 
-// The Python layer says what is wrong in the user's words; this keeps a direct call of the operator from reading beyond
-// the data.
-void check(const Arguments& args) {
-  check_matrix("embeddings", args.embeddings);
-  const int64_t n = args.embeddings.size(0);
-  check_length("labels", args.labels, n);
-  STD_TORCH_CHECK(args.ref_emb.has_value() == args.ref_labels.has_value(), "ref_emb and ref_labels go together");
-  STD_TORCH_CHECK(!args.grad_ref || args.ref_emb, "grad_ref needs ref_emb");
-  STD_TORCH_CHECK(!args.self_index || args.ref_emb, "self_index needs ref_emb");
-  STD_TORCH_CHECK(!args.two_sided || (args.ref_emb && !args.self_index), "two_sided needs ref_emb and no self_index");
-  if (args.ref_emb) {
-    check_like("ref_emb", *args.ref_emb, args.embeddings);
-    check_length("ref_labels", *args.ref_labels, args.ref_emb->size(0));
-    STD_TORCH_CHECK(!args.two_sided || args.ref_emb->size(0) == n, "two_sided needs as many references as anchors");
-  }
-  if (args.self_index) check_length("self_index", *args.self_index, n);
-  if (args.row_grad) check_length("row_grad", *args.row_grad, n);
-}
-
 Results pair_loss(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                   const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
                   const std::optional<Tensor>& row_grad, const std::string& loss, const std::vector<double>& params,
                   const std::string& distance, bool two_sided, const std::string& reduction, bool grad_embeddings,
                   bool grad_ref) {
-  const Arguments args{
-      embeddings, ref_emb,   labels,          ref_labels, self_index, row_grad, loss, params, distance_named(distance),
-      two_sided,  reduction, grad_embeddings, grad_ref};
-  check(args);
+  const PairLossArguments args{embeddings, ref_emb,  labels,    ref_labels, self_index,      row_grad, loss,
+                               params,     distance, two_sided, reduction,  grad_embeddings, grad_ref};
+  args.check();
   return with_compute_type(embeddings, [&](auto zero) { return PairLoss<decltype(zero)>(args).run(); });
 }
 

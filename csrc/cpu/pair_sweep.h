@@ -70,12 +70,10 @@ struct AnchorSide {
   }
 
   void set_weight(int64_t i, int kind, const Slope& slope, double weight) {
-    // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
-    const T rounded = T(slope.shift);
-    const double rest = std::isfinite(slope.shift) ? 1 + (double(rounded) - slope.shift) : 1;
-    factor[kind][i] = T(slope.factor * weight * rest);
-    shift[kind][i] = rounded;
-    constant[kind][i] = T(slope.constant * weight);
+    const RoundedSlope<T> rounded(slope, weight);
+    factor[kind][i] = rounded.factor;
+    shift[kind][i] = rounded.shift;
+    constant[kind][i] = rounded.constant;
   }
 
   Weights<T> weights() const {

@@ -45,23 +45,6 @@ std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels) {
   return order;
 }
 
-void check_matrix(const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.dim() == 2, name, " must have 2 dimensions, got ", t.dim());
-}
-
-void check_length(const char* name, const Tensor& t, int64_t n) {
-  STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == n, name, " must have ", n, " elements in one dimension, got ", t.numel(),
-                  " in ", t.dim());
-}
-
-void check_like(const char* name, const Tensor& t, const Tensor& other) {
-  check_matrix(name, t);
-  STD_TORCH_CHECK(t.size(1) == other.size(1), name, " must have ", other.size(1), " columns, got ", t.size(1));
-  STD_TORCH_CHECK(t.scalar_type() == other.scalar_type(), name, " must be ",
-                  torch::headeronly::toString(other.scalar_type()), ", got ",
-                  torch::headeronly::toString(t.scalar_type()));
-}
-
 Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
   Tensor out = torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
   prefer_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());

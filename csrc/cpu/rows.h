@@ -9,13 +9,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "arguments.h"
 #include "cpu/memory.h"
 #include "cpu/parallel.h"
 
 namespace fastpair {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 template <typename T>
 constexpr ScalarType scalar_type = ScalarType::Undefined;
@@ -100,11 +98,6 @@ template <typename T>
 bool is_plain(const Tensor& t) {
   return t.scalar_type() == scalar_type<T> && t.is_contiguous();
 }
-
-// Errors unless t is a matrix; a vector of n elements; a matrix with the columns and the dtype of another.
-void check_matrix(const char* name, const Tensor& t);
-void check_length(const char* name, const Tensor& t, int64_t n);
-void check_like(const char* name, const Tensor& t, const Tensor& other);
 
 // Uninitialised, on the CPU.
 Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);

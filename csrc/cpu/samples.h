@@ -16,22 +16,6 @@ namespace fastpair {
 // With fewer samples the conversions cost more than the faster products save.
 constexpr int64_t MIN_HALF_ROWS = 256;
 
-struct Distance {
-  Metric metric;
-  bool similarity;
-  bool unit_rows;
-};
-
-inline Distance distance_named(const std::string& name) {
-  if (name == "cosine") return {Metric::Dot, true, true};
-  if (name == "dot") return {Metric::Dot, true, false};
-  if (name == "sqeuclidean") return {Metric::SqEuclidean, false, false};
-  if (name == "unit_sqeuclidean") return {Metric::SqEuclidean, false, true};
-  if (name == "unit_euclidean") return {Metric::Euclidean, false, true};
-  STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
-  return {Metric::Euclidean, false, false};
-}
-
 // Anchors or references, sorted by label and brought into the form that the metric's dot products need.
 template <typename T>
 struct Samples {

@@ -9,23 +9,26 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
-from fastpair.ops.kernels import operator
+from fastpair.ops.kernels import define, operator
 
-torch.library.define(
-    "fastpair::linear_cross_entropy",
+# On a GPU all logits are held at a time up to so many. Reckoned in benchmarks/PREDICTIONS.md, not measured.
+SMALL = 1 << 25
+
+
+def _fake(
+    embeddings, weight, bias, labels, row_grad, logits, scale, margin, label_smoothing, ignore_index, reduction, *wanted
+):
+    return fake_fused_loss((embeddings, weight, bias), reduction, wanted)
+
+
+define(
+    "linear_cross_entropy",
     "(Tensor embeddings, Tensor weight, Tensor? bias, Tensor labels, Tensor? row_grad, str logits,"
     " float scale, float margin, float label_smoothing, int ignore_index, str reduction, bool grad_embeddings,"
     " bool grad_weight, bool grad_bias)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
+    _fake,
 )
-
-
-@torch.library.register_fake("fastpair::linear_cross_entropy")
-def _(
-    embeddings, weight, bias, labels, row_grad, logits, scale, margin, label_smoothing, ignore_index, reduction, *wanted
-):
-    return fake_fused_loss((embeddings, weight, bias), reduction, wanted)
 
 
 def linear_cross_entropy(
@@ -61,7 +64,7 @@ def linear_cross_entropy(
     checks.integer("ignore_index", ignore_index)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
-    backend = choose_backend(device, backend, embeddings.dtype)
+    backend = choose_backend(device, backend, embeddings.dtype, large=len(embeddings) * len(weight) > SMALL)
     if backend == "reference":
         return reference.linear_cross_entropy(embeddings, weight, labels, bias, *settings)
     tensors = (embeddings, weight, bias, labels)

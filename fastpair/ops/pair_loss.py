@@ -9,22 +9,28 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
-from fastpair.ops.kernels import operator
+from fastpair.ops.kernels import define, operator
 
-torch.library.define(
-    "fastpair::pair_loss",
-    "(Tensor embeddings, Tensor? ref_emb, Tensor labels, Tensor? ref_labels, Tensor? self_index, Tensor? row_grad,"
-    " str loss, float[] params, str distance, bool two_sided, str reduction, bool grad_embeddings, bool grad_ref)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
+# On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost more.
+# Reckoned in benchmarks/PREDICTIONS.md, not measured.
+SMALL = 1 << 20
+# Losses whose anchors need their rows of scores as a whole: no sums over pairs.
+TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_triplet")
 
 
-@torch.library.register_fake("fastpair::pair_loss")
-def _(
+def _fake(
     embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, two_sided, reduction, *wanted
 ):
     return fake_fused_loss((embeddings, ref_emb), reduction, wanted)
+
+
+define(
+    "pair_loss",
+    "(Tensor embeddings, Tensor? ref_emb, Tensor labels, Tensor? ref_labels, Tensor? self_index, Tensor? row_grad,"
+    " str loss, float[] params, str distance, bool two_sided, str reduction, bool grad_embeddings, bool grad_ref)"
+    " -> (Tensor, Tensor, Tensor)",
+    _fake,
+)
 
 
 def pair_loss(
@@ -50,7 +56,13 @@ def pair_loss(
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
-    backend = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    backend = choose_backend(
+        embeddings.device.type,
+        backend,
+        embeddings.dtype,
+        lacking=("cuda",) if loss in TRIPLETS else (),
+        large=len(embeddings) * len(embeddings if ref_emb is None else ref_emb) > SMALL,
+    )
     if backend == "reference":
         embeddings, ref_emb, labels, ref_labels, self_index = tensors
         return reference.pair_loss(embeddings, labels, ref_emb, ref_labels, self_index, *settings)

@@ -9,28 +9,19 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import distinct, fake_gradients, input_gradients
-from fastpair.ops.kernels import operator
+from fastpair.ops.kernels import define, operator
+from fastpair.ops.pair_loss import SMALL
 
-torch.library.define(
-    "fastpair::pairwise_distance",
+define(
+    "pairwise_distance",
     "(Tensor x, Tensor? y, str metric) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
+    lambda x, y, metric: x.new_empty((x.shape[0], (x if y is None else y).shape[0])),
 )
-torch.library.define(
-    "fastpair::pairwise_distance_backward",
+define(
+    "pairwise_distance_backward",
     "(Tensor grad, Tensor x, Tensor? y, str metric, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
+    lambda grad, x, y, metric, grad_x, grad_y: fake_gradients((x, y), (grad_x, grad_y)),
 )
-
-
-@torch.library.register_fake("fastpair::pairwise_distance")
-def _(x, y, metric):
-    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]))
-
-
-@torch.library.register_fake("fastpair::pairwise_distance_backward")
-def _(grad, x, y, metric, grad_x, grad_y):
-    return fake_gradients((x, y), (grad_x, grad_y))
 
 
 class _PairwiseDistance(torch.autograd.Function):
@@ -54,7 +45,8 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | N
     if y is not None:
         checks.like("y", y, "x", x)
     checks.one_of("metric", metric, checks.METRICS)
-    backend = choose_backend(x.device.type, backend, x.dtype)
+    large = len(x) * len(x if y is None else y) > SMALL
+    backend = choose_backend(x.device.type, backend, x.dtype, large=large)
     if backend == "reference":
         return reference.pairwise_distance(x, y, metric)
     if torch.compiler.is_compiling():

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
-from fastpair.ops.linear_cross_entropy import linear_cross_entropy
+from fastpair.ops.linear_cross_entropy import SMALL, linear_cross_entropy
 from fastpair.ops.spce import class_sums
 
 # Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
@@ -33,7 +33,7 @@ def pce(
         raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(probabilities.shape)}")
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.positive_or_none("lam", lam)
-    kernel = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    kernel = choose_backend(embeddings.device.type, backend, embeddings.dtype, large=n * probabilities.shape[1] > SMALL)
     with torch.autocast(embeddings.device.type, enabled=False):
         z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
         p = probabilities.detach().to(z.dtype)

@@ -9,18 +9,19 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
-from fastpair.ops.linear_cross_entropy import linear_cross_entropy
-
-torch.library.define(
-    "fastpair::spce",
-    "(Tensor embeddings, Tensor labels, Tensor? row_grad, str reduction, bool grad_embeddings) -> (Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
+from fastpair.ops.kernels import define
+from fastpair.ops.linear_cross_entropy import SMALL, linear_cross_entropy
 
 
-@torch.library.register_fake("fastpair::spce")
-def _(embeddings, labels, row_grad, reduction, *wanted):
+def _fake(embeddings, labels, row_grad, reduction, *wanted):
     return fake_fused_loss((embeddings,), reduction, wanted)
+
+
+define(
+    "spce",
+    "(Tensor embeddings, Tensor labels, Tensor? row_grad, str reduction, bool grad_embeddings) -> (Tensor, Tensor)",
+    _fake,
+)
 
 
 def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,10 +40,12 @@ def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
-    backend = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    backend = choose_backend(
+        embeddings.device.type, backend, embeddings.dtype, large=len(embeddings) * len(embeddings) > SMALL
+    )
     if backend == "reference":
         return reference.spce(embeddings, labels, reduction)
-    if backend == "triton":
+    if backend in ("cuda", "triton"):
         # Cross-entropy with the class means for weights. How many classes there are only the device knows: there are as
         # many weights as samples, and those of no class are ruled out.
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastpair.backends.products import Factor, product
 from fastpair.backends.triton.pairs import ceil_div
-from fastpair.backends.triton.rows import Factor, Rows, product
+from fastpair.backends.triton.rows import Rows
 
 # Logits that are held at a time, in float32: more save nothing, fewer rows make the products slow.
 LOGITS, MIN_ROWS = 1 << 24, 512

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastpair.backends.products import Factor, product
 from fastpair.backends.triton.launch import Tile, tile_for
-from fastpair.backends.triton.rows import Factor, Rows, centered, product
+from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
 
 # Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, of which much stays in

@@ -90,49 +90,6 @@ def blocks(d: int) -> dict:
     return {"ROWS": ROWS, "COLUMNS": min(triton.next_power_of_2(d), MOST_COLUMNS)}
 
 
-class Factor:
-    """A matrix of embeddings as the right factor of float32 sums of products with slopes.
-
-    Slopes may be as small as 1/n^2, which float16 cannot hold. There both factors are taken apart into two bfloat16
-    parts, the slopes' 16 leading bits and all 11 of the embeddings'."""
-
-    def __init__(self, x: Tensor):
-        self.parts = [x]
-        if x.dtype == torch.float16:
-            high = x.bfloat16()
-            self.parts = [high, (x.float() - high.float()).bfloat16()]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.parts[0].dtype
-
-    def add_products(self, out: Tensor, slopes: list[Tensor], begin: int, end: int, transposed: bool = False) -> None:
-        """out += slopes @ x[begin:end], the slopes in as many parts as x, or their transpose."""
-        for i, slope in enumerate(slopes):
-            # The product of two low parts is beyond the digits that are kept.
-            for part in self.parts[: len(slopes) - i]:
-                add_product(out, slope.T if transposed else slope, part[begin:end])
-
-
-def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """out += a @ b, out being float32."""
-    if a.dtype == torch.float32:
-        out.addmm_(a, b)
-    elif a.is_cuda:
-        torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
-    else:
-        out.addmm_(a.float(), b.float())
-
-
-def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """a @ b in float32."""
-    if a.dtype == torch.float32:
-        return torch.mm(a, b, out=out)
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    return torch.mm(a.float(), b.float(), out=out)
-
-
 def centered(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Both less the middle of x in the columns that lie far from zero for their width: distances do not change, and
     their squares cancel less. Columns with NaN or infinity stay, lest they spoil all rows."""

@@ -1,0 +1,83 @@
+// The operators' arguments, and checks of them. The Python layer says what is wrong in the user's words; these keep a
+// direct call of an operator from reading beyond the data.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "terms.h"
+
+namespace fastpair {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void check_matrix(const char* name, const Tensor& t) {
+  STD_TORCH_CHECK(t.dim() == 2, name, " must have 2 dimensions, got ", t.dim());
+}
+
+inline void check_length(const char* name, const Tensor& t, int64_t n) {
+  STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == n, name, " must have ", n, " elements in one dimension, got ", t.numel(),
+                  " in ", t.dim());
+}
+
+inline void check_like(const char* name, const Tensor& t, const Tensor& other) {
+  check_matrix(name, t);
+  STD_TORCH_CHECK(t.size(1) == other.size(1), name, " must have ", other.size(1), " columns, got ", t.size(1));
+  STD_TORCH_CHECK(t.scalar_type() == other.scalar_type(), name, " must be ",
+                  torch::headeronly::toString(other.scalar_type()), ", got ",
+                  torch::headeronly::toString(t.scalar_type()));
+}
+
+// Of fastpair::pair_loss.
+struct PairLossArguments {
+  const Tensor& embeddings;
+  const std::optional<Tensor>& ref_emb;
+  const Tensor& labels;
+  const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
+  const std::string& loss;
+  const std::vector<double>& params;
+  const std::string& distance;
+  bool two_sided;
+  const std::string& reduction;
+  bool grad_embeddings, grad_ref;
+
+  void check() const {
+    check_matrix("embeddings", embeddings);
+    const int64_t n = embeddings.size(0);
+    check_length("labels", labels, n);
+    STD_TORCH_CHECK(ref_emb.has_value() == ref_labels.has_value(), "ref_emb and ref_labels go together");
+    STD_TORCH_CHECK(!grad_ref || ref_emb, "grad_ref needs ref_emb");
+    STD_TORCH_CHECK(!self_index || ref_emb, "self_index needs ref_emb");
+    STD_TORCH_CHECK(!two_sided || (ref_emb && !self_index), "two_sided needs ref_emb and no self_index");
+    if (ref_emb) {
+      check_like("ref_emb", *ref_emb, embeddings);
+      check_length("ref_labels", *ref_labels, ref_emb->size(0));
+      STD_TORCH_CHECK(!two_sided || ref_emb->size(0) == n, "two_sided needs as many references as anchors");
+    }
+    if (self_index) check_length("self_index", *self_index, n);
+    if (row_grad) check_length("row_grad", *row_grad, n);
+  }
+};
+
+// How a score is made: `metric` of rows that are divided by their norms first where they are `unit` rows.
+struct Distance {
+  Metric metric;
+  bool similarity;
+  bool unit_rows;
+};
+
+inline Distance distance_named(const std::string& name) {
+  if (name == "cosine") return {Metric::Dot, true, true};
+  if (name == "dot") return {Metric::Dot, true, false};
+  if (name == "sqeuclidean") return {Metric::SqEuclidean, false, false};
+  if (name == "unit_sqeuclidean") return {Metric::SqEuclidean, false, true};
+  if (name == "unit_euclidean") return {Metric::Euclidean, false, true};
+  STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
+  return {Metric::Euclidean, false, false};
+}
+
+}  // namespace fastpair

@@ -1,0 +1,50 @@
+// The operators, for tensors of a CUDA device. Their schemas are those of the operators without `cuda_`, in
+// fastpair/ops.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "arguments.h"
+
+namespace fastpair::cuda {
+
+using OptionalTensor = std::optional<Tensor>;
+
+std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const OptionalTensor& ref_emb,
+                                             const Tensor& labels, const OptionalTensor& ref_labels,
+                                             const OptionalTensor& self_index, const OptionalTensor& row_grad,
+                                             const std::string& loss, const std::vector<double>& params,
+                                             const std::string& distance, bool two_sided, const std::string& reduction,
+                                             bool grad_embeddings, bool grad_ref);
+
+Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric);
+
+std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const Tensor& x, const OptionalTensor& y,
+                                                      const std::string& metric, bool grad_x, bool grad_y);
+
+// The inverse norms of the rows of x and of y.
+std::tuple<Tensor, Tensor> inverse_norms(const Tensor& x, const Tensor& y);
+
+// Makes `gradient`, with respect to the rows of x divided by their norms, that with respect to x.
+void project_gradient(Tensor gradient, const Tensor& x, const Tensor& inverse_norms);
+
+// The value of cross-entropy given the products of embeddings and class weights, whose derivatives go to `slopes`, and
+// what rounding leaves of them to `rest`.
+Tensor softmax(const Tensor& products, const OptionalTensor& bias, const OptionalTensor& row_norms,
+               const OptionalTensor& class_norms, const Tensor& labels, const OptionalTensor& row_grad,
+               const std::string& logits, double scale, double margin, double label_smoothing, int64_t ignore_index,
+               const std::string& reduction, std::optional<Tensor> slopes, std::optional<Tensor> rest);
+
+template <typename Library>
+void register_operators(Library& m) {
+  m.impl("cuda_pair_loss", TORCH_BOX(&pair_loss));
+  m.impl("cuda_pairwise_distance", TORCH_BOX(&pairwise_distance));
+  m.impl("cuda_pairwise_distance_backward", TORCH_BOX(&pairwise_distance_backward));
+  m.impl("cuda_inverse_norms", TORCH_BOX(&inverse_norms));
+  m.impl("cuda_project_gradient", TORCH_BOX(&project_gradient));
+  m.impl("cuda_softmax", TORCH_BOX(&softmax));
+}
+
+}  // namespace fastpair::cuda

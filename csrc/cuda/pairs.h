@@ -1,0 +1,173 @@
+// The phases of a kernel over pairs that know no loss: norms, scores, and the product of slopes and embeddings. Each is
+// shared by all blocks of the grid.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device.h"
+#include "cuda/problem.h"
+#include "cuda/tile.h"
+
+namespace fastpair::cuda {
+
+// Row and column of tile t of those on and above the diagonal.
+__device__ inline void upper_tile(int t, int tiles, int* row, int* col) {
+  *row = 0;
+  while (t >= tiles - *row) t -= tiles - (*row)++;
+  *col = *row + t;
+}
+
+__host__ __device__ inline int tile_count(int n) { return (n + TILE - 1) / TILE; }
+
+// Before pairs are looked at: the rows in the form that the products take, where they are not given in it, and 1 / |x|
+// of unit rows, 0 for a zero row. An infinite norm must not pass for that of a zero row.
+template <typename T>
+__device__ __noinline__ void prepare_rows(const Pairs& p) {
+  const int n = p.side[0].n;
+  for_each_warp(n + (p.symmetric ? 0 : p.side[1].n), [&](int row) {
+    const Side& side = p.side[row < n ? 0 : 1];
+    const int i = row < n ? row : row - n;
+    const T* x = static_cast<const T*>(side.given_rows) + i * side.given_stride;
+    float scale = 1;
+    if (p.unit) {
+      float squares = 0;
+      for (int k = lane(); k < p.d; k += WARP) squares = fmaf(to_float(x[k]), to_float(x[k]), squares);
+      const float norm = square_root(warp_sum(squares));
+      scale = norm == 0 ? 0.0f : norm == INFINITY ? NAN : 1 / norm;
+      if (lane() == 0) side.inverse_norms[i] = scale;
+    }
+    if (side.prepared) {
+      const float by = p.metric == Metric::Dot ? 1 : scale;
+      for (int k = lane(); k < p.d; k += WARP) side.prepared[i * p.d + k] = by * to_float(x[k]);
+    }
+  });
+}
+
+__device__ __forceinline__ void prepare(const Pairs& p) {
+  if (!p.unit && !p.side[0].prepared) return;
+  if (p.element == Element::Float32) prepare_rows<float>(p);
+  if (p.element == Element::BFloat16) prepare_rows<__nv_bfloat16>(p);
+  if (p.element == Element::Float16) prepare_rows<__half>(p);
+  grid_barrier();
+}
+
+// How products are taken. Half precision by the tensor cores, which multiply it exactly; float32 in float32; distances
+// as sums of squared differences: none is lost among large norms, and that of equal rows is 0.
+struct InTensorCores {
+  using Scores = TensorSums<false>;
+  using Gradient = TensorSums<true>;
+};
+struct InFloat32 {
+  using Scores = LaneSums<Multiply>;
+  using Gradient = LaneSums<Multiply>;
+};
+struct OfDifferences {
+  using Scores = LaneSums<SquareDifference>;
+  using Gradient = LaneSums<WeighDifference>;
+};
+template <typename F>
+__device__ __forceinline__ void with_products(const Pairs& p, const F& f) {
+  if (p.metric != Metric::Dot) return f(OfDifferences());
+  if (p.element == Element::Float32) return f(InFloat32());
+  f(InTensorCores());
+}
+
+// Writes every score to where side[0] has it and, if there is a place, to where side[1] has it. For the symmetric pairs
+// that is the mirror image, and what lies below the diagonal is not computed.
+template <typename Products>
+__device__ __noinline__ void write_scores(const Pairs& p, Buffers& buffers) {
+  const Side &rows = p.side[0], &cols = p.side[1];
+  const int high = tile_count(rows.n), wide = tile_count(cols.n);
+  const int tiles = p.symmetric ? high * (high + 1) / 2 : high * wide;
+  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+    int I = t / wide, J = t % wide;
+    if (p.symmetric) upper_tile(t, high, &I, &J);
+    const int top = I * TILE, left = J * TILE;
+    const bool mirror = cols.scores && !(p.symmetric && I == J);
+    typename Products::Scores sums(buffers);
+    tile_product<false>(buffers, sums, {rows.rows + top * rows.stride, rows.stride, rows.n - top, p.d},
+                        {cols.rows + left * cols.stride, cols.stride, cols.n - left, p.d},
+                        [&](int r, int c, float sum) {
+                          const int i = top + r, j = left + c;
+                          if (i >= rows.n || j >= cols.n) return;
+                          float score = sum;
+                          if (p.metric == Metric::Euclidean) score = square_root(sum);
+                          if (p.metric == Metric::Dot && p.unit) score *= rows.inverse_norms[i] * cols.inverse_norms[j];
+                          rows.scores[i * rows.ld + j] = score;
+                          if (mirror) cols.scores[j * cols.ld + i] = score;
+                        });
+  }
+}
+
+// What the slope of a score is multiplied by for the product: similarities take the other row with a weight, distances
+// the difference of both.
+__device__ __forceinline__ float product_weight(Metric metric, float score) {
+  if (metric == Metric::Dot) return 1;
+  if (metric == Metric::SqEuclidean) return 2;
+  return score == 0 ? 0 : 1 / score;  // a distance of zero has no direction
+}
+
+// How far one pair's part of the gradient by a unit row points along that row, per unit of weight.
+__device__ __forceinline__ float along_row(Metric metric, float score, float other_inverse_norm) {
+  if (metric == Metric::Dot) return score;
+  const float squared = metric == Metric::Euclidean ? score * score : score;
+  const float dot_zero_row = other_inverse_norm == 0 ? 1 : 0;
+  return (squared + dot_zero_row) / 2;
+}
+
+// Writes the slope of a score over it, and adds to what points along the row.
+__device__ __forceinline__ void store_slope(const Pairs& p, const Side& side, const Side& other, int i, int j,
+                                            float score, float slope, float* along) {
+  float weight = slope * product_weight(p.metric, score);
+  if (p.unit) {
+    *along += weight * along_row(p.metric, score, other.inverse_norms[j]);
+    if (p.metric == Metric::Dot) weight *= side.inverse_norms[i] * other.inverse_norms[j];
+  }
+  side.scores[i * side.ld + j] = weight;
+}
+
+__device__ __forceinline__ void store_along(const Pairs& p, const Side& side, int i, float along) {
+  if (!p.unit) return;
+  along = warp_sum(along);
+  if (lane() == 0) side.along[i] = along;
+}
+
+// The gradient with respect to the rows of side s, given the slopes: products with the other side's rows.
+template <typename Products>
+__device__ __noinline__ void write_gradient(const Pairs& p, int s, Buffers& buffers) {
+  const Side &side = p.side[s], &other = p.side[1 - s];
+  const int wide = tile_count(p.d), tiles = tile_count(side.n) * wide;
+  for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
+    const int top = t / wide * TILE, left = t % wide * TILE;
+    const float* own = side.rows + top * side.stride + left;
+    const auto inside = [&](int r, int c) { return top + r < side.n && left + c < p.d; };
+    if (p.metric != Metric::Dot) {
+      for_tile([&](int r, int c) { buffers.own[r * SUMS_PITCH + c] = inside(r, c) ? own[r * side.stride + c] : 0; });
+    }
+    typename Products::Gradient sums(buffers);
+    tile_product<true>(buffers, sums, {side.scores + top * side.ld, side.ld, side.n - top, other.n},
+                       {other.rows + left, other.stride, p.d - left, other.n}, [&](int r, int c, float sum) {
+                         if (!inside(r, c)) return;
+                         const int i = top + r;
+                         if (p.unit) {
+                           const float inverse = side.inverse_norms[i], x = own[r * side.stride + c];
+                           // Distances compare unit rows; for cosines the norms are among the weights.
+                           sum = p.metric == Metric::Dot ? sum - side.along[i] * inverse * (inverse * x)
+                                                         : inverse * (sum - side.along[i] * x);
+                           if (inverse == 0) sum = 0;  // a zero row has no direction to change
+                         }
+                         side.gradient[i * p.d + left + c] = sum;
+                       });
+  }
+}
+
+// f(s) for the sides whose gradient is wanted.
+template <typename F>
+__device__ __forceinline__ void for_gradients(const Pairs& p, const F& f) {
+#pragma unroll 1  // one copy of what f inlines
+  for (int s = 0; s < (p.symmetric ? 1 : 2); ++s) {
+    if (p.side[s].gradient) f(s);
+  }
+}
+
+}  // namespace fastpair::cuda

@@ -1,0 +1,114 @@
+// What a kernel is told: addresses, sizes and settings, no tensors. Read by the operators, too.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "terms.h"
+
+namespace fastpair::cuda {
+
+enum class Element { Float32, BFloat16, Float16 };
+enum class Mean { Sum, Mean, None };  // None: a value for each anchor
+
+// The longest rows of weights that an anchor has in the gradient: factor, shift and constant of the slopes of negatives
+// and of positives, see Slope in terms.h, and what is given to the terms of positives.
+constexpr int WEIGHTS = 7;
+// Loss and count of an anchor, then those of its negatives where they have a mean of their own.
+constexpr int TOTALS = 4;
+
+// Embeddings of one side of the pairs, and what is known of them as anchors. Arrays are contiguous, save for the rows,
+// and for the scores, whose ld is a multiple of SCORES_ALIGNMENT. No array has more than 2^31 - 1 elements.
+constexpr int SCORES_ALIGNMENT = 32;
+struct Side {
+  int n = 0;
+  const void* given_rows = nullptr;  // (n, d), given_stride elements from one to the next
+  int given_stride = 0;
+  // (n, d): the rows as the products take them, float32, divided by their norms for distances between unit rows. They
+  // are those given, or are to be written to `prepared`, which is null otherwise.
+  const float* rows = nullptr;
+  int stride = 0;
+  float* prepared = nullptr;
+  const int64_t* labels = nullptr;
+  float* gradient = nullptr;       // (n, d), null where it is not wanted
+  float* inverse_norms = nullptr;  // (n,), of unit rows: 0 for a zero row
+  // Of row i with the other side's rows, later replaced by the slopes, the derivatives by the scores in the form that
+  // the product for the gradient needs. Null for the second side where nothing is to be known of its rows.
+  float* scores = nullptr;  // (n, ld)
+  int ld = 0;
+  float* along = nullptr;  // (n,), of unit rows: how far the sum of what the pairs say points along the row
+
+  bool anchors = false;
+  float* weights = nullptr;  // (WEIGHTS, n)
+  int* extremes = nullptr;   // (2, n): the negative and the positive that are the maximum, -1 for none
+  double* totals = nullptr;  // (TOTALS, n)
+};
+
+// All pairs of rows of side[0] and side[1], which are the same where `symmetric`; then nothing pairs with itself.
+struct Pairs {
+  Side side[2];
+  int d = 0;
+  Element element = Element::Float32;
+  Metric metric = Metric::Dot;
+  bool unit = false;  // compared are the rows divided by their norms
+  bool symmetric = false;
+};
+
+struct PairLoss : Pairs {
+  int loss = 0;  // its place in the list
+  double params[3] = {};
+  Mean mean = Mean::Mean;
+  bool two_sided = false;
+  const int64_t* self_index = nullptr;  // (n,): the row of side[1] that is no pair of row i of side[0], -1 for none
+  const float* row_grad = nullptr;      // (n,): weights of the anchors in the gradient
+  float* value = nullptr;               // (1,), or (n,) for Mean::None
+};
+
+struct ScoreGradient : Pairs {
+  const float* incoming = nullptr;  // the gradient with respect to the scores
+  int64_t row_stride = 0, col_stride = 0;
+};
+
+// Losses and slopes of the rows of a matrix of logits: of products times `scale` and both norms where there are norms,
+// plus the bias where there is one.
+struct Softmax {
+  int n = 0, classes = 0;
+  const float* products = nullptr;  // (n, ld)
+  int64_t ld = 0;
+  const int64_t* labels = nullptr;
+  const float* bias = nullptr;
+  const float *row_norms = nullptr, *class_norms = nullptr;  // inverse
+  Margin margin_kind = Margin::None;
+  double scale = 1, margin = 0, label_smoothing = 0;
+  int64_t ignore_index = 0;
+  Mean mean = Mean::Mean;
+  const float* row_grad = nullptr;
+  float* losses = nullptr;
+  float* value = nullptr;
+  // (n, ld): derivatives by the products, null where they are not wanted; what is left of them after rounding.
+  Element slope_element = Element::Float32;
+  void *slopes = nullptr, *rest = nullptr;
+};
+
+// Of gradients with respect to the unit rows, made in place those with respect to the rows.
+struct Projection {
+  int n = 0, d = 0;
+  Element element = Element::Float32;
+  const void* rows = nullptr;
+  const float* inverse_norms = nullptr;
+  float* gradient = nullptr;
+};
+
+// The place of a loss in the list of terms.h and how many parameters it has, or -1.
+int find_pair_loss(std::string_view name, int* params);
+
+// On the current device. What went wrong, or null.
+using Stream = void*;
+const char* launch_pair_loss(const PairLoss& problem, Stream stream);
+const char* launch_softmax(const Softmax& problem, Stream stream);
+const char* launch_norms(const Pairs& problem, Stream stream);
+const char* launch_projection(const Projection& problem, Stream stream);
+const char* launch_scores(const Pairs& problem, Stream stream);
+const char* launch_score_gradient(const ScoreGradient& problem, Stream stream);
+
+}  // namespace fastpair::cuda

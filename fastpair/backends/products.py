@@ -1,0 +1,61 @@
+"""Products that PyTorch takes for the kernels of a GPU, summed in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Factor:
+    """A matrix of embeddings as the right factor of float32 sums of products with slopes.
+
+    Slopes may be as small as 1/n^2, which float16 cannot hold. There both factors are taken apart into two bfloat16
+    parts, the slopes' 16 leading bits and all 11 of the embeddings'."""
+
+    def __init__(self, x: Tensor):
+        self.parts = [x]
+        if x.dtype == torch.float16:
+            high = x.bfloat16()
+            self.parts = [high, (x.float() - high.float()).bfloat16()]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    def products(self, slopes: list[Tensor], transposed: bool = False) -> Tensor:
+        """slopes @ x, the slopes in as many parts as x, or their transpose."""
+        rows = slopes[0].shape[1 if transposed else 0]
+        out = slopes[0].new_empty(rows, self.parts[0].shape[1], dtype=torch.float32)
+        product(slopes[0].T if transposed else slopes[0], self.parts[0], out)
+        self._add_low_parts(out, slopes, slice(None), transposed)
+        return out
+
+    def add_products(self, out: Tensor, slopes: list[Tensor], begin: int, end: int, transposed: bool = False) -> None:
+        """out += slopes @ x[begin:end]"""
+        rows = slice(begin, end)
+        add_product(out, slopes[0].T if transposed else slopes[0], self.parts[0][rows])
+        self._add_low_parts(out, slopes, rows, transposed)
+
+    def _add_low_parts(self, out: Tensor, slopes: list[Tensor], rows: slice, transposed: bool) -> None:
+        # The product of two low parts is beyond the digits that are kept.
+        for i, j in ((0, 1), (1, 0)) if len(slopes) > 1 else ():
+            add_product(out, slopes[i].T if transposed else slopes[i], self.parts[j][rows])
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out += a @ b, out being float32."""
+    if a.dtype == torch.float32:
+        out.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+    else:
+        out.addmm_(a.float(), b.float())
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a @ b in float32."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+    return torch.mm(a.float(), b.float(), out=out)
