@@ -3,6 +3,7 @@
 #   make demo    train on character images with three losses and print the retrieval table
 #   make test    lint the Python code and run the whole test suite
 #   make gpu     on a machine with a GPU: run the GPU tests and benchmarks with its own PyTorch, results in GPU_RESULTS
+#   make sanitize  on such a machine: the CUDA kernels under compute-sanitizer's memcheck and racecheck
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
 #   make clean   remove .venv and everything that was built
@@ -19,11 +20,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without a C++ compiler the set-up stops and says so, rather than go on with the reference path alone.
 export FASTPAIR_BUILD_EXT ?= 1
 
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 # The folders stand for files that were added or removed.
 BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(dir $(CXX_SOURCES))))
 
-.PHONY: demo test gpu lint bench clean
+# Tests that take every phase of every kernel at small shapes.
+SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_distance
+
+.PHONY: demo test test-cpu test-gpu gpu sanitize lint bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -32,20 +36,32 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
-	$(VENV)/bin/pytest -q tests
-	TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/triton
+	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu
+
+# Side by side: the kernels of a GPU take one core on the CPU.
+test-cpu:
+	$(VENV)/bin/pytest -q tests --ignore tests/gpu
+
+test-gpu:
+	$(VENV)/bin/pytest -q tests/gpu
+	TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
 # With the PyTorch that PYTHON has, which has to match the driver. The benchmarks run when tests failed too, and say so in
 # their results.
 gpu:
-	$(PYTHON) setup.py -q build_ext --inplace
+	FASTPAIR_BUILD_CUDA=1 $(PYTHON) setup.py -q build_ext --inplace
 	$(PYTHON) -m fastpair
-	$(PYTHON) -m pytest -q tests/triton; tests=$$?; \
+	$(PYTHON) -m pytest -q tests/gpu; tests=$$?; \
 	  PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
+
+# The CUDA kernels under the tools that find wrong addresses and races; slow.
+sanitize:
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m pytest -q tests/gpu/test_kernels.py -k "cuda and ($(SANITIZED))"
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m pytest -q tests/gpu/test_kernels.py -k "cuda and ($(SANITIZED))"
 
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/compare.py

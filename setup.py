@@ -1,8 +1,11 @@
-"""Builds the extension ``fastpair._C``; everything else about the package is in pyproject.toml.
+"""Builds the extensions ``fastpair._C``, for the CPU, and ``fastpair._C_cuda``; everything else about the package is in
+pyproject.toml.
 
-FASTPAIR_BUILD_EXT=0 leaves the extension out, FASTPAIR_BUILD_EXT=1 makes a missing C++ compiler an error. By default
-the extension is left out only where no C++ compiler works, or Python came without its headers: on a machine that can
-build, what fails to compile fails to install.
+FASTPAIR_BUILD_EXT=0 leaves both out, FASTPAIR_BUILD_EXT=1 makes a missing C++ compiler an error. By default they are
+left out only where no C++ compiler works, or Python came without its headers: on a machine that can build, what fails
+to compile fails to install. FASTPAIR_BUILD_CUDA=0 leaves the CUDA extension out, FASTPAIR_BUILD_CUDA=1 makes it an
+error where it cannot be built; by default it is built where torch has CUDA and nvcc is found. No GPU is needed.
+TORCH_CUDA_ARCH_LIST chooses the architectures, NVCC the compiler.
 """
 
 import os
@@ -31,6 +34,8 @@ CXX_FLAGS = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 ]
 
+NVCC_FLAGS = ["-std=c++20", "-O3", "--threads=2"]
+
 
 def compiler_problem() -> str | None:
     """Say why no extension of Python can be compiled here, None if one can."""
@@ -49,10 +54,15 @@ def compiler_problem() -> str | None:
     return None
 
 
-def wants_extension() -> bool:
-    choice = os.environ.get("FASTPAIR_BUILD_EXT", "")
+def choice_of(variable: str) -> str:
+    choice = os.environ.get(variable, "")
     if choice not in ("", "0", "1"):
-        raise SystemExit(f"FASTPAIR_BUILD_EXT must be 0, 1 or unset, got {choice!r}")
+        raise SystemExit(f"{variable} must be 0, 1 or unset, got {choice!r}")
+    return choice
+
+
+def wants_extension() -> bool:
+    choice = choice_of("FASTPAIR_BUILD_EXT")
     if choice == "0":
         return False
     problem = compiler_problem()
@@ -63,7 +73,75 @@ def wants_extension() -> bool:
     return problem is None
 
 
+def nvcc_command() -> list[str]:
+    return shlex.split(os.environ.get("NVCC", "nvcc"))
+
+
+def cuda_problem() -> str | None:
+    """Say why no CUDA extension can be compiled here, None if one can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        home = cuda_home()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"cannot run {shlex.join(nvcc_command())}: {error}"
+    if not (home / "include" / "cuda_runtime.h").exists():
+        return f"there is no include/cuda_runtime.h in {home}, which nvcc takes for its toolkit: set NVCC"
+    return None
+
+
+def cuda_home() -> Path:
+    """The toolkit by what nvcc says: where it lies on the PATH may be a script that calls it."""
+    shown = subprocess.run([*nvcc_command(), "--dryrun", "x.cu"], check=True, capture_output=True, text=True).stderr
+    (top,) = (line.partition("TOP=")[2] for line in shown.splitlines() if "TOP=" in line)
+    return Path(top).resolve()
+
+
+def wants_cuda() -> bool:
+    choice = choice_of("FASTPAIR_BUILD_CUDA")
+    if choice == "0":
+        return False
+    problem = cuda_problem()
+    if problem and choice == "1":
+        raise SystemExit(f"FASTPAIR_BUILD_CUDA=1, but {problem}")
+    if problem:
+        print(f"fastpair is built without its CUDA kernels for small batches: {problem}", file=sys.stderr)
+    return problem is None
+
+
+def architectures() -> str:
+    """In the form of TORCH_CUDA_ARCH_LIST: the chips of data centres that nvcc knows, and code for those to come."""
+    known = subprocess.run([*nvcc_command(), "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
+    return ";".join(a for a in ("8.0", "9.0", "10.0") if f"compute_{a.replace('.', '')}" in known.split()) + "+PTX"
+
+
+def cuda_extension() -> Extension:
+    import pybind11
+
+    home = cuda_home()
+    os.environ["CUDA_HOME"] = str(home)  # where torch.utils.cpp_extension, not yet imported, would guess
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", architectures())
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    return Extension(
+        "fastpair._C_cuda",
+        sources=sorted(glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")),
+        depends=sorted(glob("csrc/**/*.h", recursive=True)),
+        include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *include_paths(), str(home / "include")],
+        library_dirs=[*library_paths(), str(home / "lib64"), str(home / "lib")],
+        # The runtime is linked in, so that the extension works with any that torch brought.
+        libraries=["c10", "torch_cpu", "torch_cuda", "torch", "cudart_static", "dl", "rt", "pthread"],
+        define_macros=[("FASTPAIR_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"')],
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+        language="c++",
+    )
+
+
 def native_build() -> dict:
+    # The first: it says where the toolkit is to be found before torch looks for it.
+    extensions = [cuda_extension()] if wants_cuda() else []
     import pybind11
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
@@ -76,10 +154,10 @@ def native_build() -> dict:
         library_dirs=library_paths(),
         # Not torch_python, whose ABI changes from release to release.
         libraries=["c10", "torch_cpu", "torch"],
-        extra_compile_args=CXX_FLAGS,
+        extra_compile_args={"cxx": CXX_FLAGS},
         language="c++",
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [extension, *extensions], "cmdclass": {"build_ext": BuildExtension}}
 
 
 # An sdist needs neither torch nor a compiler.

@@ -172,18 +172,14 @@ def choose_backend(
     if requested is None:
         requested = _request_when_traced if torch.compiler.is_compiling() else _request.get()
     if requested is None:
-        chosen = None
-        for name in _FUSED.get(device_type, ()):
-            backend = _BACKENDS[name]
-            if name in lacking or not backend.takes(dtype):
-                continue
-            if not (large and backend.for_small_batches):
+        able = [n for n in _FUSED.get(device_type, ()) if n not in lacking and _BACKENDS[n].takes(dtype)]
+        for name in able:
+            if not (large and _BACKENDS[name].for_small_batches):
                 return name
-            chosen = name
-        if chosen is None:
-            _warn_reference(device_type)
-            return "reference"
-        return chosen
+        if able:
+            return able[0]
+        _warn_reference(device_type)
+        return "reference"
     if not _usable(requested).serves(device_type):
         served = ", ".join(_BACKENDS[requested].device_types or ())
         raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")

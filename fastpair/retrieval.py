@@ -154,7 +154,7 @@ def recall_at_k(
         raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
     _check(query, query_labels, gallery, gallery_labels)
     checks.one_of("metric", metric, checks.METRICS)
-    if len(query) and choose_backend(query.device.type, dtype=query.dtype, lacking=("cuda",)) == "triton":
+    if len(query) and choose_backend(query.device.type, dtype=query.dtype, large=True) == "triton":
         rank = triton_kernel("best_rank", query, query_labels, gallery, gallery_labels, metric)
         rank = rank[rank >= 0]
         if len(rank) == 0:

@@ -13,7 +13,7 @@ import torch
 import fastpair.functional as FP
 from fastpair.config import available_backends
 
-# Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/triton.
+# Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
 BACKENDS = [name for name in ("cpu", "reference") if available_backends()[name] is None]
 # What the fused backends of this machine compute is the subject of most tests.
 needs_cpu_kernels = pytest.mark.skipif(
@@ -177,6 +177,44 @@ LOSSES = {
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+
+
+# ---- the operators
+
+
+def operator_calls():
+    """Names and arguments of calls of every operator that has a twin for each backend."""
+    generator = torch.Generator().manual_seed(1)
+    pair = cast(batch_and_references(9, 4, "few", generator), torch.float32)
+    linear = cast(classifier(9, 4, "few", generator, bias=True), torch.float32)
+    x, y, labels = pair["embeddings"], pair["ref_emb"], pair["labels"]
+    rows = torch.randn(9, generator=generator)
+    for row_grad, reduction, wanted in (
+        (None, "mean", True),
+        (None, "sum", False),
+        (None, "none", False),
+        (rows, "none", True),
+    ):
+        margins = ([0.1, 1.4], "euclidean", False, reduction)
+        refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
+        own = torch.arange(9) % (len(y) + 1) - 1
+        yield "pair_loss", (*refs, own, row_grad, "contrastive", *margins, wanted, wanted)
+        yield "pair_loss", (*itself, None, row_grad, "squared_contrastive", *margins, wanted, False)
+        scale = ([5.0], "cosine", False, reduction)
+        yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
+        yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
+        yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
+        views = (x, x.flip(0), labels, labels)
+        yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
+        tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
+        yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
+        tensors = (linear["embeddings"], linear["weight"], None, linear["labels"], row_grad)
+        yield "linear_cross_entropy", (*tensors, "arcface", 9.0, 0.3, 0.0, -100, reduction, False, wanted, False)
+        yield "spce", (x, labels, row_grad, reduction, wanted)
+    yield "pairwise_distance", (x, y, "cosine")
+    yield "pairwise_distance", (x.bfloat16(), None, "euclidean")
+    yield "pairwise_distance_backward", (torch.randn(9, len(y), generator=generator), x, y, "euclidean", True, True)
+    yield "pairwise_distance_backward", (torch.randn(9, 9, generator=generator), x, None, "dot", True, False)
 
 
 # ---- comparing

@@ -10,10 +10,10 @@ from support import (
     batch,
     batch_and_references,
     cast,
-    classifier,
     error,
     every_loss,
     needs_cpu_kernels,
+    operator_calls,
     oracle,
     value_and_gradients,
 )
@@ -60,47 +60,13 @@ def test_gradcheck_of_pairwise_distance(metric):
     assert torch.autograd.gradcheck(lambda x: FP.pairwise_distance(x, metric=metric)[off], (x,))
 
 
-def operator_calls():
-    generator = torch.Generator().manual_seed(1)
-    pair = cast(batch_and_references(9, 4, "few", generator), torch.float32)
-    linear = cast(classifier(9, 4, "few", generator, bias=True), torch.float32)
-    x, y, labels = pair["embeddings"], pair["ref_emb"], pair["labels"]
-    rows = torch.randn(9, generator=generator)
-    for row_grad, reduction, wanted in (
-        (None, "mean", True),
-        (None, "sum", False),
-        (None, "none", False),
-        (rows, "none", True),
-    ):
-        margins = ([0.1, 1.4], "euclidean", False, reduction)
-        refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
-        own = torch.arange(9) % (len(y) + 1) - 1
-        yield "pair_loss", (*refs, own, row_grad, "contrastive", *margins, wanted, wanted)
-        yield "pair_loss", (*itself, None, row_grad, "squared_contrastive", *margins, wanted, False)
-        scale = ([5.0], "cosine", False, reduction)
-        yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
-        yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
-        yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
-        views = (x, x.flip(0), labels, labels)
-        yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
-        tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
-        yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
-        tensors = (linear["embeddings"], linear["weight"], None, linear["labels"], row_grad)
-        yield "linear_cross_entropy", (*tensors, "arcface", 9.0, 0.3, 0.0, -100, reduction, False, wanted, False)
-        yield "spce", (x, labels, row_grad, reduction, wanted)
-    yield "pairwise_distance", (x, y, "cosine")
-    yield "pairwise_distance", (x.bfloat16(), None, "euclidean")
-    yield "pairwise_distance_backward", (torch.randn(9, len(y), generator=generator), x, y, "euclidean", True, True)
-    yield "pairwise_distance_backward", (torch.randn(9, 9, generator=generator), x, None, "dot", True, False)
-
-
 def test_opcheck():
     checked = set()
     for name, arguments in operator_calls():
         torch.library.opcheck(getattr(torch.ops.fastpair, name).default, arguments)
         checked.add(f"fastpair::{name}")
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastpair::")}
-    assert checked == registered
+    assert checked == {name for name in registered if not name.startswith("fastpair::cuda_")}  # see tests/gpu
 
 
 # ---- backward

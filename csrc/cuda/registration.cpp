@@ -1,7 +1,11 @@
-// What ties the operators to PyTorch on CUDA.
+// The Python module fastpair._C_cuda, which ties the operators to PyTorch on CUDA.
 
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+
+#include <string>
 
 #include "cuda/device_of.h"
 #include "cuda/operators.h"
@@ -18,3 +22,10 @@ OnDevice::~OnDevice() { delete static_cast<torch::stable::accelerator::DeviceGua
 }  // namespace fastpair::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(fastpair, CUDA, m) { fastpair::cuda::register_operators(m); }
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "The CUDA kernels for small batches: operators of torch.ops.fastpair.";
+  m.attr("compiler") =
+      "nvcc " + std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  m.attr("architectures") = FASTPAIR_CUDA_ARCHITECTURES;
+}

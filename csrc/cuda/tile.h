@@ -139,7 +139,7 @@ struct Operand {
 // eight, which with four k go to 32 different banks).
 template <bool BY_COLUMN>
 __device__ __forceinline__ void copy_chunk(const Operand& from, int first, float* to) {
-#pragma unroll
+#pragma unroll 4  // whole, the addresses would take the registers that the sums need
   for (int step = 0; step < TILE * CHUNK / THREADS; ++step) {
     int i, k;
     if constexpr (BY_COLUMN) {

@@ -49,6 +49,8 @@ def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
         return gradient * factor
     if factor.device.type == "cpu" and factor.item() == 1:  # elsewhere a look at it would wait for the device
         return gradient
+    if not torch.is_grad_enabled():
+        return gradient.mul_(factor)
     with torch.no_grad():
         return gradient.mul_(factor)
 

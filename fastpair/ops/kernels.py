@@ -51,9 +51,16 @@ def register() -> None:
 def operator(name: str, backend: str) -> Callable:
     """The registered operator, which torch.compile traces; in eager mode what is written in Python is called directly,
     which spares the dispatcher's way into Python and back."""
-    if not torch.compiler.is_compiling():
-        if backend == "triton":
-            return functools.partial(triton_kernel, name)
-        if backend == "cuda" and name == "linear_cross_entropy":
-            return cuda.linear_cross_entropy
+    if torch.compiler.is_compiling():
+        return registered(name, backend)
+    return _EAGER.get((name, backend)) or _EAGER.setdefault((name, backend), registered(name, backend))
+
+
+def registered(name: str, backend: str) -> Callable:
     return getattr(torch.ops.fastpair, f"cuda_{name}" if backend == "cuda" else name).default
+
+
+_EAGER: dict[tuple[str, str], Callable] = {
+    **{(name, "triton"): functools.partial(triton_kernel, name) for name in TRITON},
+    ("linear_cross_entropy", "cuda"): cuda.linear_cross_entropy,
+}

@@ -61,7 +61,7 @@ def pair_loss(
         backend,
         embeddings.dtype,
         lacking=("cuda",) if loss in TRIPLETS else (),
-        large=len(embeddings) * len(embeddings if ref_emb is None else ref_emb) > SMALL,
+        large=embeddings.shape[0] * (embeddings if ref_emb is None else ref_emb).shape[0] > SMALL,
     )
     if backend == "reference":
         embeddings, ref_emb, labels, ref_labels, self_index = tensors

@@ -1,4 +1,4 @@
-"""Every loss on the Triton kernels: loss and all gradients against the float64 oracle, at the edges of the tiles."""
+"""Every loss on the GPU kernels: loss and all gradients against the float64 oracle, at the edges of the tiles."""
 
 import importlib
 from functools import partial
@@ -31,6 +31,7 @@ SHAPES = {
     (129, 64, "distinct"): ("mean",),  # a column block and one more; no positives
     (130, 9, "one"): ("mean",),  # no negatives
 }
+of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 shapes = pytest.mark.parametrize(("shape", "reductions"), SHAPES.items(), ids=lambda v: "-".join(map(str, v)))
 
 
@@ -46,7 +47,7 @@ def incoming_of(loss, inputs, reduction):
 
 @every_loss
 @shapes
-def test_loss_and_gradients(loss, shape, reductions, device):
+def test_loss_and_gradients(loss, shape, reductions, backend, device):
     inputs = inputs_of(loss, *shape, device)
     for reduction in reductions:
         incoming = incoming_of(loss, inputs, reduction)
@@ -55,7 +56,7 @@ def test_loss_and_gradients(loss, shape, reductions, device):
         # Cosines of one dimension are 1 or -1, where the slope of the arc is steepest.
         if shape[1] == 1 and loss is LOSSES["arcface"]:
             continue
-        assert_matches_oracle(loss, inputs, reduction, incoming, results, backend="triton")
+        assert_matches_oracle(loss, inputs, reduction, incoming, results, backend=backend)
 
 
 @pytest.fixture
@@ -75,21 +76,22 @@ RECTANGLES = [
 ]
 
 
+@of_triton
 @pytest.mark.parametrize("name", RECTANGLES)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_several_rectangles(name, reduction, device, small_rectangles):
+def test_several_rectangles(name, reduction, backend, device, small_rectangles):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 290, 5, "few", device)
-    assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend="triton")
+    assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
 @pytest.mark.parametrize("name", [*RECTANGLES, "arcface", "linear_cross_entropy-smooth-ignore", "spce_loss"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(name, dtype, device):
+def test_half_precision(name, dtype, backend, device):
     """The way of the slopes to their products, one loss of each kind; test_gpu.py has all of them."""
     loss = LOSSES[name]
     inputs = inputs_of(loss, 33, 17, "few", device, DTYPES[dtype])
-    assert_matches_oracle(loss, inputs, "mean", backend="triton")
+    assert_matches_oracle(loss, inputs, "mean", backend=backend)
 
 
 TRIPLETS = [
@@ -103,10 +105,11 @@ TRIPLETS = [
 ]
 
 
+@of_triton
 @pytest.mark.parametrize("settings", TRIPLETS, ids=lambda v: "-".join(map(str, v.values())))
 @pytest.mark.parametrize("references", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_triplets(settings, references, reduction, device, monkeypatch):
+def test_triplets(settings, references, reduction, backend, device, monkeypatch):
     """Panels of fewer rows than there are, and columns beyond one block."""
     monkeypatch.setattr(pairs, "HEIGHT", 8)
     monkeypatch.setattr(pairs, "WIDTH", 128)
@@ -119,33 +122,34 @@ def test_triplets(settings, references, reduction, device, monkeypatch):
     names = tuple(k for k in inputs if not k.endswith("labels"))
     incoming = torch.randn((n,) if reduction == "none" else (), generator=generator).to(device)
     run = partial(FP.triplet_margin_loss, **settings, reduction=reduction)
-    got = value_and_gradients(partial(run, backend="triton"), inputs, names, incoming)
+    got = value_and_gradients(partial(run, backend=backend), inputs, names, incoming)
     want = value_and_gradients(partial(run, backend="reference"), cast(inputs, torch.float64), names, incoming)
     assert max(error(got[k], want[k]) for k in want) <= 1e-5
 
 
+@of_triton
 @pytest.mark.parametrize("name", triplets.LOSSES)
-def test_triplets_of_nothing(name, device):
+def test_triplets_of_nothing(name, backend, device):
     smooth, chosen = name.startswith("smooth"), "semihard" if "semihard" in name else "all"
-    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, backend="triton")
+    run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, backend=backend)
     for n in (0, 1, 2):
         inputs = {"embeddings": torch.randn(n, 3, device=device), "labels": torch.zeros(n, dtype=int, device=device)}
         assert all((t == 0).all() for t in value_and_gradients(run, inputs, ("embeddings",)).values())
 
 
 @every_loss
-def test_duplicates(loss, device):
+def test_duplicates(loss, backend, device):
     """Rows that occur twice, in the same and in different classes: distances of exactly zero."""
     generator = torch.Generator().manual_seed(3)
     inputs = loss.inputs(40, 6, "few", generator)
     inputs["embeddings"][20:] = inputs["embeddings"][:20]
     results = ("value",) if "hard" in loss.fused.keywords.values() else None
     inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
-    assert_matches_oracle(loss, inputs, "mean", results=results, backend="triton")
+    assert_matches_oracle(loss, inputs, "mean", results=results, backend=backend)
 
 
 @every_loss
-def test_strides(loss, device):
+def test_strides(loss, backend, device):
     inputs = inputs_of(loss, 33, 12, "pairs", device)
 
     def strided(t):
@@ -155,12 +159,12 @@ def test_strides(loss, device):
 
     arranged = {name: strided(t) if t.ndim else t for name, t in inputs.items()}
     incoming = torch.tensor(0.7, device=device).expand(len(inputs[loss.rows]))
-    assert_matches_oracle(loss, arranged, "none", incoming, backend="triton")
+    assert_matches_oracle(loss, arranged, "none", incoming, backend=backend)
 
 
 @pytest.mark.parametrize("n", [0, 2])
 @every_loss
-def test_every_output_is_written(loss, n, device):
+def test_every_output_is_written(loss, n, backend, device):
     """New tensors are filled with NaN."""
     before = torch.are_deterministic_algorithms_enabled()
     inputs = inputs_of(loss, max(n, 2), 5, "few", device)
@@ -169,7 +173,7 @@ def test_every_output_is_written(loss, n, device):
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         for reduction in ("mean", "none"):
-            run = partial(loss.fused, reduction=reduction, backend="triton")
+            run = partial(loss.fused, reduction=reduction, backend=backend)
             assert all(t.isfinite().all() for t in value_and_gradients(run, inputs, loss.trained).values())
     finally:
         torch.use_deterministic_algorithms(before)
@@ -177,18 +181,18 @@ def test_every_output_is_written(loss, n, device):
 
 @pytest.mark.parametrize("name", ["contrastive-euclidean", "supcon-cosine", "multi_similarity-cosine", "center"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_bad_values_show(name, bad, device):
+def test_bad_values_show(name, bad, backend, device):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 65, 9, "few", device)
     inputs["embeddings"][3, 2] = bad
-    got = value_and_gradients(partial(loss.fused, reduction="none", backend="triton"), inputs, loss.trained)
+    got = value_and_gradients(partial(loss.fused, reduction="none", backend=backend), inputs, loss.trained)
     assert not got["value"].isfinite().all()
     assert not got["embeddings"][3].isfinite().all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sizes", [(1, 1), (67, None), (130, 33), (3, 0)])
-def test_pairwise_distance(metric, sizes, device, small_rectangles):
+def test_pairwise_distance(metric, sizes, backend, device, small_rectangles):
     n, m = sizes
     generator = torch.Generator().manual_seed(n)
     inputs = {"x": embeddings(n, 9, generator)}
@@ -198,23 +202,24 @@ def test_pairwise_distance(metric, sizes, device, small_rectangles):
     inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
     incoming = torch.randn((n if m is None else m, n), generator=generator).to(device).T
     run = partial(FP.pairwise_distance, metric=metric)
-    got = value_and_gradients(partial(run, backend="triton"), inputs, tuple(inputs), incoming)
+    got = value_and_gradients(partial(run, backend=backend), inputs, tuple(inputs), incoming)
     want = value_and_gradients(partial(run, backend="reference"), cast(inputs, torch.float64), tuple(inputs), incoming)
     # The derivative of a distance has no limit at zero.
     for name in want:
         assert error(got[name], want[name], floor=0.1) <= (2e-5 if name != "value" else 1e-5)
 
 
-def test_classes_in_several_blocks(device):
+def test_classes_in_several_blocks(backend, device):
     loss = LOSSES["linear_cross_entropy-smooth-ignore"]
     generator = torch.Generator().manual_seed(5)
     inputs = cast(loss.inputs(9, 7, "few", generator), torch.float32)
     inputs["weight"], inputs["bias"] = torch.randn(5001, 7, generator=generator), torch.randn(5001, generator=generator)
     inputs = {k: t.to(device) for k, t in inputs.items()}
-    assert_matches_oracle(loss, inputs, backend="triton")
+    assert_matches_oracle(loss, inputs, backend=backend)
 
 
-def test_rows_in_several_blocks(device, monkeypatch):
+@of_triton
+def test_rows_in_several_blocks(backend, device, monkeypatch):
     module = importlib.import_module("fastpair.backends.triton.linear_cross_entropy")
     monkeypatch.setattr(module, "LOGITS", 1)
     monkeypatch.setattr(module, "MIN_ROWS", 16)
@@ -222,31 +227,31 @@ def test_rows_in_several_blocks(device, monkeypatch):
         loss = LOSSES[name]
         inputs = inputs_of(loss, 40, 6, "few", device)
         for reduction in ("mean", "none"):
-            assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend="triton")
+            assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
-def test_a_label_that_is_no_class_shows(device):
+def test_a_label_that_is_no_class_shows(backend, device):
     x, weight = torch.randn(4, 3, device=device), torch.randn(5, 3, device=device)
     losses = FP.linear_cross_entropy(
-        x, weight, torch.tensor([0, 5, -1, 4], device=device), reduction="none", backend="triton"
+        x, weight, torch.tensor([0, 5, -1, 4], device=device), reduction="none", backend=backend
     )
     assert losses.isnan().tolist() == [False, True, True, False]
 
 
-def test_same_bits_every_time(device):
+def test_same_bits_every_time(backend, device):
     for name in ("supcon-euclidean-refs", "contrastive-euclidean", "triplet_margin-unit_euclidean-hard", "spce_loss"):
         loss = LOSSES[name]
         inputs = inputs_of(loss, 130, 9, "few", device)
-        run = partial(loss.fused, backend="triton")
+        run = partial(loss.fused, backend=backend)
         first, second = (value_and_gradients(run, inputs, loss.trained) for _ in range(2))
         assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_twice_through_a_graph_and_never_twice_differentiated(device):
+def test_twice_through_a_graph_and_never_twice_differentiated(backend, device):
     loss = LOSSES["supcon-cosine"]
     inputs = inputs_of(loss, 33, 5, "few", device)
     x = inputs["embeddings"].requires_grad_()
-    value = loss.fused(**inputs, backend="triton")
+    value = loss.fused(**inputs, backend=backend)
     first, second = (
         torch.autograd.grad(value, x, torch.tensor(2.0, device=device), retain_graph=True)[0] for _ in "ab"
     )
@@ -256,15 +261,16 @@ def test_twice_through_a_graph_and_never_twice_differentiated(device):
         gradient.sum().backward()
 
 
-def test_float64_is_refused(device):
+def test_float64_is_refused(backend, device):
     x, labels = torch.randn(4, 3, dtype=torch.float64, device=device), torch.tensor([0, 0, 1, 1], device=device)
     with pytest.raises(RuntimeError, match="float32, bfloat16 and float16"):
-        FP.supcon_loss(x, labels, backend="triton")
+        FP.supcon_loss(x, labels, backend=backend)
 
 
+@of_triton
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
 @pytest.mark.parametrize("gallery", [False, True])
-def test_recall(metric, gallery, device, small_rectangles):
+def test_recall(metric, gallery, backend, device, small_rectangles):
     """Against whole sorted neighbourhoods; some items occur twice, in different classes, and one is NaN."""
     generator = torch.Generator().manual_seed(11)
     n, m = 140, 270
@@ -277,14 +283,15 @@ def test_recall(metric, gallery, device, small_rectangles):
         items[200:] = items[:70]
     arguments = [t if t is None else t.to(device) for t in (query, labels, items, item_labels)]
     depths = [1, 2, 4, 30, 500]
-    with fastpair.use_backend("triton"):
+    with fastpair.use_backend(backend):
         got = fastpair.retrieval.recall_at_k(*arguments, k=depths, metric=metric)
     with fastpair.use_backend("reference"):
         want = fastpair.retrieval.recall_at_k(*arguments, k=depths, metric=metric)
     assert got == want
 
 
-def test_recall_without_a_shared_class(device):
+@of_triton
+def test_recall_without_a_shared_class(backend, device):
     x = torch.randn(4, 3, device=device)
-    with fastpair.use_backend("triton"), pytest.raises(ValueError, match="share a class"):
+    with fastpair.use_backend(backend), pytest.raises(ValueError, match="share a class"):
         fastpair.retrieval.recall_at_k(x, torch.arange(4, device=device))

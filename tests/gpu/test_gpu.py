@@ -25,17 +25,25 @@ def inputs_of(loss, n, d, pattern, dtype=torch.float32, seed=0):
 @every_loss
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("shape", [(257, 48, "pairs"), (1000, 129, "few")], ids=str)
-def test_dtypes(loss, dtype, shape, gpu):
+def test_dtypes(loss, dtype, shape, gpu, backend):
     inputs = inputs_of(loss, *shape, DTYPES[dtype])
     for reduction in ("mean", "none"):
-        assert_matches_oracle(loss, inputs, reduction, backend="triton")
+        assert_matches_oracle(loss, inputs, reduction, backend=backend)
 
 
 @every_loss
-def test_triton_is_what_cuda_tensors_get(loss, gpu):
-    inputs = inputs_of(loss, 65, 9, "few")
+def test_small_batches_get_the_cuda_kernels(loss, gpu):
+    assert_same_as_backend("cuda", loss, inputs_of(loss, 65, 9, "few"))
+
+
+@pytest.mark.parametrize("name", ["contrastive-euclidean", "supcon-cosine-refs", "info_nce"])
+def test_large_batches_get_the_triton_kernels(name, gpu):
+    assert_same_as_backend("triton", LOSSES[name], inputs_of(LOSSES[name], 1100, 9, "few"))
+
+
+def assert_same_as_backend(backend, loss, inputs):
     chosen = value_and_gradients(loss.fused, inputs, loss.trained)
-    asked = value_and_gradients(partial(loss.fused, backend="triton"), inputs, loss.trained)
+    asked = value_and_gradients(partial(loss.fused, backend=backend), inputs, loss.trained)
     assert all(torch.equal(chosen[k], asked[k]) for k in asked)
 
 
@@ -49,13 +57,13 @@ def test_several_rectangles(name, dtype, gpu):
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_graph(name, gpu):
+def test_graph(name, gpu, backend):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 512, 64, "pairs")
     leaves = {k: t.clone().requires_grad_(k in loss.trained) for k, t in inputs.items()}
 
     def step():
-        value = loss.fused(**leaves)
+        value = loss.fused(**leaves, backend=backend)
         return value.detach(), torch.autograd.grad(value, [leaves[k] for k in loss.trained])
 
     side = torch.cuda.Stream()
@@ -72,15 +80,15 @@ def test_graph(name, gpu):
         for k, t in fresh.items():
             leaves[k].copy_(t)
     graph.replay()
-    want = value_and_gradients(loss.fused, fresh, loss.trained)
+    want = value_and_gradients(partial(loss.fused, backend=backend), fresh, loss.trained)
     assert torch.equal(value, want["value"])
     assert all(torch.equal(g, want[k]) for k, g in zip(loss.trained, gradients))
 
 
 @every_loss
-def test_nothing_waits_for_the_device(loss, gpu):
+def test_nothing_waits_for_the_device(loss, gpu, backend):
     inputs = inputs_of(loss, 100, 16, "pairs")
-    run = partial(value_and_gradients, loss.fused, inputs, loss.trained)
+    run = partial(value_and_gradients, partial(loss.fused, backend=backend), inputs, loss.trained)
     run()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -90,11 +98,12 @@ def test_nothing_waits_for_the_device(loss, gpu):
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_streams(name, gpu):
+def test_streams(name, gpu, backend):
     """Kernels run on the current stream: one that is behind another's work sees its results."""
     loss = LOSSES[name]
     inputs = inputs_of(loss, 300, 32, "pairs")
-    want = value_and_gradients(loss.fused, inputs, loss.trained)
+    run = partial(loss.fused, backend=backend)
+    want = value_and_gradients(run, inputs, loss.trained)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -102,28 +111,32 @@ def test_streams(name, gpu):
         torch.cuda._sleep(10_000_000)
         for k, t in inputs.items():
             late[k].copy_(t)
-        got = value_and_gradients(loss.fused, late, loss.trained)
+        got = value_and_gradients(run, late, loss.trained)
     torch.cuda.current_stream().wait_stream(stream)
     assert all(torch.equal(got[k], want[k]) for k in want)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("name", COMMON)
-def test_another_device_than_the_current(name, gpu):
+def test_another_device_than_the_current(name, gpu, backend):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 100, 16, "pairs")
-    want = value_and_gradients(loss.fused, inputs, loss.trained)
-    got = value_and_gradients(loss.fused, {k: t.to("cuda:1") for k, t in inputs.items()}, loss.trained)
+    run = partial(loss.fused, backend=backend)
+    want = value_and_gradients(run, inputs, loss.trained)
+    got = value_and_gradients(run, {k: t.to("cuda:1") for k, t in inputs.items()}, loss.trained)
     assert all(torch.equal(got[k].to("cuda:0"), want[k]) for k in want)
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_compile(name, gpu):
+def test_compile(name, gpu, backend):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 200, 16, "pairs")
-    compiled = torch.compile(lambda **tensors: loss.fused(**tensors) * 2, fullgraph=True)
-    got = value_and_gradients(compiled, inputs, loss.trained)
-    want = value_and_gradients(lambda **tensors: loss.fused(**tensors) * 2, inputs, loss.trained)
+
+    def twice(**tensors):
+        return loss.fused(**tensors, backend=backend) * 2
+
+    got = value_and_gradients(torch.compile(twice, fullgraph=True), inputs, loss.trained)
+    want = value_and_gradients(twice, inputs, loss.trained)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-6, atol=1e-7)
 

@@ -1,0 +1,83 @@
+"""Tests of the GPU kernels. On a machine with a GPU they run there. Elsewhere they run on CPU tensors: the Triton
+kernels in Triton's interpreter, where TRITON_INTERPRET=1 is set, the CUDA kernels in the emulator of this folder, where
+it is not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # support.py and dense.py
+
+import fastpair.backends.cuda
+import fastpair.config
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = torch.cuda.is_available() and not INTERPRETED
+SOURCES = Path(__file__).parents[2] / "csrc"
+EMULATOR = Path(__file__).with_name("emulator")
+
+
+def build_emulator(folder: Path) -> Path:
+    """The CUDA operators for CPU tensors, from the kernels' own sources and a runtime that runs them on the host."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler {compiler!r} to build the emulator with")
+    include = ["-I", EMULATOR, "-I", SOURCES, *(f"-I{path}" for path in cpp_extension.include_paths())]
+    # Attributes of device code mean nothing on the host.
+    flags = ["-std=c++20", "-O2", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+
+    def compile_one(source: Path) -> Path:
+        done = folder / f"{source.parent.name}-{source.stem}.o"
+        command = [compiler, *flags, *include, "-x", "c++", "-c", source, "-o", done]
+        subprocess.run(list(map(str, command)), check=True)
+        return done
+
+    kernels = [*SOURCES.glob("cuda/*.cu"), SOURCES / "cuda" / "operators.cpp"]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, [*kernels, *EMULATOR.glob("*.cpp")]))
+    library = folder / "emulated.so"
+    paths = [f"-L{path}" for path in cpp_extension.library_paths()]
+    subprocess.run(
+        [compiler, "-shared", "-o", str(library), *map(str, objects), *paths, "-ltorch_cpu", "-lc10"], check=True
+    )
+    return library
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    torch.ops.load_library(build_emulator(tmp_path_factory.mktemp("emulator")))
+    torch.library.impl("fastpair::cuda_linear_cross_entropy", "CPU", fastpair.backends.cuda.linear_cross_entropy)
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request, monkeypatch):
+    """A backend that can be asked for tensors on `device`."""
+    if request.param == "cuda" and INTERPRETED:
+        pytest.skip("Triton's interpreter has no part in these")
+    if request.param == "triton" and not (ON_GPU or INTERPRETED):
+        pytest.skip("no GPU here; make test runs these on CPU tensors with TRITON_INTERPRET=1")
+    if request.param == "cuda" and not ON_GPU:
+        request.getfixturevalue("emulator")
+        emulated = replace(fastpair.config._BACKENDS["cuda"], device_types=("cpu",), problem=None)
+        monkeypatch.setitem(fastpair.config._BACKENDS, "cuda", emulated)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def device():
+    return "cuda" if ON_GPU else "cpu"
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    if not ON_GPU:
+        pytest.skip("needs a GPU: make gpu runs it")
+    return "cuda"

@@ -1,0 +1,89 @@
+"""What the emulator shows of the CUDA kernels beyond their results, and the operators that PyTorch is told of."""
+
+import pytest
+import torch
+from support import LOSSES, operator_calls, value_and_gradients
+
+import fastpair
+import fastpair.functional as FP
+from fastpair.ops.pair_loss import TRIPLETS
+
+pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
+
+# One of every way through the kernels: one launch's phases in their order, sums at once, two sides, references.
+WAYS = ["contrastive-euclidean", "contrastive-cosine-p2", "supcon-cosine-refs", "ntxent-cosine", "info_nce", "siglip",
+        "triplet_margin-unit_euclidean-hard", "proxy_anchor", "linear_cross_entropy", "arcface"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_order_of_the_threads_does_not_matter(name, dtype, backend, device, monkeypatch):
+    """The emulator resumes threads in an order of choice: a missing barrier makes a difference."""
+    if device == "cuda":
+        pytest.skip("the order of the threads cannot be chosen on a GPU")
+    loss = LOSSES[name]
+    inputs = loss.inputs(70, 70, "few", torch.Generator().manual_seed(0))
+    inputs = {k: t.to(dtype) if t.is_floating_point() else t for k, t in inputs.items()}
+    results = []
+    for order in ("forward", "backward", "1", "2"):
+        monkeypatch.setenv("FASTPAIR_EMULATED_ORDER", order)
+        with fastpair.use_backend("cuda"):
+            results.append(value_and_gradients(loss.fused, inputs, loss.trained))
+    for other in results[1:]:
+        assert all(torch.equal(other[k], results[0][k]) for k in other)
+
+
+def test_opcheck(backend, device):
+    checked = set()
+    for name, arguments in operator_calls():
+        operator = getattr(torch.ops.fastpair, f"cuda_{name}", None)
+        if operator is None or any(a in TRIPLETS for a in arguments if isinstance(a, str)):
+            continue
+        arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
+        torch.library.opcheck(operator.default, arguments)
+        checked.add(f"fastpair::cuda_{name}")
+    registered = {n for n in torch._C._dispatch_get_all_op_names() if n.startswith("fastpair::cuda_")}
+    parts = {f"fastpair::cuda_{name}" for name in ("inverse_norms", "project_gradient", "softmax")}
+    assert checked == registered - parts
+
+
+def test_triplets_say_who_has_them(backend, device):
+    x, labels = torch.randn(4, 3, device=device), torch.tensor([0, 0, 1, 1], device=device)
+    with pytest.raises(RuntimeError, match="'cuda' has no kernel for this loss; .*'reference' can compute it"):
+        FP.triplet_margin_loss(x, labels, backend="cuda")
+
+
+def test_arguments_of_a_direct_call(backend, device):
+    x, labels = torch.randn(4, 3, device=device), torch.tensor([0, 0, 1, 1], device=device)
+    call = torch.ops.fastpair.cuda_pair_loss
+
+    def run(loss="snca", params=(1.0,), distance="cosine", reduction="mean", labels=labels, x=x, two_sided=False):
+        return call(x, None, labels, None, None, None, loss, list(params), distance, two_sided, reduction, True, False)
+
+    run()
+    for arguments, message in (
+        ({"loss": "no such"}, "no CUDA kernel for the loss no such"),
+        ({"params": ()}, "params must have 1 elements, got 0"),
+        ({"distance": "l7"}, "unknown distance l7"),
+        ({"reduction": "max"}, "unknown reduction max"),
+        ({"labels": labels[:3]}, "labels must have 4 elements"),
+        ({"x": x.double()}, "expected float32, bfloat16 or float16"),
+        ({"x": x[0]}, "embeddings must have 2 dimensions"),
+        ({"two_sided": True}, "two_sided needs ref_emb"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            run(**arguments)
+
+
+def test_compile(backend, device):
+    """The C++ operators and the one written in Python are one node of the graph each."""
+    for name in ("supcon-cosine", "linear_cross_entropy"):
+        loss = LOSSES[name]
+        inputs = loss.inputs(20, 6, "few", torch.Generator().manual_seed(0))
+        inputs = {k: (t.float() if t.is_floating_point() else t).to(device) for k, t in inputs.items()}
+        torch.compiler.reset()
+        compiled = torch.compile(lambda **t: 2 * loss.fused(**t, backend="cuda"), fullgraph=True, backend="aot_eager")  # noqa: B023
+        got = value_and_gradients(compiled, inputs, loss.trained)
+        want = value_and_gradients(lambda **t: 2 * loss.fused(**t, backend="cuda"), inputs, loss.trained)  # noqa: B023
+        for k in want:
+            torch.testing.assert_close(got[k], want[k])
