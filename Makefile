@@ -38,13 +38,13 @@ test: $(VENV)/installed
 	$(VENV)/bin/python -m fastpair
 	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu
 
-# Side by side: the kernels of a GPU take one core on the CPU.
+# Side by side: what stands for a GPU takes one core.
 test-cpu:
 	$(VENV)/bin/pytest -q tests --ignore tests/gpu
 
 test-gpu:
-	$(VENV)/bin/pytest -q tests/gpu
-	TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
 # With the PyTorch that PYTHON has, which has to match the driver. The benchmarks run when tests failed too, and say so in
 # their results.

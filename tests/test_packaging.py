@@ -167,6 +167,23 @@ def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
         choose_backend("cuda", "triton", torch.float64)
 
 
+def test_small_and_large_batches_of_a_gpu(monkeypatch):
+    known = {
+        "cuda": fastpair.config._Backend(device_types=("cuda",), problem=None, for_small_batches=True),
+        "triton": fastpair.config._Backend(device_types=("cuda",), problem=None),
+    }
+    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, **known})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda", "triton"]})
+    assert choose_backend("cuda") == "cuda"
+    assert choose_backend("cuda", large=True) == "triton"
+    assert choose_backend("cuda", lacking=("cuda",)) == "triton"
+    assert choose_backend("cuda", "cuda", large=True) == "cuda", "who asks for it gets it"
+    with pytest.raises(RuntimeError, match="'cuda' has no kernel for this loss; 'triton', 'reference' can compute it"):
+        choose_backend("cuda", "cuda", lacking=("cuda",))
+    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda"]})
+    assert choose_backend("cuda", large=True) == "cuda", "slow, but fused"
+
+
 def test_triton_is_imported_by_those_who_use_it(tmp_path):
     code = "import fastpair, sys; print('fastpair.backends.triton' in sys.modules)"
     assert run_python(code, tmp_path).strip() == "False"
@@ -229,7 +246,11 @@ def build(kind: str, source: Path, output: Path, **variables: str) -> subprocess
     """Call the build backend as pip does without isolation."""
     code = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
     output.mkdir(exist_ok=True)
-    clean = {name: value for name, value in os.environ.items() if name not in ("CXX", "FASTPAIR_BUILD_EXT")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CXX", "FASTPAIR_BUILD_EXT", "FASTPAIR_BUILD_CUDA")
+    }
     return subprocess.run(
         [sys.executable, "-c", code, str(output)],
         cwd=source,
@@ -256,7 +277,7 @@ def sdist(tmp_path_factory) -> Path:
 
 def test_sdist_has_every_source(sdist):
     wanted = [p.relative_to(ROOT) for name in ("csrc", "fastpair", "tests") for p in (ROOT / name).rglob("*.*")]
-    wanted = [p for p in wanted if p.suffix in (".py", ".cpp", ".h")]
+    wanted = [p for p in wanted if p.suffix in (".py", ".cpp", ".h", ".cu")]
     assert any(p.suffix == ".h" for p in wanted)
     missing = [str(p) for p in wanted if not (sdist / p).is_file()]
     assert not missing
@@ -283,6 +304,17 @@ def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
     [
         ({"FASTPAIR_BUILD_EXT": "1", "CXX": "/nonexistent/c++"}, "FASTPAIR_BUILD_EXT=1, but cannot run"),
         ({"FASTPAIR_BUILD_EXT": "yes"}, "FASTPAIR_BUILD_EXT must be 0, 1 or unset, got 'yes'"),
+        ({"FASTPAIR_BUILD_CUDA": "on"}, "FASTPAIR_BUILD_CUDA must be 0, 1 or unset, got 'on'"),
+        pytest.param(
+            {"FASTPAIR_BUILD_CUDA": "1"},
+            "is built without CUDA",
+            marks=pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA"),
+        ),
+        pytest.param(
+            {"FASTPAIR_BUILD_CUDA": "1", "NVCC": "/nonexistent/nvcc"},
+            "cannot run /nonexistent/nvcc",
+            marks=pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA"),
+        ),
     ],
 )
 def test_build_that_cannot_do_what_was_asked(sdist, tmp_path, variables, message):

@@ -1,6 +1,8 @@
 // Where a kernel is to run.
 #pragma once
 
+#include <memory>
+
 #include "arguments.h"
 
 namespace fastpair::cuda {
@@ -15,7 +17,8 @@ class OnDevice {
   void* stream = nullptr;
 
  private:
-  void* guard_ = nullptr;
+  struct Guard;
+  std::unique_ptr<Guard> guard_;
 };
 
 }  // namespace fastpair::cuda

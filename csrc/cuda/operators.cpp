@@ -133,14 +133,16 @@ class Operands {
   Tensor gradient(int s) const { return gradients_[s] ? *gradients_[s] : new_tensor(x_, {0}); }
 
  private:
+  // Next to each other within a row, and no further apart than the kernels count.
   static Tensor rows_of(const Tensor& t) {
-    return t.size(1) > 1 && t.stride(1) != 1 ? torch::stable::contiguous(t) : t;
+    const bool dense = t.size(1) <= 1 || t.stride(1) == 1;
+    return dense && t.stride(0) * t.size(0) <= MOST_ELEMENTS ? t : torch::stable::contiguous(t);
   }
 
   void take(Side& side, const Tensor& t) {
     const int64_t n = t.size(0), stride = t.stride(0);
-    STD_TORCH_CHECK(n < MOST_ELEMENTS && stride >= 0 && n * std::max(stride, t.size(1)) <= MOST_ELEMENTS, "rows of ",
-                    stride, " elements are too long for the cuda backend where there are ", n);
+    STD_TORCH_CHECK(n * std::max<int64_t>(t.size(1), 1) <= MOST_ELEMENTS, n, " rows of ", t.size(1),
+                    " elements are too many for the cuda backend");
     side.n = int(n);
     side.given_rows = t.const_data_ptr();
     side.given_stride = int(stride);

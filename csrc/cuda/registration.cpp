@@ -14,10 +14,14 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_inde
 
 namespace fastpair::cuda {
 
-OnDevice::OnDevice(const Tensor& t) : guard_(new torch::stable::accelerator::DeviceGuard(t.get_device_index())) {
+struct OnDevice::Guard : torch::stable::accelerator::DeviceGuard {
+  using DeviceGuard::DeviceGuard;
+};
+
+OnDevice::OnDevice(const Tensor& t) : guard_(std::make_unique<Guard>(t.get_device_index())) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
 }
-OnDevice::~OnDevice() { delete static_cast<torch::stable::accelerator::DeviceGuard*>(guard_); }
+OnDevice::~OnDevice() = default;
 
 }  // namespace fastpair::cuda
 

@@ -10,6 +10,7 @@ from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
 from fastpair.ops.kernels import define, operator
+from fastpair.ops.pair_loss import is_large
 
 # On a GPU all logits are held at a time up to so many. Reckoned in benchmarks/PREDICTIONS.md, not measured.
 SMALL = 1 << 25
@@ -64,7 +65,7 @@ def linear_cross_entropy(
     checks.integer("ignore_index", ignore_index)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
-    backend = choose_backend(device, backend, embeddings.dtype, large=len(embeddings) * len(weight) > SMALL)
+    backend = choose_backend(device, backend, embeddings.dtype, large=is_large(embeddings, weight, SMALL))
     if backend == "reference":
         return reference.linear_cross_entropy(embeddings, weight, labels, bias, *settings)
     tensors = (embeddings, weight, bias, labels)

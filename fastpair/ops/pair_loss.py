@@ -14,8 +14,15 @@ from fastpair.ops.kernels import define, operator
 # On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost more.
 # Reckoned in benchmarks/PREDICTIONS.md, not measured.
 SMALL = 1 << 20
+# The kernels for small batches count elements in 32 bits.
+MOST_ELEMENTS = 1 << 27
 # Losses whose anchors need their rows of scores as a whole: no sums over pairs.
 TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_triplet")
+
+
+def is_large(x: Tensor, y: Tensor, most_scores: int = SMALL) -> bool:
+    """Whether the pairs of the rows of x and y are too many for the kernels for small batches."""
+    return x.shape[0] * y.shape[0] > most_scores or x.numel() > MOST_ELEMENTS or y.numel() > MOST_ELEMENTS
 
 
 def _fake(
@@ -61,7 +68,7 @@ def pair_loss(
         backend,
         embeddings.dtype,
         lacking=("cuda",) if loss in TRIPLETS else (),
-        large=embeddings.shape[0] * (embeddings if ref_emb is None else ref_emb).shape[0] > SMALL,
+        large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
     )
     if backend == "reference":
         embeddings, ref_emb, labels, ref_labels, self_index = tensors

@@ -10,7 +10,7 @@ from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.autograd import distinct, fake_gradients, input_gradients
 from fastpair.ops.kernels import define, operator
-from fastpair.ops.pair_loss import SMALL
+from fastpair.ops.pair_loss import is_large
 
 define(
     "pairwise_distance",
@@ -45,8 +45,7 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | N
     if y is not None:
         checks.like("y", y, "x", x)
     checks.one_of("metric", metric, checks.METRICS)
-    large = len(x) * len(x if y is None else y) > SMALL
-    backend = choose_backend(x.device.type, backend, x.dtype, large=large)
+    backend = choose_backend(x.device.type, backend, x.dtype, large=is_large(x, x if y is None else y))
     if backend == "reference":
         return reference.pairwise_distance(x, y, metric)
     if torch.compiler.is_compiling():

@@ -11,6 +11,7 @@ from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.linear_cross_entropy import SMALL, linear_cross_entropy
+from fastpair.ops.pair_loss import is_large
 from fastpair.ops.spce import class_sums
 
 # Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
@@ -33,7 +34,9 @@ def pce(
         raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(probabilities.shape)}")
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.positive_or_none("lam", lam)
-    kernel = choose_backend(embeddings.device.type, backend, embeddings.dtype, large=n * probabilities.shape[1] > SMALL)
+    kernel = choose_backend(
+        embeddings.device.type, backend, embeddings.dtype, large=is_large(embeddings, probabilities.T, SMALL)
+    )
     with torch.autocast(embeddings.device.type, enabled=False):
         z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
         p = probabilities.detach().to(z.dtype)

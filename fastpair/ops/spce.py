@@ -11,6 +11,7 @@ from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
 from fastpair.ops.kernels import define
 from fastpair.ops.linear_cross_entropy import SMALL, linear_cross_entropy
+from fastpair.ops.pair_loss import is_large
 
 
 def _fake(embeddings, labels, row_grad, reduction, *wanted):
@@ -41,7 +42,7 @@ def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None
     checks.embeddings_and_labels(embeddings, labels)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     backend = choose_backend(
-        embeddings.device.type, backend, embeddings.dtype, large=len(embeddings) * len(embeddings) > SMALL
+        embeddings.device.type, backend, embeddings.dtype, large=is_large(embeddings, embeddings, SMALL)
     )
     if backend == "reference":
         return reference.spce(embeddings, labels, reduction)

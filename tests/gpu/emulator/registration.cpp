@@ -7,6 +7,8 @@
 
 namespace fastpair::cuda {
 
+struct OnDevice::Guard {};
+
 OnDevice::OnDevice(const Tensor&) {}
 OnDevice::~OnDevice() = default;
 
