@@ -219,17 +219,18 @@ def small_works(seconds: float):
                 work = f"small {name} {str(dtype)[6:]} n={n} d={DIM}"
                 row = measured(work, variants, ([x], [labels]), product, tolerance, seconds)
                 leaf = x.clone().requires_grad_()
+                row["graph_milliseconds"] = {}
+                for what in ("operator", "loss and backward"):
 
-                def backward(run=variants["cuda"], leaf=leaf, labels=labels):
-                    torch.autograd.grad(run(leaf, labels), leaf)
+                    def call(run=variants["cuda"], leaf=leaf, labels=labels, backward=what != "operator"):
+                        value = run(leaf, labels)
+                        if backward:
+                            torch.autograd.grad(value, leaf)
 
-                def no_backward(run=variants["cuda"], leaf=leaf, labels=labels):
-                    run(leaf, labels)
-
-                row["graph_milliseconds"] = {
-                    "operator": graph_milliseconds(no_backward),
-                    "loss and backward": graph_milliseconds(backward),
-                }
+                    try:
+                        row["graph_milliseconds"][what] = graph_milliseconds(call)
+                    except Exception as error:
+                        row["failed"][f"{what} in a graph"] = f"{type(error).__name__}: {str(error)[:200]}"
                 yield row
 
 
