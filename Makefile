@@ -52,7 +52,7 @@ gpu:
 	FASTPAIR_BUILD_CUDA=1 $(PYTHON) setup.py -q build_ext --inplace
 	$(PYTHON) -m fastpair
 	$(PYTHON) -m pytest -q tests/gpu; tests=$$?; \
-	  PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
+	  $(PYTHON) -m benchmarks.gpu --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
 
 # The CUDA kernels under the tools that find wrong addresses and races; slow.
 sanitize:
@@ -64,7 +64,7 @@ lint: $(VENV)/requirements
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
 bench: $(VENV)/installed
-	$(VENV)/bin/python benchmarks/compare.py
+	$(VENV)/bin/python -m benchmarks.compare
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastpair/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks

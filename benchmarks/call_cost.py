@@ -1,7 +1,7 @@
 """What a call costs besides its kernel: time on the host of every layer between ``loss(embeddings, labels)`` and the
 launch, at a size where the kernel is nothing.
 
-    python benchmarks/call_cost.py [--device cuda]
+    python -m benchmarks.call_cost [--device cuda]
 
 Microseconds, the least of seven rounds. On a GPU the device works behind the host's back, and launches are part of the
 operator's time.

@@ -1,6 +1,6 @@
 """Time and memory of fastpair's losses against PyTorch and pytorch-metric-learning, on the CPU.
 
-    python benchmarks/compare.py [--json FILE] [--threads N] [--quick] [--only PART ...]
+    python -m benchmarks.compare [--json FILE] [--threads N] [--quick] [--only PART ...]
 
 Time: loss and gradient, medians over rounds in which every variant runs for some milliseconds, so that a slow spell of
 the machine hits all alike. A unit is the time of the matrix product of the work (X @ X.T or X @ W.T, all in float32) in
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -28,9 +29,10 @@ from torch import Tensor
 import fastpair
 import fastpair.functional as FP
 
+ROOT = Path(__file__).parents[1]
 DIM = 512
 PER_CLASS = 4
-ROUND_SECONDS = 0.01
+ROUND_SECONDS, LONG_ROUND = 0.01, 10.0
 
 
 def cosines(x: Tensor) -> Tensor:
@@ -134,23 +136,23 @@ PAIR_LOSSES = {
         partial(FP.triplet_margin_loss, triplets_per_anchor="hard"), dense_hard_triplet, their_hard_triplet
     ),
 }
-CONTRASTIVE, SUPCON = PAIR_LOSSES["contrastive"], PAIR_LOSSES["supcon"]
+CONTRASTIVE = PAIR_LOSSES["contrastive"]
 
 
 def dense_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(x, weight), labels)
 
 
-def embeddings(n: int) -> tuple[Tensor, Tensor]:
+def embeddings(n: int, d: int = DIM) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n)
     labels = torch.arange(n) // PER_CLASS
-    return torch.randn(n, DIM, generator=generator), labels[torch.randperm(n, generator=generator)]
+    return torch.randn(n, d, generator=generator), labels[torch.randperm(n, generator=generator)]
 
 
-def classifier(n: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def classifier(n: int, classes: int, d: int = DIM) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n)
-    x = F.normalize(torch.randn(n, DIM, generator=generator))
-    weight = torch.randn(classes, DIM, generator=generator)
+    x = F.normalize(torch.randn(n, d, generator=generator))
+    weight = torch.randn(classes, d, generator=generator)
     return x, weight, torch.randint(0, classes, (n,), generator=generator)
 
 
@@ -185,30 +187,37 @@ def agree(variants: dict[str, tuple[Callable, list[Tensor]]], tolerance: float) 
 
 
 def medians(runs: dict[str, Callable], seconds: float) -> dict[str, float]:
-    """Median seconds of each, over interleaved rounds that take about ``seconds`` together, at least five.
+    """Median seconds of each, over interleaved rounds that take about ``seconds`` together, at least five; two where a
+    round takes more than ``LONG_ROUND``.
 
     In a round each runs for some milliseconds, short works therefore several times in a row, as in a loop.
     """
-    calls = {}
+    calls, round_seconds = {}, 0.0
     for name, run in runs.items():
-        run()
         run()
         before = time.perf_counter()
         run()
-        calls[name] = max(1, min(100, round(ROUND_SECONDS / (time.perf_counter() - before))))
+        once = time.perf_counter() - before
+        calls[name] = max(1, min(100, round(ROUND_SECONDS / once)))
+        round_seconds += calls[name] * once
+    least = 2 if round_seconds > LONG_ROUND else 5
     times: dict[str, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
-    while len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds:
+    while len(next(iter(times.values()))) < least or time.perf_counter() - start < seconds:
         for name, run in runs.items():
             before = time.perf_counter()
             for _ in range(calls[name]):
                 run()
             times[name].append((time.perf_counter() - before) / calls[name])
-    return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
+    return {name: statistics.median(t) for name, t in times.items()}
 
 
-def timed(work: str, runs: dict[str, Callable], seconds: float) -> dict:
-    return {"work": work, "milliseconds": {name: 1e3 * t for name, t in medians(runs, seconds).items()}}
+def timed(name: str, sizes: dict[str, int], runs: dict[str, Callable], seconds: float) -> dict:
+    return {**work(name, sizes), "milliseconds": {name: 1e3 * t for name, t in medians(runs, seconds).items()}}
+
+
+def work(name: str, sizes: dict[str, int]) -> dict:
+    return {"work": " ".join([name, *(f"{k}={v}" for k, v in sizes.items())]), "name": name, "sizes": sizes}
 
 
 def checked_steps(losses: dict[str, Callable], parameters: list[Tensor], *rest: Tensor) -> dict[str, Callable]:
@@ -226,33 +235,57 @@ def compiled(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def time_pair_loss(name: str, seconds: float, quick: bool) -> list[dict]:
-    loss, rows = PAIR_LOSSES[name], []
-    sizes = (128, 256) if quick else (128, 512, 1024, 2048, 4096)
-    for n in (*sizes, 8192) if loss is SUPCON and not quick else sizes:
-        x, labels = embeddings(n)
-        losses = {"fastpair": loss.fast, "eager": loss.dense, "compile": compiled(loss.dense)}
+def pair_losses_at(name: str, n: int, d: int, dense: bool = True) -> tuple[dict[str, Callable], Tensor, Tensor]:
+    """The variants that are timed at a size, and the batch. ``dense``: those that hold whole matrices too."""
+    loss = PAIR_LOSSES[name]
+    losses = {"fastpair": loss.fast}
+    if dense:
+        losses |= {"eager": loss.dense, "compile": compiled(loss.dense)}
         if n <= loss.their_most:
             losses["pytorch-metric-learning"] = loss.theirs()
-        steps = checked_steps(losses, [x], labels)
-        rows.append(timed(f"{name} n={n}", {"product": partial(product, x, x), **steps}, seconds))
+    return losses, *embeddings(n, d)
+
+
+def time_pair_loss(name: str, seconds: float, quick: bool, sizes=(128, 512, 1024, 2048, 4096)) -> list[dict]:
+    rows = []
+    for n in (128, 256) if quick else sizes:
+        losses, x, labels = pair_losses_at(name, n, DIM)
+        runs = {"product": partial(product, x, x), **checked_steps(losses, [x], labels)}
+        rows.append(timed(name, {"n": n, "d": DIM}, runs, seconds))
     return rows
+
+
+def time_growth(seconds: float, quick: bool) -> list[dict]:
+    """How the cost of SupCon grows with the batch and the dimension, and that of cross-entropy with the classes."""
+    rows = []
+    for n, d in (
+        *((n, DIM) for n in ((64, 128) if quick else (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))),
+        *((1024, d) for d in (() if quick else (32, 64, 128, 256, 1024, 2048))),
+    ):
+        losses, x, labels = pair_losses_at("supcon", n, d, dense=n <= 8192)
+        runs = {"product": partial(product, x, x), **checked_steps(losses, [x], labels)}
+        rows.append(timed("supcon", {"n": n, "d": d}, runs, seconds))
+    for classes in (100, 1000) if quick else (100, 1000, 10_000, 100_000, 1_000_000):
+        rows.append(cross_entropy_row(128, classes, 128, seconds))
+    return rows
+
+
+def cross_entropy_row(n: int, classes: int, d: int, seconds: float) -> dict:
+    x, weight, labels = classifier(n, classes, d)
+    losses = {
+        "fastpair": FP.linear_cross_entropy,
+        "eager": dense_cross_entropy,
+        "compile": compiled(dense_cross_entropy),
+    }
+    if hasattr(F, "linear_cross_entropy"):
+        losses["F.linear_cross_entropy"] = F.linear_cross_entropy
+    runs = {"product": partial(product, x, weight), **checked_steps(losses, [x, weight], labels)}
+    return timed("linear_cross_entropy", {"n": n, "K": classes, "d": d}, runs, seconds)
 
 
 def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
-    rows = []
-    for n, classes in ((64, 1000),) if quick else ((1024, 11318), (128, 11318), (128, 100000)):
-        x, weight, labels = classifier(n, classes)
-        losses = {
-            "fastpair": FP.linear_cross_entropy,
-            "eager": dense_cross_entropy,
-            "compile": compiled(dense_cross_entropy),
-        }
-        if hasattr(F, "linear_cross_entropy"):
-            losses["F.linear_cross_entropy"] = F.linear_cross_entropy
-        runs = {"product": partial(product, x, weight), **checked_steps(losses, [x, weight], labels)}
-        rows.append(timed(f"linear_cross_entropy n={n} K={classes}", runs, seconds))
-    return rows
+    sizes = ((64, 1000),) if quick else ((1024, 11318), (128, 11318), (128, 100000))
+    return [cross_entropy_row(n, classes, DIM, seconds) for n, classes in sizes]
 
 
 def time_spce(seconds: float, quick: bool) -> list[dict]:
@@ -260,7 +293,7 @@ def time_spce(seconds: float, quick: bool) -> list[dict]:
     runs = {"product": partial(product, x, x)}
     for name, loss in {"spce": FP.spce_loss, "contrastive": CONTRASTIVE.fast}.items():
         runs[name] = step(loss, [x.clone().requires_grad_()], labels)
-    return [timed(f"spce n={len(x)}", runs, seconds)]
+    return [timed("spce", {"n": len(x), "d": DIM}, runs, seconds)]
 
 
 def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
@@ -275,19 +308,21 @@ def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
             ("compile bfloat16", compiled(dense_contrastive), half),
         ):
             runs[name] = step(loss, [data.clone().requires_grad_()], labels)
-        rows.append(timed(f"contrastive bfloat16 n={n}", runs, seconds))
+        rows.append(timed("contrastive bfloat16", {"n": n, "d": DIM}, runs, seconds))
     return rows
 
 
-def pair_work(loss: Callable) -> Callable:
-    return lambda n: (loss, embeddings(n)[:1], embeddings(n)[1:])
-
-
+# Losses and their inputs by name and variant, for a process of its own.
 MEMORY_WORK = {
-    **{name: pair_work(loss.fast) for name, loss in PAIR_LOSSES.items()},
-    **{f"eager {name}": pair_work(loss.dense) for name, loss in PAIR_LOSSES.items()},
-    "linear_cross_entropy": lambda n, k: (FP.linear_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
-    "eager cross_entropy": lambda n, k: (dense_cross_entropy, classifier(n, k)[:2], classifier(n, k)[2:]),
+    **{
+        (name, variant): (getattr(loss, attribute), lambda n, d: (embeddings(n, d)[:1], embeddings(n, d)[1:]))
+        for name, loss in PAIR_LOSSES.items()
+        for variant, attribute in (("fastpair", "fast"), ("eager", "dense"))
+    },
+    **{
+        ("linear_cross_entropy", variant): (loss, lambda n, k, d: (classifier(n, k, d)[:2], classifier(n, k, d)[2:]))
+        for variant, loss in (("fastpair", FP.linear_cross_entropy), ("eager", dense_cross_entropy))
+    },
 }
 
 
@@ -298,13 +333,14 @@ def status_kib(field: str) -> int:
     raise SystemExit(f"no {field} in /proc/self/status: peak memory is measured on Linux only")
 
 
-def peak_memory(work: str, *size: int) -> float:
+def peak_memory(name: str, variant: str, *size: int) -> float:
     """MiB above the resident set before the call, without the gradients. To be run in a fresh process."""
-    loss, parameters, rest = MEMORY_WORK[work](*size)
+    loss, inputs = MEMORY_WORK[name, variant]
+    parameters, rest = inputs(*size)
     parameters = [p.requires_grad_() for p in parameters]
     # Libraries, thread pools and their buffers do not count: a small call first.
-    small_loss, small, small_rest = MEMORY_WORK[work](*(min(s, 64) for s in size))
-    step(small_loss, [p.requires_grad_() for p in small], *small_rest)()
+    small, small_rest = inputs(*(min(s, 64) for s in size))
+    step(loss, [p.requires_grad_() for p in small], *small_rest)()
     Path("/proc/self/clear_refs").write_text("5")
     before = status_kib("VmRSS")
     step(loss, parameters, *rest)()
@@ -313,35 +349,30 @@ def peak_memory(work: str, *size: int) -> float:
 
 
 def measure_memory(seconds: float, quick: bool) -> list[dict]:
-    works = [("supcon", 2048), ("eager supcon", 2048)]
+    pair, linear = "supcon", "linear_cross_entropy"
+    works = [(pair, {"n": 1024, "d": DIM}, True)]
     if not quick:
         works = [
-            *((name, n) for n in (1024, 4096, 8192) for name in ("supcon", "eager supcon")),
-            *((name, 32768) for name in PAIR_LOSSES),
-            *(
-                (name, *size)
-                for size in ((1024, 11318), (128, 11318), (128, 100000), (8192, 100000))
-                for name in ("linear_cross_entropy", "eager cross_entropy")
-                if (name, *size) != ("eager cross_entropy", 8192, 100000)
-            ),
-        ]
+            *((pair, {"n": n, "d": DIM}, n <= 8192) for n in (128, 256, 512, 1024, 2048, 4096, 8192, 16384)),
+            *((name, {"n": 32768, "d": DIM}, False) for name in PAIR_LOSSES),
+            *((linear, {"n": n, "K": k, "d": DIM}, n < 8192)
+              for n, k in ((1024, 11318), (128, 11318), (128, 100000), (8192, 100000))),
+        ]  # fmt: skip
     rows = []
-    for work, *size in works:
-        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--memory-of", work]
-        start = time.perf_counter()
-        output = subprocess.run([*command, *map(str, size)], check=True, capture_output=True, text=True).stdout
-        rows.append(
-            {
-                "work": f"{work} {' x '.join(map(str, size))}",
-                "extra_mebibytes": float(output),
-                "process_seconds": time.perf_counter() - start,
-            }
-        )
+    for name, sizes, dense in works:
+        extra = {}
+        for variant in ("fastpair", "eager") if dense else ("fastpair",):
+            command = [sys.executable, "-m", "benchmarks.compare", "--threads", str(torch.get_num_threads())]
+            command += ["--memory-of", name, variant, *map(str, sizes.values())]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            extra[variant] = float(done.stdout)
+        rows.append({**work(name, sizes), "extra_mebibytes": extra})
     return rows
 
 
 PARTS = {
     **{name: partial(time_pair_loss, name) for name in PAIR_LOSSES},
+    "growth": time_growth,
     "cross_entropy": time_cross_entropy,
     "spce": time_spce,
     "bfloat16": time_bfloat16,
@@ -372,10 +403,9 @@ def environment() -> dict:
 
 def print_row(row: dict) -> None:
     print(row["work"])
-    times = row.get("milliseconds")
-    if times is None:
-        print(f"    {row['extra_mebibytes']:10.1f} MiB extra   ({row['process_seconds']:.1f} s with its start)")
-        return
+    for name, extra in row.get("extra_mebibytes", {}).items():
+        print(f"    {name:26s}{extra:10.1f} MiB extra", flush=True)
+    times = row.get("milliseconds", {})
     for name, milliseconds in times.items():
         print(f"    {name:26s}{milliseconds:10.2f} ms {milliseconds / times['product']:8.2f} units", flush=True)
 
@@ -391,7 +421,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        print(peak_memory(options.memory_of[0], *map(int, options.memory_of[1:])))
+        name, variant, *size = options.memory_of
+        print(peak_memory(name, variant, *map(int, size)))
         return
     results = {"environment": environment(), "results": []}
     print(json.dumps(results["environment"], indent=2))
@@ -399,9 +430,9 @@ def main() -> None:
         for row in PARTS[part](0.2 if options.quick else options.seconds, options.quick):
             print_row(row)
             results["results"].append(row)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        if options.json:  # what was measured outlives a stop
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

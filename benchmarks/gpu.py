@@ -1,7 +1,7 @@
 """Time and memory of fastpair's losses on a GPU against dense PyTorch, torch.compile and, where they are installed,
 pytorch-metric-learning, Liger and cut-cross-entropy.
 
-    python benchmarks/gpu.py --output FOLDER [--seconds S] [--only PART ...]
+    python -m benchmarks.gpu --output FOLDER [--seconds S] [--only PART ...]
 
 Device time of loss and gradient by events, medians over rounds in which every variant runs once; inputs rotate through
 copies that together are larger than the second-level cache. A unit is the time of one product by cuBLAS, X @ X.T or
@@ -26,10 +26,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, step
 from torch import Tensor
 
 import fastpair.functional as FP
+from benchmarks.compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, step
 
 # The work that the goals of the package are set for, and one loss of each other kind.
 LOSSES = ("contrastive", "supcon", "multi_similarity", "ntxent", "hard_triplet")

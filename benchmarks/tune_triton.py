@@ -1,6 +1,6 @@
 """Finds the launch parameters of the Triton kernels on this GPU: fastpair/backends/triton/launch.json.
 
-    python benchmarks/tune_triton.py [--seconds S]
+    python -m benchmarks.tune_triton [--seconds S]
 
 For each dtype and dimension: the candidates of ``launch.CANDIDATES`` on SupCon and the contrastive loss at n = 8192,
 the best by the product of the two medians. Entries of other GPUs stay as they are.
@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from compare import PAIR_LOSSES, PER_CLASS, step
 from gpu import device_milliseconds, environment
 
+from benchmarks.compare import PAIR_LOSSES, PER_CLASS, step
 from fastpair.backends.triton import launch, pairs
 
 N = 8192

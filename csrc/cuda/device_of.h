@@ -1,6 +1,7 @@
-// Where a kernel is to run.
+// Where a kernel is to run, and memory there.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 
 #include "arguments.h"
@@ -20,5 +21,8 @@ class OnDevice {
   struct Guard;
   std::unique_ptr<Guard> guard_;
 };
+
+// Uninitialised float32 on the device of another tensor, contiguous, of two dimensions at most.
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes);
 
 }  // namespace fastpair::cuda

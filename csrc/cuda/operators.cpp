@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <initializer_list>
 #include <limits>
 
 #include "cuda/device_of.h"
@@ -14,19 +13,6 @@ namespace fastpair::cuda {
 namespace {
 
 constexpr int64_t MOST_ELEMENTS = std::numeric_limits<int32_t>::max();
-
-// Float32, contiguous. Straight to the allocator: the dispatcher would take half as long again as the allocation.
-Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  std::array<int64_t, 2> strides = {1, 1};
-  if (sizes.size() == 2) strides[0] = *(sizes.begin() + 1);
-  int32_t type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &type));
-  AtenTensorHandle out;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides.data(),
-                                                         aoti_torch_dtype_float32(), type, like.get_device_index(),
-                                                         &out));
-  return Tensor(out);
-}
 
 Element element_of(const Tensor& x) {
   switch (x.scalar_type()) {
