@@ -38,11 +38,12 @@ test: $(VENV)/installed
 	$(VENV)/bin/python -m fastpair
 	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu
 
-# Side by side: what stands for a GPU takes one core.
+# Side by side: what stands for a GPU takes one core. That the benchmarks run is seen there too.
 test-cpu:
 	$(VENV)/bin/pytest -q tests --ignore tests/gpu
 
 test-gpu:
+	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
