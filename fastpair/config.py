@@ -171,7 +171,9 @@ def choose_backend(
     """
     if requested is None:
         requested = _request_when_traced if torch.compiler.is_compiling() else _request.get()
+    too_old = device_type == "cuda" and requested in (None, "cuda") and _some_device_is_too_old()
     if requested is None:
+        lacking = (*lacking, "cuda") if too_old else lacking
         able = [n for n in _FUSED.get(device_type, ()) if n not in lacking and _BACKENDS[n].takes(dtype)]
         for name in able:
             if not (large and _BACKENDS[name].for_small_batches):
@@ -185,10 +187,28 @@ def choose_backend(
         raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")
     if not _BACKENDS[requested].takes(dtype):
         raise RuntimeError(f"backend {requested!r} takes float32, bfloat16 and float16 tensors, but got {dtype}")
+    if too_old:
+        raise RuntimeError("backend 'cuda' needs GPUs of compute capability 8.0 or newer, and one here is older")
     if requested in lacking:
         others = ", ".join(repr(n) for n in _BACKENDS if n not in lacking and _BACKENDS[n].serves(device_type))
         raise RuntimeError(f"backend {requested!r} has no kernel for this loss; {others} can compute it")
     return requested
+
+
+# What the CUDA kernels are written for: asynchronous copies and products of the tensor cores in tf32.
+_OLDEST_CAPABILITY = (8, 0)
+_has_older_devices: bool | None = None
+
+
+@torch.compiler.assume_constant_result
+def _some_device_is_too_old() -> bool:
+    """Whether one of this machine's GPUs cannot run the CUDA kernels. Known at the first call with a CUDA tensor: an
+    import is not to start CUDA."""
+    global _has_older_devices
+    if _has_older_devices is None:
+        capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+        _has_older_devices = any(capability < _OLDEST_CAPABILITY for capability in capabilities)
+    return _has_older_devices
 
 
 @torch.compiler.assume_constant_result  # torch.compile runs it once, at trace time, rather than break the graph

@@ -184,6 +184,23 @@ def test_small_and_large_batches_of_a_gpu(monkeypatch):
     assert choose_backend("cuda", large=True) == "cuda", "slow, but fused"
 
 
+def test_gpus_that_the_cuda_kernels_are_too_new_for(monkeypatch):
+    known = {
+        "cuda": fastpair.config._Backend(device_types=("cuda",), problem=None, for_small_batches=True),
+        "triton": fastpair.config._Backend(device_types=("cuda",), problem=None),
+    }
+    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, **known})
+    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda", "triton"]})
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for capability, chosen in (((7, 5), "triton"), ((8, 0), "cuda"), ((12, 0), "cuda")):
+        monkeypatch.setattr("fastpair.config._has_older_devices", None)
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda i, other=capability: (9, 0) if i else other)
+        assert choose_backend("cuda") == chosen
+    monkeypatch.setattr("fastpair.config._has_older_devices", True)
+    with pytest.raises(RuntimeError, match="compute capability 8.0 or newer"):
+        choose_backend("cuda", "cuda")
+
+
 def test_triton_is_imported_by_those_who_use_it(tmp_path):
     code = "import fastpair, sys; print('fastpair.backends.triton' in sys.modules)"
     assert run_python(code, tmp_path).strip() == "False"
