@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -246,28 +246,24 @@ def pair_losses_at(name: str, n: int, d: int, dense: bool = True) -> tuple[dict[
     return losses, *embeddings(n, d)
 
 
-def time_pair_loss(name: str, seconds: float, quick: bool, sizes=(128, 512, 1024, 2048, 4096)) -> list[dict]:
-    rows = []
-    for n in (128, 256) if quick else sizes:
+def time_pair_loss(name: str, seconds: float, quick: bool) -> Iterator[dict]:
+    for n in (128, 256) if quick else (128, 512, 1024, 2048, 4096):
         losses, x, labels = pair_losses_at(name, n, DIM)
         runs = {"product": partial(product, x, x), **checked_steps(losses, [x], labels)}
-        rows.append(timed(name, {"n": n, "d": DIM}, runs, seconds))
-    return rows
+        yield timed(name, {"n": n, "d": DIM}, runs, seconds)
 
 
-def time_growth(seconds: float, quick: bool) -> list[dict]:
+def time_growth(seconds: float, quick: bool) -> Iterator[dict]:
     """How the cost of SupCon grows with the batch and the dimension, and that of cross-entropy with the classes."""
-    rows = []
     for n, d in (
         *((n, DIM) for n in ((64, 128) if quick else (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))),
         *((1024, d) for d in (() if quick else (32, 64, 128, 256, 1024, 2048))),
     ):
         losses, x, labels = pair_losses_at("supcon", n, d, dense=n <= 8192)
         runs = {"product": partial(product, x, x), **checked_steps(losses, [x], labels)}
-        rows.append(timed("supcon", {"n": n, "d": d}, runs, seconds))
+        yield timed("supcon", {"n": n, "d": d}, runs, seconds)
     for classes in (100, 1000) if quick else (100, 1000, 10_000, 100_000, 1_000_000):
-        rows.append(cross_entropy_row(128, classes, 128, seconds))
-    return rows
+        yield cross_entropy_row(128, classes, 128, seconds)
 
 
 def cross_entropy_row(n: int, classes: int, d: int, seconds: float) -> dict:
@@ -283,21 +279,21 @@ def cross_entropy_row(n: int, classes: int, d: int, seconds: float) -> dict:
     return timed("linear_cross_entropy", {"n": n, "K": classes, "d": d}, runs, seconds)
 
 
-def time_cross_entropy(seconds: float, quick: bool) -> list[dict]:
+def time_cross_entropy(seconds: float, quick: bool) -> Iterator[dict]:
     sizes = ((64, 1000),) if quick else ((1024, 11318), (128, 11318), (128, 100000))
-    return [cross_entropy_row(n, classes, DIM, seconds) for n, classes in sizes]
+    for n, classes in sizes:
+        yield cross_entropy_row(n, classes, DIM, seconds)
 
 
-def time_spce(seconds: float, quick: bool) -> list[dict]:
+def time_spce(seconds: float, quick: bool) -> Iterator[dict]:
     x, labels = embeddings(256 if quick else 2048)
     runs = {"product": partial(product, x, x)}
     for name, loss in {"spce": FP.spce_loss, "contrastive": CONTRASTIVE.fast}.items():
         runs[name] = step(loss, [x.clone().requires_grad_()], labels)
-    return [timed("spce", {"n": len(x), "d": DIM}, runs, seconds)]
+    yield timed("spce", {"n": len(x), "d": DIM}, runs, seconds)
 
 
-def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
-    rows = []
+def time_bfloat16(seconds: float, quick: bool) -> Iterator[dict]:
     for n in (256,) if quick else (512, 1024, 2048, 4096):
         x, labels = embeddings(n)
         half = x.bfloat16()
@@ -308,8 +304,7 @@ def time_bfloat16(seconds: float, quick: bool) -> list[dict]:
             ("compile bfloat16", compiled(dense_contrastive), half),
         ):
             runs[name] = step(loss, [data.clone().requires_grad_()], labels)
-        rows.append(timed("contrastive bfloat16", {"n": n, "d": DIM}, runs, seconds))
-    return rows
+        yield timed("contrastive bfloat16", {"n": n, "d": DIM}, runs, seconds)
 
 
 # Losses and their inputs by name and variant, for a process of its own.
@@ -348,7 +343,7 @@ def peak_memory(name: str, variant: str, *size: int) -> float:
     return (status_kib("VmHWM") - before) / 1024 - gradients / 2**20
 
 
-def measure_memory(seconds: float, quick: bool) -> list[dict]:
+def measure_memory(seconds: float, quick: bool) -> Iterator[dict]:
     pair, linear = "supcon", "linear_cross_entropy"
     works = [(pair, {"n": 1024, "d": DIM}, True)]
     if not quick:
@@ -358,7 +353,6 @@ def measure_memory(seconds: float, quick: bool) -> list[dict]:
             *((linear, {"n": n, "K": k, "d": DIM}, n < 8192)
               for n, k in ((1024, 11318), (128, 11318), (128, 100000), (8192, 100000))),
         ]  # fmt: skip
-    rows = []
     for name, sizes, dense in works:
         extra = {}
         for variant in ("fastpair", "eager") if dense else ("fastpair",):
@@ -366,8 +360,7 @@ def measure_memory(seconds: float, quick: bool) -> list[dict]:
             command += ["--memory-of", name, variant, *map(str, sizes.values())]
             done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
             extra[variant] = float(done.stdout)
-        rows.append({**work(name, sizes), "extra_mebibytes": extra})
-    return rows
+        yield {**work(name, sizes), "extra_mebibytes": extra}
 
 
 PARTS = {
@@ -430,9 +423,9 @@ def main() -> None:
         for row in PARTS[part](0.2 if options.quick else options.seconds, options.quick):
             print_row(row)
             results["results"].append(row)
-        if options.json:  # what was measured outlives a stop
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(results, indent=2) + "\n")
+            if options.json:  # what was measured outlives a stop
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
