@@ -37,11 +37,6 @@ NAMES = {"n": "batch size n", "d": "dimension d", "K": "classes K"}
 FLOOR = {"linear_cross_entropy": 3.0}
 
 
-def name_of(row: dict) -> str:
-    """The work without the size that a curve runs over."""
-    return row["name"]
-
-
 def curves(rows: list[dict], field: str) -> dict[tuple, list[dict]]:
     """Rows that differ in one size only, at least three of them: (name, that size, the others) -> rows in its order."""
     found: dict[tuple, list[dict]] = defaultdict(list)
@@ -49,7 +44,7 @@ def curves(rows: list[dict], field: str) -> dict[tuple, list[dict]]:
         if field in row:
             for along in row["sizes"]:
                 rest = tuple((k, v) for k, v in row["sizes"].items() if k != along)
-                found[name_of(row), along, rest].append(row)
+                found[row["name"], along, rest].append(row)
     lines = {}
     for key, members in found.items():
         by_size = {row["sizes"][key[1]]: row for row in members}  # the last one measured
@@ -85,12 +80,19 @@ def draw(rows: list[dict], field: str, label: str, path: Path) -> bool:
     if floor:
         handles["floor"] = floor
         labels.append("floor: the matrix products alone")
-    figure.legend(handles.values(), labels, loc="lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.5 / (3.6 * high), 1, 1))
+    across = 2 * columns
+    figure.legend(handles.values(), labels, loc="lower center", ncols=across, frameon=False, fontsize=9)
+    inches = 0.15 + 0.22 * -(-len(labels) // across)
+    figure.tight_layout(rect=(0, inches / (3.6 * high), 1, 1))
     for kind in ("svg", "png"):
         figure.savefig(path.with_suffix(f".{kind}"), dpi=120)
     plt.close(figure)
     return True
+
+
+def rounded(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(rows: list[dict], field: str, unit: str) -> list[str]:
@@ -107,7 +109,7 @@ def table(rows: list[dict], field: str, unit: str) -> list[str]:
         for variant in variants:
             value = row[field].get(variant)
             ratio = f" ({value / ours:.2g}×)" if value and ours and value != ours else ""
-            cells.append("–" if value is None else f"{value:.3g}{ratio}")
+            cells.append("–" if value is None else rounded(value) + ratio)
         if field == "milliseconds":
             cells.append(f"{ours / row[field]['product']:.1f}" if ours else "–")
         lines.append("| " + " | ".join(cells) + " |")
