@@ -95,8 +95,10 @@ def cuda_problem() -> str | None:
 def cuda_home() -> Path:
     """The toolkit by what nvcc says: where it lies on the PATH may be a script that calls it."""
     shown = subprocess.run([*nvcc_command(), "--dryrun", "x.cu"], check=True, capture_output=True, text=True).stderr
-    (top,) = (line.partition("TOP=")[2] for line in shown.splitlines() if "TOP=" in line)
-    return Path(top).resolve()
+    tops = [line.partition("TOP=")[2] for line in shown.splitlines() if "TOP=" in line]
+    if not tops:
+        raise OSError("its --dryrun names no TOP, the folder of the toolkit")
+    return Path(tops[0]).resolve()
 
 
 def wants_cuda() -> bool:
