@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
@@ -54,22 +55,18 @@ def compiler_problem() -> str | None:
     return None
 
 
-def choice_of(variable: str) -> str:
+def wants(variable: str, problem_of: Callable[[], str | None], part: str) -> bool:
+    """Whether to build a part: 0 leaves it out, 1 makes a problem an error; else it is built where it can be."""
     choice = os.environ.get(variable, "")
     if choice not in ("", "0", "1"):
         raise SystemExit(f"{variable} must be 0, 1 or unset, got {choice!r}")
-    return choice
-
-
-def wants_extension() -> bool:
-    choice = choice_of("FASTPAIR_BUILD_EXT")
     if choice == "0":
         return False
-    problem = compiler_problem()
+    problem = problem_of()
     if problem and choice == "1":
-        raise SystemExit(f"FASTPAIR_BUILD_EXT=1, but {problem}")
+        raise SystemExit(f"{variable}=1, but {problem}")
     if problem:
-        print(f"fastpair is built without its fused CPU kernels: {problem}", file=sys.stderr)
+        print(f"fastpair is built without {part}: {problem}", file=sys.stderr)
     return problem is None
 
 
@@ -101,18 +98,6 @@ def cuda_home() -> Path:
     return Path(tops[0]).resolve()
 
 
-def wants_cuda() -> bool:
-    choice = choice_of("FASTPAIR_BUILD_CUDA")
-    if choice == "0":
-        return False
-    problem = cuda_problem()
-    if problem and choice == "1":
-        raise SystemExit(f"FASTPAIR_BUILD_CUDA=1, but {problem}")
-    if problem:
-        print(f"fastpair is built without its CUDA kernels for small batches: {problem}", file=sys.stderr)
-    return problem is None
-
-
 def architectures() -> str:
     """In the form of TORCH_CUDA_ARCH_LIST: the chips of data centres that nvcc knows, and code for those to come."""
     known = subprocess.run([*nvcc_command(), "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
@@ -142,8 +127,10 @@ def cuda_extension() -> Extension:
 
 
 def native_build() -> dict:
+    extensions = []
     # The first: it says where the toolkit is to be found before torch looks for it.
-    extensions = [cuda_extension()] if wants_cuda() else []
+    if wants("FASTPAIR_BUILD_CUDA", cuda_problem, "its CUDA kernels for small batches"):
+        extensions.append(cuda_extension())
     import pybind11
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
@@ -163,4 +150,5 @@ def native_build() -> dict:
 
 
 # An sdist needs neither torch nor a compiler.
-setup(**(native_build() if "sdist" not in sys.argv and wants_extension() else {}))
+wanted = "sdist" not in sys.argv and wants("FASTPAIR_BUILD_EXT", compiler_problem, "its fused CPU kernels")
+setup(**(native_build() if wanted else {}))

@@ -57,15 +57,23 @@ def measure(benchmark, loss: Callable, inputs: tuple, trained: int, oracle: Call
         benchmark.extra_info["samples_per_second"] = len(parameters[0]) / benchmark.stats.stats.median
 
 
+def batch_size(n: int, smallest: bool, request) -> int:
+    """n, or fewer with --quick, where all but the smallest size are skipped."""
+    if not request.config.getoption("--quick"):
+        return n
+    if not smallest:
+        pytest.skip("quick: the smallest size alone")
+    return 32
+
+
 @pytest.mark.parametrize("variant", (*OURS, *RIVALS))
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_pair_loss(benchmark, name, n, variant, request):
     loss = PAIR_LOSSES[name]
-    if request.config.getoption("--quick"):
-        if n != SIZES[0] or (variant == "compile" and name != "supcon"):
-            pytest.skip("quick: the smallest size, compiled once")
-        n = 32
+    if request.config.getoption("--quick") and variant == "compile" and name != "supcon":
+        pytest.skip("quick: one compiled loss")
+    n = batch_size(n, n == SIZES[0], request)
     if variant == "pytorch-metric-learning" and n > loss.their_most:
         pytest.skip(f"theirs is timed up to n = {loss.their_most}")
     variants = {
@@ -104,10 +112,7 @@ OTHERS = other_cross_entropies()
 @pytest.mark.parametrize("variant", (*OURS, "eager", "compile", *OTHERS))
 @pytest.mark.parametrize(("n", "classes"), CLASSES)
 def test_linear_cross_entropy(benchmark, n, classes, variant, request):
-    if request.config.getoption("--quick"):
-        if (n, classes) != CLASSES[0]:
-            pytest.skip("quick: the smallest size")
-        n = 32
+    n = batch_size(n, (n, classes) == CLASSES[0], request)
     variants = {
         **{backend: partial(FP.linear_cross_entropy, backend=backend) for backend in OURS},
         "eager": dense_cross_entropy,
@@ -121,10 +126,7 @@ def test_linear_cross_entropy(benchmark, n, classes, variant, request):
 @pytest.mark.parametrize("variant", OURS)
 @pytest.mark.parametrize("n", SIZES)
 def test_spce(benchmark, n, variant, request):
-    if request.config.getoption("--quick"):
-        if n != SIZES[0]:
-            pytest.skip("quick: the smallest size")
-        n = 32
+    n = batch_size(n, n == SIZES[0], request)
     benchmark.group = f"spce n={n} d={DIM}"
     x, labels = embeddings(n)
     # Of unit rows: for long ones the class of a sample is certain, and the gradient is but rounding.

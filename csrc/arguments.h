@@ -80,4 +80,12 @@ inline Distance distance_named(const std::string& name) {
   return {Metric::Euclidean, false, false};
 }
 
+// What is done to the logit of the own class; cosines all but "linear".
+inline Margin margin_named(const std::string& logits) {
+  if (logits == "linear") return Margin::None;
+  if (logits == "cosface") return Margin::CosFace;
+  STD_TORCH_CHECK(logits == "arcface", "unknown logits ", logits);
+  return Margin::ArcFace;
+}
+
 }  // namespace fastpair

@@ -64,4 +64,11 @@ FASTPAIR_INLINE T sigmoid(T x) {
 FASTPAIR_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTPAIR_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 
+// 1 / |x|, 0 for a zero row. An infinite norm must not pass for that of a zero row.
+template <typename T>
+FASTPAIR_INLINE T inverse_norm(T squared_norm) {
+  const T norm = square_root(squared_norm);
+  return norm == T(0) ? T(0) : norm == T(__builtin_inf()) ? T(__builtin_nan("")) : T(1) / norm;
+}
+
 }  // namespace fastpair

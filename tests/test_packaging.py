@@ -167,13 +167,17 @@ def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
         choose_backend("cuda", "triton", torch.float64)
 
 
-def test_small_and_large_batches_of_a_gpu(monkeypatch):
+@pytest.fixture
+def both_gpu_backends(monkeypatch):
     known = {
         "cuda": fastpair.config._Backend(device_types=("cuda",), problem=None, for_small_batches=True),
         "triton": fastpair.config._Backend(device_types=("cuda",), problem=None),
     }
     monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, **known})
     monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda", "triton"]})
+
+
+def test_small_and_large_batches_of_a_gpu(both_gpu_backends, monkeypatch):
     assert choose_backend("cuda") == "cuda"
     assert choose_backend("cuda", large=True) == "triton"
     assert choose_backend("cuda", lacking=("cuda",)) == "triton"
@@ -184,13 +188,7 @@ def test_small_and_large_batches_of_a_gpu(monkeypatch):
     assert choose_backend("cuda", large=True) == "cuda", "slow, but fused"
 
 
-def test_gpus_that_the_cuda_kernels_are_too_new_for(monkeypatch):
-    known = {
-        "cuda": fastpair.config._Backend(device_types=("cuda",), problem=None, for_small_batches=True),
-        "triton": fastpair.config._Backend(device_types=("cuda",), problem=None),
-    }
-    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, **known})
-    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda", "triton"]})
+def test_gpus_that_the_cuda_kernels_are_too_new_for(both_gpu_backends, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for capability, chosen in (((7, 5), "triton"), ((8, 0), "cuda"), ((12, 0), "cuda")):
         monkeypatch.setattr("fastpair.config._has_older_devices", None)

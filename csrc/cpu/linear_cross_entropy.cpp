@@ -259,9 +259,7 @@ struct Logits {
 
 Logits logits_named(const std::string& name, double scale, double margin) {
   if (name == "linear") return {false, Margin::None, 1, 0};
-  if (name == "cosface") return {true, Margin::CosFace, scale, margin};
-  STD_TORCH_CHECK(name == "arcface", "unknown logits ", name);
-  return {true, Margin::ArcFace, scale, margin};
+  return {true, margin_named(name), scale, margin};
 }
 
 template <typename T>

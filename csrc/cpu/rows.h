@@ -69,13 +69,6 @@ void copy_rows(const Tensor& t, int64_t n, const Row& row, T* out) {
 
 double sum(const std::vector<double>& values);
 
-// 1 / |x|, 0 for a zero row. An infinite norm must not pass for that of a zero row.
-template <typename T>
-T inverse_norm(T squared_norm) {
-  const T norm = std::sqrt(squared_norm);
-  return norm == T(0) ? T(0) : std::isinf(norm) ? T(NAN) : T(1) / norm;
-}
-
 // The elements of a vector of any floating dtype.
 template <typename T>
 std::vector<T> floating_vector(const Tensor& t) {

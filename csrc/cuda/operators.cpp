@@ -305,7 +305,7 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
   problem.row_norms = floats(1, "row_norms", row_norms, n);
   problem.class_norms = floats(2, "class_norms", class_norms, classes);
   problem.row_grad = floats(3, "row_grad", row_grad, n);
-  problem.margin_kind = logits == "cosface" ? Margin::CosFace : logits == "arcface" ? Margin::ArcFace : Margin::None;
+  problem.margin_kind = margin_named(logits);
   problem.scale = scale, problem.margin = margin, problem.label_smoothing = label_smoothing;
   problem.ignore_index = ignore_index;
   problem.mean = mean_named(reduction);

@@ -20,7 +20,7 @@ __device__ inline void upper_tile(int t, int tiles, int* row, int* col) {
 __host__ __device__ inline int tile_count(int n) { return (n + TILE - 1) / TILE; }
 
 // Before pairs are looked at: the rows in the form that the products take, where they are not given in it, and 1 / |x|
-// of unit rows, 0 for a zero row. An infinite norm must not pass for that of a zero row.
+// of unit rows.
 template <typename T>
 __device__ __noinline__ void prepare_rows(const Pairs& p) {
   const int n = p.side[0].n;
@@ -32,8 +32,7 @@ __device__ __noinline__ void prepare_rows(const Pairs& p) {
     if (p.unit) {
       float squares = 0;
       for (int k = lane(); k < p.d; k += WARP) squares = fmaf(to_float(x[k]), to_float(x[k]), squares);
-      const float norm = square_root(warp_sum(squares));
-      scale = norm == 0 ? 0.0f : norm == INFINITY ? NAN : 1 / norm;
+      scale = inverse_norm(warp_sum(squares));
       if (lane() == 0) side.inverse_norms[i] = scale;
     }
     if (side.prepared) {

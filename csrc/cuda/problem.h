@@ -44,7 +44,7 @@ struct Side {
   double* totals = nullptr;  // (TOTALS, n)
 };
 
-// All pairs of rows of side[0] and side[1], which are the same where `symmetric`; then nothing pairs with itself.
+// All pairs of rows of side[0] and side[1], which are the same where `symmetric`.
 struct Pairs {
   Side side[2];
   int d = 0;
@@ -54,6 +54,7 @@ struct Pairs {
   bool symmetric = false;
 };
 
+// Of symmetric pairs those of a row with itself do not count.
 struct PairLoss : Pairs {
   int loss = 0;  // its place in the list
   double params[3] = {};
