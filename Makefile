@@ -44,6 +44,7 @@ test-cpu:
 
 test-gpu:
 	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
+	$(VENV)/bin/python -m benchmarks.end_to_end --quick
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -403,6 +403,18 @@ def print_row(row: dict) -> None:
         print(f"    {name:26s}{milliseconds:10.2f} ms {milliseconds / times['product']:8.2f} units", flush=True)
 
 
+def record(rows: Iterable[dict], show: Callable[[dict], None], file: Path | None) -> None:
+    """Shows each row as it is measured, and writes all so far: what was measured outlives a stop."""
+    results = {"environment": environment(), "results": []}
+    print(json.dumps(results["environment"], indent=2))
+    for row in rows:
+        show(row)
+        results["results"].append(row)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(results, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -417,15 +429,9 @@ def main() -> None:
         name, variant, *size = options.memory_of
         print(peak_memory(name, variant, *map(int, size)))
         return
-    results = {"environment": environment(), "results": []}
-    print(json.dumps(results["environment"], indent=2))
-    for part in options.only:
-        for row in PARTS[part](0.2 if options.quick else options.seconds, options.quick):
-            print_row(row)
-            results["results"].append(row)
-            if options.json:  # what was measured outlives a stop
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(results, indent=2) + "\n")
+    seconds = 0.2 if options.quick else options.seconds
+    rows = (row for part in options.only for row in PARTS[part](seconds, options.quick))
+    record(rows, print_row, options.json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Pictures and tables of what ``benchmarks.compare`` and ``benchmarks.gpu`` measured.
+"""Pictures and tables of what ``benchmarks.compare``, ``benchmarks.end_to_end`` and ``benchmarks.gpu`` measured.
 
     python -m benchmarks.report RESULT.json ... [--output FOLDER]
 
 For every result file NAME.json: FOLDER/NAME.md, tables of times, ratios to fastpair and memory; and FOLDER/NAME-
-time.svg and NAME-memory.svg, and the same as PNG: time and memory against the batch size, the number of classes and
-the dimension, on logarithmic axes. The floor of a pair loss is one and a half matrix products, its scores and its
+time.svg, NAME-memory.svg and so on, and the same as PNG: against the batch size, the number of classes and the
+dimension, on logarithmic axes. The floor of a pair loss is one and a half matrix products, its scores and its
 gradient; that of cross-entropy three.
 """
 
@@ -34,6 +34,14 @@ STYLES = {
     "cut-cross-entropy": ("#999999", "*"),
 }
 NAMES = {"n": "batch size n", "d": "dimension d", "K": "classes K"}
+# What rows can hold for each variant: its unit, and how the file of its picture ends.
+FIELDS = {
+    "milliseconds": ("loss and gradient, milliseconds", "time"),
+    "extra_mebibytes": ("extra memory, MiB", "memory"),
+    "steps_per_second": ("steps a second", "steps"),
+    "loss_share": ("the loss's share of a step", "share"),
+    "step_mebibytes": ("memory of a step, MiB", "step-memory"),
+}
 FLOOR = {"linear_cross_entropy": 3.0}
 
 
@@ -101,7 +109,7 @@ def table(rows: list[dict], field: str, unit: str) -> list[str]:
     variants = list(dict.fromkeys(v for row in rows for v in row[field] if v != "product"))
     if not rows:
         return []
-    heads = [f"loss and gradient, {unit}", *variants, *(["fastpair in units"] if field == "milliseconds" else [])]
+    heads = [unit, *variants, *(["fastpair in units"] if field == "milliseconds" else [])]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         ours = row[field].get("fastpair", row[field].get("cuda"))
@@ -121,10 +129,7 @@ def report(result: Path, folder: Path) -> None:
     rows = data["results"]
     facts = ", ".join(f"{k} {v}" for k, v in data["environment"].items())
     text = [f"# {result.stem}", "", facts, ""]
-    for field, label, what in (
-        ("milliseconds", "milliseconds", "time"),
-        ("extra_mebibytes", "extra memory, MiB", "memory"),
-    ):
+    for field, (label, what) in FIELDS.items():
         if draw(rows, field, label, folder / f"{result.stem}-{what}"):
             text += [f"![{label}]({result.stem}-{what}.svg)", ""]
         text += table(rows, field, label)

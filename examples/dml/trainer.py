@@ -109,20 +109,10 @@ class Trainer:
 
     def _train_one_epoch(self, bar: tqdm) -> None:
         self.model.train()
-        labels = self.data.train_labels
-        for index in batches(labels, self.config.batch_size, self.recipe.per_class, self.generator):
-            images = self.data.train_images[index].to(self.config.device).float() / 255
-            embeddings = self.recipe.prepare(self.model(augment(images, self.generator)))
-            if self.recipe.two_views:
-                partner = self.recipe.prepare(self.model(augment(images, self.generator)))
-            else:
-                partner = labels[index].to(self.config.device)
-            loss = self.criterion(embeddings, partner)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        batch_size, per_class = self.config.batch_size, self.recipe.per_class
+        for index in batches(self.data.train_labels, batch_size, per_class, self.generator):
+            self.losses.append(self.train_step(index))
             self.scheduler.step()
-            self.losses.append(loss.item())
             if not math.isfinite(self.losses[-1]):
                 raise UserError(
                     f"the {self.loss} loss is {self.losses[-1]} at step {len(self.losses)}; --lr {self.config.lr} may "
@@ -130,6 +120,22 @@ class Trainer:
                 )
             bar.set_postfix(loss=f"{self.losses[-1]:.3f}", refresh=False)
             bar.update()
+
+    def train_step(self, index: torch.Tensor) -> float:
+        """Learn from the training images ``index``, int64 of shape (n,); returns their loss."""
+        loss = self.criterion(*self.loss_inputs(index))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def loss_inputs(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the training images ``index``, and their labels or the embeddings of another view."""
+        images = self.data.train_images[index].to(self.config.device).float() / 255
+        embeddings = self.recipe.prepare(self.model(augment(images, self.generator)))
+        if self.recipe.two_views:
+            return embeddings, self.recipe.prepare(self.model(augment(images, self.generator)))
+        return embeddings, self.data.train_labels[index].to(self.config.device)
 
     def embed_test_images(self) -> torch.Tensor:
         """Embeddings of the test images, float32 of shape (n, embedding_size)."""

@@ -1,0 +1,122 @@
+"""Training steps of examples/train_dml.py with fastpair's losses and with pytorch-metric-learning's, on the CPU.
+
+    python -m benchmarks.end_to_end [--json FILE] [--threads N] [--seconds S] [--quick]
+
+A step is augmentation, network, loss, gradients and optimizer on glyphs, 4 images a class; medians of interleaved
+rounds. Both losses must agree on the embeddings of the batch before they are timed. The loss's share is the time of the
+loss and its gradient by the embeddings, in the same rounds, over that of the step. Memory: the peak of the resident set
+over that before the first step, in a process of its own, with all that the network needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.compare import ROOT, agree, medians, record, status_kib, step, theirs, work
+
+sys.path.insert(0, str(ROOT / "examples"))
+from dml.data import DATASETS, batches
+from dml.trainer import Trainer, TrainingConfig
+
+EMBEDDING_SIZE, BATCHES = 64, (128, 512, 2048)
+FAST, THEIRS = "fastpair", "pytorch-metric-learning"
+# The recipes of the example, and the same losses with the same settings of pytorch-metric-learning.
+LOSSES = {
+    "contrastive": theirs("ContrastiveLoss", pos_margin=0.9, neg_margin=0.4),
+    "supcon": theirs("SupConLoss"),
+    "multi_similarity": theirs("MultiSimilarityLoss", alpha=2, beta=20, base=0.5),
+}
+
+
+def trainer_and_batch(loss: str, variant: str, n: int) -> tuple[Trainer, torch.Tensor]:
+    config = TrainingConfig(1, n, EMBEDDING_SIZE, lr=1e-3, seed=0, device="cpu", log_bounds=False)
+    trainer = Trainer(loss, config, DATASETS["glyphs"](None), Path("no-checkpoint"))
+    if variant == THEIRS:
+        trainer.criterion = LOSSES[loss]()
+    trainer.model.train()
+    labels = trainer.data.train_labels
+    return trainer, next(batches(labels, n, trainer.recipe.per_class, torch.Generator().manual_seed(0)))
+
+
+def time_steps(loss: str, n: int, seconds: float) -> dict:
+    steps: dict[str, Callable] = {}
+    losses: dict[str, tuple[Callable, list[torch.Tensor]]] = {}
+    for variant in (FAST, THEIRS):
+        trainer, index = trainer_and_batch(loss, variant, n)
+        embeddings, labels = trainer.loss_inputs(index)
+        copies = [embeddings.detach().requires_grad_()]
+        losses[variant] = (step(trainer.criterion, copies, labels), copies)
+        steps[variant] = partial(trainer.train_step, index)
+    agree(losses, 1e-4)
+    alone = {("loss", variant): run for variant, (run, _) in losses.items()}
+    times = medians({**steps, **alone}, seconds)
+    return {
+        "steps_per_second": {variant: 1 / times[variant] for variant in steps},
+        "loss_share": {variant: times["loss", variant] / times[variant] for variant in steps},
+    }
+
+
+def peak_memory(loss: str, variant: str, n: int) -> float:
+    """MiB above the resident set before the first step. To be run in a fresh process."""
+    small, few = trainer_and_batch(loss, variant, 16)
+    small.train_step(few)
+    trainer, index = trainer_and_batch(loss, variant, n)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_kib("VmRSS")
+    for _ in range(3):
+        trainer.train_step(index)
+    return (status_kib("VmHWM") - before) / 1024
+
+
+def peak_memory_apart(loss: str, variant: str, n: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.end_to_end", "--threads", str(torch.get_num_threads())]
+    done = subprocess.run(
+        [*command, "--memory-of", loss, variant, str(n)], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    return float(done.stdout)
+
+
+def rows(seconds: float, quick: bool) -> Iterator[dict]:
+    for loss in LOSSES:
+        for n in (32,) if quick else BATCHES:
+            memory = {variant: peak_memory_apart(loss, variant, n) for variant in (FAST, THEIRS)}
+            sizes = {"n": n, "d": EMBEDDING_SIZE}
+            yield {
+                **work(f"training step {loss}", sizes),
+                **time_steps(loss, n, seconds),
+                "step_mebibytes": memory,
+            }
+
+
+def print_row(row: dict) -> None:
+    print(row["work"])
+    for variant, per_second in row["steps_per_second"].items():
+        share, memory = 100 * row["loss_share"][variant], row["step_mebibytes"][variant]
+        print(f"    {variant:26s}{per_second:8.1f} steps/s, loss {share:4.1f} %, {memory:7.0f} MiB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each work's rounds (default: 8)")
+    parser.add_argument("--quick", action="store_true", help="one small batch, to see that everything runs")
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        loss, variant, n = options.memory_of
+        print(peak_memory(loss, variant, int(n)))
+        return
+    record(rows(0.2 if options.quick else options.seconds, options.quick), print_row, options.json)
+
+
+if __name__ == "__main__":
+    main()
