@@ -5,7 +5,7 @@
 For every result file NAME.json: FOLDER/NAME.md, tables of times, ratios to fastpair and memory; and FOLDER/NAME-
 time.svg, NAME-memory.svg and so on, and the same as PNG: against the batch size, the number of classes and the
 dimension, on logarithmic axes. The floor of a pair loss is one and a half matrix products, its scores and its
-gradient; that of cross-entropy three.
+gradient; that of batch-hard triplets the scores alone, that of cross-entropy three.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ STYLES = {
     "cut-cross-entropy": ("#999999", "*"),
 }
 NAMES = {"n": "batch size n", "d": "dimension d", "K": "classes K"}
+OURS = ("fastpair", "cuda")
 # What rows can hold for each variant: its unit, and how the file of its picture ends.
 FIELDS = {
     "milliseconds": ("loss and gradient, milliseconds", "time"),
@@ -42,14 +43,15 @@ FIELDS = {
     "loss_share": ("the loss's share of a step", "share"),
     "step_mebibytes": ("memory of a step, MiB", "step-memory"),
 }
-FLOOR = {"linear_cross_entropy": 3.0}
+# Of maxima the gradient takes no product.
+FLOOR = {"linear_cross_entropy": 3.0, "hard_triplet": 0.5}
 
 
 def curves(rows: list[dict], field: str) -> dict[tuple, list[dict]]:
     """Rows that differ in one size only, at least three of them: (name, that size, the others) -> rows in its order."""
     found: dict[tuple, list[dict]] = defaultdict(list)
     for row in rows:
-        if field in row:
+        if any(variant in STYLES for variant in row.get(field, ())):
             for along in row["sizes"]:
                 rest = tuple((k, v) for k, v in row["sizes"].items() if k != along)
                 found[row["name"], along, rest].append(row)
@@ -104,15 +106,20 @@ def rounded(value: float) -> str:
 
 
 def table(rows: list[dict], field: str, unit: str) -> list[str]:
-    """Each variant's figure, and how many times fastpair's it is."""
-    rows = [row for row in rows if field in row]
+    """Each variant's figure, and how many times fastpair's it is; variants of their own make a table of their own."""
+    tables: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        if field in row:
+            tables["" if any(ours in row[field] for ours in OURS) else row["name"]].append(row)
+    return [line for members in tables.values() for line in one_table(members, field, unit)]
+
+
+def one_table(rows: list[dict], field: str, unit: str) -> list[str]:
     variants = list(dict.fromkeys(v for row in rows for v in row[field] if v != "product"))
-    if not rows:
-        return []
     heads = [unit, *variants, *(["fastpair in units"] if field == "milliseconds" else [])]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
-        ours = row[field].get("fastpair", row[field].get("cuda"))
+        ours = next((row[field][variant] for variant in OURS if variant in row[field]), None)
         cells = [row["work"].replace("_", " ")]
         for variant in variants:
             value = row[field].get(variant)
