@@ -24,7 +24,7 @@ from benchmarks.compare import DIM, PAIR_LOSSES, classifier, embeddings, step
 # The first pattern that matches "library symbol" says what it is for. The products of bfloat16 are code made at run
 # time, which has no name.
 PURPOSES = {
-    "products": r"gemm_kernel|brgemm|jit|perf-\d+|\[unknown\] 0x|anon",
+    "products": r"gemm_kernel|brgemm|jit|perf-\d+|//anon",
     "packing": r"gemm|mkl_blas|reorder",
     "statistics": r"add_up|add_exponentials|find_maxima|row_softmax|collect|anchor",
     "slopes": r"write_slopes|row_probabilities",
