@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from benchmarks.compare import DIM, PAIR_LOSSES, classifier, embeddings, step
 # The first pattern that matches "library symbol" says what it is for. The products of bfloat16 are code made at run
 # time, which has no name.
 PURPOSES = {
-    "products": r"gemm_kernel|brgemm|jit|perf-\d+|//anon",
+    "products": r"gemm_kernel|brgemm|jit|JIT|//anon",
     "packing": r"gemm|mkl_blas|reorder",
     "statistics": r"add_up|add_exponentials|find_maxima|row_softmax|collect|anchor",
     "slopes": r"write_slopes|row_probabilities",
@@ -50,9 +52,11 @@ def shares(run: Callable[[], object], seconds: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "perf.data"
         record = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "2000", "-p", str(os.getpid()), "-o", str(data)]
-        with subprocess.Popen([*record, "sleep", str(seconds)], stderr=subprocess.DEVNULL) as perf:
-            while perf.poll() is None:
+        with subprocess.Popen(record, stderr=subprocess.DEVNULL) as perf:
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < seconds:  # whole runs only: their sweeps differ
                 run()
+            perf.send_signal(signal.SIGINT)
         command = ["perf", "report", "-i", str(data), "--stdio", "--sort", "dso,symbol", "-t", ";"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = dict.fromkeys([*PURPOSES, "other"], 0.0)
