@@ -329,6 +329,21 @@ def status_kib(field: str) -> int:
     raise SystemExit(f"no {field} in /proc/self/status: peak memory is measured on Linux only")
 
 
+def extra_peak(run: Callable[[], object]) -> float:
+    """MiB by which the resident set goes above what it is before ``run``, at its peak."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_kib("VmRSS")
+    run()
+    return (status_kib("VmHWM") - before) / 1024
+
+
+def memory_apart(module: str, *of: object) -> float:
+    """What ``python -m benchmarks.MODULE --memory-of OF...`` prints."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--threads", str(torch.get_num_threads())]
+    command += ["--memory-of", *map(str, of)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+
+
 def peak_memory(name: str, variant: str, *size: int) -> float:
     """MiB above the resident set before the call, without the gradients. To be run in a fresh process."""
     loss, inputs = MEMORY_WORK[name, variant]
@@ -337,11 +352,8 @@ def peak_memory(name: str, variant: str, *size: int) -> float:
     # Libraries, thread pools and their buffers do not count: a small call first.
     small, small_rest = inputs(*(min(s, 64) for s in size))
     step(loss, [p.requires_grad_() for p in small], *small_rest)()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status_kib("VmRSS")
-    step(loss, parameters, *rest)()
-    gradients = sum(p.grad.nbytes for p in parameters)
-    return (status_kib("VmHWM") - before) / 1024 - gradients / 2**20
+    extra = extra_peak(step(loss, parameters, *rest))
+    return extra - sum(p.grad.nbytes for p in parameters) / 2**20
 
 
 def measure_memory(seconds: float, quick: bool) -> Iterator[dict]:
@@ -357,10 +369,7 @@ def measure_memory(seconds: float, quick: bool) -> Iterator[dict]:
     for name, sizes, dense in works:
         extra = {}
         for variant in ("fastpair", "eager") if dense else ("fastpair",):
-            command = [sys.executable, "-m", "benchmarks.compare", "--threads", str(torch.get_num_threads())]
-            command += ["--memory-of", name, variant, *map(str, sizes.values())]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-            extra[variant] = float(done.stdout)
+            extra[variant] = memory_apart("compare", name, variant, *sizes.values())
         yield {**work(name, sizes), "extra_mebibytes": extra}
 
 
@@ -404,9 +413,10 @@ def print_row(row: dict) -> None:
         print(f"    {name:26s}{milliseconds:10.2f} ms {milliseconds / times['product']:8.2f} units", flush=True)
 
 
-def record(rows: Iterable[dict], show: Callable[[dict], None], file: Path | None) -> None:
-    """Shows each row as it is measured, and writes all so far: what was measured outlives a stop."""
-    results = {"environment": environment(), "results": []}
+def record(facts: dict, rows: Iterable[dict], show: Callable[[dict], None], file: Path | None) -> None:
+    """Shows each row as it is measured, and writes ``facts``, the environment among them, and all rows so far: what was
+    measured outlives a stop."""
+    results = {**facts, "results": []}
     print(json.dumps(results["environment"], indent=2))
     for row in rows:
         show(row)
@@ -416,14 +426,20 @@ def record(rows: Iterable[dict], show: Callable[[dict], None], file: Path | None
             file.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(description: str) -> argparse.ArgumentParser:
+    """The options of a benchmark on the CPU."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each work's rounds (default: 8)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--memory-of", nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
@@ -432,7 +448,7 @@ def main() -> None:
         return
     seconds = 0.2 if options.quick else options.seconds
     rows = (row for part in options.only for row in PARTS[part](seconds, options.quick))
-    record(rows, print_row, options.json)
+    record({"environment": environment()}, rows, print_row, options.json)
 
 
 if __name__ == "__main__":

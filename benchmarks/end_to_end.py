@@ -10,8 +10,6 @@ over that before the first step, in a process of its own, with all that the netw
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +17,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compare import ROOT, agree, medians, record, status_kib, step, theirs, work
+from benchmarks.compare import (
+    ROOT,
+    agree,
+    command_line,
+    environment,
+    extra_peak,
+    medians,
+    memory_apart,
+    record,
+    step,
+    theirs,
+    work,
+)
 
 sys.path.insert(0, str(ROOT / "examples"))
 from dml.data import DATASETS, batches
@@ -68,25 +78,13 @@ def peak_memory(loss: str, variant: str, n: int) -> float:
     small, few = trainer_and_batch(loss, variant, 16)
     small.train_step(few)
     trainer, index = trainer_and_batch(loss, variant, n)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status_kib("VmRSS")
-    for _ in range(3):
-        trainer.train_step(index)
-    return (status_kib("VmHWM") - before) / 1024
-
-
-def peak_memory_apart(loss: str, variant: str, n: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.end_to_end", "--threads", str(torch.get_num_threads())]
-    done = subprocess.run(
-        [*command, "--memory-of", loss, variant, str(n)], check=True, capture_output=True, text=True, cwd=ROOT
-    )
-    return float(done.stdout)
+    return extra_peak(lambda: [trainer.train_step(index) for _ in range(3)])
 
 
 def rows(seconds: float, quick: bool) -> Iterator[dict]:
     for loss in LOSSES:
         for n in (32,) if quick else BATCHES:
-            memory = {variant: peak_memory_apart(loss, variant, n) for variant in (FAST, THEIRS)}
+            memory = {variant: memory_apart("end_to_end", loss, variant, n) for variant in (FAST, THEIRS)}
             sizes = {"n": n, "d": EMBEDDING_SIZE}
             yield {
                 **work(f"training step {loss}", sizes),
@@ -103,19 +101,14 @@ def print_row(row: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each work's rounds (default: 8)")
-    parser.add_argument("--quick", action="store_true", help="one small batch, to see that everything runs")
-    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
         loss, variant, n = options.memory_of
         print(peak_memory(loss, variant, int(n)))
         return
-    record(rows(0.2 if options.quick else options.seconds, options.quick), print_row, options.json)
+    measured = rows(0.2 if options.quick else options.seconds, options.quick)
+    record({"environment": environment()}, measured, print_row, options.json)
 
 
 if __name__ == "__main__":

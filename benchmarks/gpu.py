@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 import fastpair.functional as FP
-from benchmarks.compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, step
+from benchmarks.compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, record, step
 
 # The work that the goals of the package are set for, and one loss of each other kind.
 LOSSES = ("contrastive", "supcon", "multi_similarity", "ntxent", "hard_triplet")
@@ -290,16 +289,10 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here")
-    results = {"environment": environment(), "tests_failed": options.tests_failed, "results": []}
-    print(json.dumps(results["environment"], indent=2))
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     file = options.output / f"gpu-{name}.json"
-    options.output.mkdir(parents=True, exist_ok=True)
-    for part in options.only:
-        for row in PARTS[part](options.seconds):
-            print_row(row)
-            results["results"].append(row)
-            file.write_text(json.dumps(results, indent=2) + "\n")  # what was measured outlives a stop
+    rows = (row for part in options.only for row in PARTS[part](options.seconds))
+    record({"environment": environment(), "tests_failed": options.tests_failed}, rows, print_row, file)
     print(f"results in {file}")
 
 
