@@ -19,6 +19,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without a C++ compiler the set-up stops and says so, rather than go on with the reference path alone.
 export FASTPAIR_BUILD_EXT ?= 1
+# The CUDA kernels take longer to compile than all the rest: not where no GPU would run them.
+export FASTPAIR_BUILD_CUDA ?= $(if $(wildcard /dev/nvidia0),,0)
 
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 # The folders stand for files that were added or removed.
