@@ -16,10 +16,12 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UserError
+from ..errors import UserError
+from .images import RetrievalData, TensorImages
 
 IMAGE_SIZE = 32
 # The tallest and the widest characters of all faces still fit into the image, with a margin left for shifts.
@@ -44,6 +46,29 @@ FACES = (
     "STIXGeneralItalic",
     "STIXGeneralBolIta",
 )
+
+
+def glyphs(data_dir: Path | None = None) -> RetrievalData:
+    """The glyphs data set: the first 246 classes in code-point order train, the other 247 are for retrieval.
+
+    Args:
+        data_dir: must be None, the images are drawn from matplotlib's fonts.
+
+    Raises:
+        UserError: ``data_dir`` was given, or the fonts are missing, unreadable or others than expected.
+    """
+    if data_dir is not None:
+        raise UserError(f"--data-dir is {data_dir}, but --dataset glyphs draws its images and reads no folder")
+    images, characters = render_glyphs()
+    images = torch.from_numpy(images)
+    names = [f"{c} U+{ord(c):04X}" for c in characters]
+    half = len(names) // 2
+    return RetrievalData(_faces(images[:half], names[:half]), _faces(images[half:], names[half:]))
+
+
+def _faces(images: torch.Tensor, names: list[str]) -> TensorImages:
+    labels = torch.arange(len(names)).repeat_interleave(len(FACES))
+    return TensorImages(images.flatten(0, 1).unsqueeze(1), labels, names)
 
 
 def font_files() -> list[Path]:

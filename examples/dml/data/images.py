@@ -1,0 +1,154 @@
+"""Lists of labelled images, in memory or in files, and the lists that make a retrieval task."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import UserError
+
+
+class Images(Protocol):
+    """Labelled images.
+
+    Attributes:
+        labels: int64 tensor of shape (n,), counting the classes of this list from 0.
+        names: the name of each class.
+    """
+
+    labels: torch.Tensor
+    names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """One image as it is, uint8 of shape (channels, height, width)."""
+
+    def fingerprint(self, digest) -> None:
+        """Feed ``digest``, an object of hashlib, with what tells these images from others."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorImages:
+    """:class:`Images` of one size, in memory.
+
+    Attributes:
+        images: uint8 tensor of shape (n, channels, height, width).
+        labels, names: as in :class:`Images`.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+    def fingerprint(self, digest) -> None:
+        for tensor in (self.images, self.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class FileImages:
+    """:class:`Images` in files of any size, read as RGB when they are asked for.
+
+    Attributes:
+        root: the folder that the paths start from.
+        paths: where each image is, with slashes.
+        labels, names: as in :class:`Images`.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: torch.Tensor
+    names: list[str]
+
+    @classmethod
+    def of_classes(cls, root: Path, paths: Sequence[str], classes: Sequence, names: dict) -> "FileImages":
+        """The images ``paths``, each of the class with the key ``classes[i]``; ``names`` has a name for every key.
+
+        The classes that occur are counted in the order of their keys.
+        """
+        keys = sorted(set(classes))
+        numbers = {key: number for number, key in enumerate(keys)}
+        labels = torch.tensor([numbers[key] for key in classes], dtype=torch.int64)
+        return cls(root, list(paths), labels, [names[key] for key in keys])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """See :class:`Images`.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.root / self.paths[index]
+        try:
+            with Image.open(file) as image:
+                pixels = np.array(image.convert("RGB"))
+        # Damaged files make Pillow's decoders raise almost anything, SyntaxError and struct.error among it.
+        except Exception as error:
+            raise UserError(f"cannot read the image {file}: {error}") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def fingerprint(self, digest) -> None:
+        """Feed ``digest`` with the paths, the sizes of the files and the labels: to read 100,000 files takes too long.
+
+        Raises:
+            UserError: a file is missing.
+        """
+        for path in self.paths:
+            try:
+                size = os.path.getsize(self.root / path)
+            except OSError as error:
+                raise UserError(f"cannot read the image {self.root / path}: {error.strerror}") from error
+            digest.update(os.fsencode(f"{path}\0{size}\0"))
+        digest.update(self.labels.numpy())
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Images to train on, and images of other classes to search among.
+
+    Attributes:
+        train: what a network learns from.
+        query: what to search with.
+        gallery: what to search among, of the same classes and counted as ``query`` counts them; None: the queries
+            search among themselves, leaving themselves out.
+    """
+
+    train: Images
+    query: Images
+    gallery: Images | None = None
+
+    @property
+    def num_train_classes(self) -> int:
+        return len(self.train.names)
+
+    def fingerprint(self) -> str:
+        """A hash of images and labels: a resumed run must see the data that it started with."""
+        digest = hashlib.sha256()
+        for images in (self.train, self.query, self.gallery):
+            if images is not None:
+                digest.update(str(len(images)).encode())
+                images.fingerprint(digest)
+        return digest.hexdigest()[:16]
+
+    def __str__(self) -> str:
+        train = f"{len(self.train)} images of {self.num_train_classes} classes to train on"
+        classes = f"{len(self.query.names)} unseen classes"
+        if self.gallery is None:
+            return f"{train}, {len(self.query)} images of {classes} to retrieve"
+        return f"{train}, {len(self.query)} queries and {len(self.gallery)} gallery images of {classes}"
