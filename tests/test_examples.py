@@ -18,33 +18,14 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from dml import data, glyphs, trainer  # noqa: E402
-from dml.errors import UserError  # noqa: E402
+from dml import trainer  # noqa: E402
 from dml.losses import RECIPES  # noqa: E402
 from dml.runfolder import write_atomically  # noqa: E402
+from example_trees import make_image_folder  # noqa: E402
 
 # Losses without parameters, with parameters, and on two views, in the order in which they are interrupted.
 RESUMED = ("ce", "contrastive", "spce", "proxy_anchor", "info_nce", "siglip")
 METRICS = {"recall@1", "recall@2", "recall@4", "recall@8", "map@r"}
-
-
-@pytest.fixture(scope="module")
-def rendered():
-    return glyphs.render_glyphs()
-
-
-def make_image_folder(root):
-    random = np.random.default_rng(0)
-    for c in range(6):
-        (root / f"class-{c}").mkdir(parents=True)
-        colour = random.integers(0, 256, 3)
-        for i in range(8):
-            pixels = np.clip(colour + random.normal(0, 30, (20, 30, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / f"class-{c}" / f"{i}.png")
-    (root / "notes.txt").write_text("not a class")
-    (root / "class-0" / ".hidden.png").write_text("not an image")
-    (root / "class-0" / "readme.md").write_text("not an image either")
-    return root
 
 
 @pytest.fixture
@@ -78,102 +59,6 @@ def whole_run(tmp_path_factory):
 def error_of(capsys, argv):
     assert train_dml.main(argv) == 2
     return capsys.readouterr().err
-
-
-def test_glyphs_are_493_classes_of_16_different_images(rendered):
-    images, characters = rendered
-    assert images.shape == (493, 16, 32, 32) and images.dtype == np.uint8
-    assert list(characters) == sorted(set(characters)) and len(characters) == 493
-    assert characters[:10] == "0123456789" and "A" in characters
-    assert not {"\u0391", "\u0410"} & set(characters), "Greek Alpha and Cyrillic A are drawn like Latin A"
-    for face in range(16):
-        assert len({image.tobytes() for image in images[:, face]}) == 493
-    # The margin that shifts need: nothing is cut off.
-    border = np.ones((32, 32), dtype=bool)
-    border[1:-1, 1:-1] = False
-    assert images.max(axis=(2, 3)).min() > 100 and not images[..., border].any()
-
-
-def test_glyphs_are_the_same_every_time_and_split_by_class(rendered):
-    images, characters = rendered
-    first, second = data.glyphs(), data.glyphs()
-    assert first.fingerprint() == second.fingerprint()
-    assert first.train_images.shape == (246 * 16, 1, 32, 32) and first.test_images.shape == (247 * 16, 1, 32, 32)
-    assert first.num_train_classes == 246 and len(first.test_names) == 247
-    assert np.array_equal(first.train_images.numpy(), images[:246].reshape(-1, 1, 32, 32))
-    assert np.array_equal(first.test_images.numpy(), images[246:].reshape(-1, 1, 32, 32))
-    assert first.train_labels.tolist() == [c for c in range(246) for _ in range(16)]
-    assert first.test_names[0] == f"{characters[246]} U+{ord(characters[246]):04X}"
-
-
-def test_missing_fonts_are_named(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
-    message = error_of(capsys, ["--output", str(tmp_path / "run")])
-    assert "16 of them are not in" in message and str(tmp_path / "fonts" / "ttf") in message
-    assert "STIXGeneralBolIta.ttf" in message and "DejaVuSans.ttf" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_unreadable_and_unexpected_fonts_are_named(monkeypatch, tmp_path):
-    real = glyphs.font_files()
-    fonts = tmp_path / "fonts" / "ttf"
-    fonts.mkdir(parents=True)
-    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
-    for file in real:
-        (fonts / file.name).write_bytes(real[0].read_bytes())
-    with pytest.raises(UserError, match="has 493 classes, but the fonts in .* give"):
-        glyphs.render_glyphs()
-    (fonts / "STIXGeneral.ttf").write_bytes(b"no font")
-    with pytest.raises(UserError, match=r"cannot read the font .*STIXGeneral\.ttf"):
-        glyphs.render_glyphs()
-
-
-def test_folder_reads_classes_in_order(image_folder):
-    found = data.folder(image_folder)
-    assert found.train_images.shape == found.test_images.shape == (24, 3, 64, 64)
-    assert found.train_images.dtype == torch.uint8 and found.num_train_classes == 3
-    assert found.test_labels.tolist() == [c for c in range(3) for _ in range(8)]
-    assert found.test_names == ["class-3", "class-4", "class-5"]
-
-
-@pytest.mark.parametrize(
-    "spoil, message",
-    [
-        (lambda root: root.rename(root.with_name("gone")), "cannot read the data folder .*images: No such file"),
-        (lambda root: [p.rename(root / f".{p.name}") for p in root.glob("class-[345]")], "has 3 class folders"),
-        (lambda root: [p.unlink() for p in root.glob("class-2/[1-7].png")], "class-2 has 1 images"),
-        (lambda root: (root / "class-4" / "3.png").write_bytes(b"torn"), r"cannot read the image .*class-4/3\.png"),
-        (lambda root: os.truncate(root / "class-1" / "0.png", 400), r"cannot read the image .*class-1/0\.png"),
-    ],
-)
-def test_folder_errors_name_the_path(image_folder, spoil, message):
-    spoil(image_folder)
-    with pytest.raises(UserError, match=message):
-        data.folder(image_folder)
-
-
-@pytest.mark.parametrize("per_class", [1, 4])
-def test_batches_visit_every_sample_once(per_class):
-    labels = torch.arange(5).repeat(8)[torch.randperm(40, generator=torch.Generator().manual_seed(1))]
-    generator = torch.Generator().manual_seed(0)
-    epochs = [list(data.batches(labels, 12, per_class, generator)) for _ in range(2)]
-    for epoch in epochs:
-        assert [len(batch) for batch in epoch] == [12, 12, 12, 4]
-        order = torch.cat(epoch)
-        assert order.sort().values.tolist() == list(range(40))
-        assert all(len(set(group)) == 1 for group in labels[order].view(-1, per_class).tolist())
-    assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
-
-
-def test_augmentation_moves_little_and_depends_on_the_generator_alone():
-    image = torch.zeros(64, 1, 32, 32)
-    image[:, :, 12:20, 12:20] = 1
-    moved = data.augment(image, torch.Generator().manual_seed(0))
-    assert torch.equal(moved, data.augment(image, torch.Generator().manual_seed(0)))
-    axis = torch.arange(32.0)
-    centre = (moved.sum(2) * axis).sum((1, 2)) / moved.sum((1, 2, 3))
-    shift = (centre - 15.5).abs()
-    assert 2 < shift.max() < 3.6, "a tenth of 32 pixels at most, and some images come near it"
 
 
 def test_command_line_trains_on_glyphs(tmp_path):

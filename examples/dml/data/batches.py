@@ -54,12 +54,15 @@ def epoch_batches(
     if batch_size < 2 * world:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 2 for each of {world} processes")
     # A torch generator looks at 32 bits of its seed, into which numpy mixes both numbers.
-    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    mixed = int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1)[0])
     generator = torch.Generator().manual_seed(mixed)
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    groups = [group for samples in by_class.split(labels.bincount().tolist()) for group in samples.split(per_class)]
-    order = torch.cat([groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()])
+    # A group starts at every per_class-th sample of a class.
+    sizes = labels.bincount()
+    starts = (torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)) % per_class == 0
+    places = torch.randperm(int(starts.sum()), generator=generator)
+    order = by_class[places[starts.cumsum(0) - 1].argsort(stable=True)]
     seeds = torch.randint(2**63 - 1, (views, len(order)), generator=generator)
 
     batches = zip(order.split(batch_size), seeds.split(batch_size, dim=1), strict=True)

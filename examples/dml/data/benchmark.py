@@ -78,9 +78,9 @@ class Benchmark:
             UserError: the file cannot be read, or a line has other columns.
         """
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise self.error(f"cannot read {file}: {error}") from error
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise self.error(f"cannot read {file}: {error.strerror}") from error
         rows = []
         for number, line in enumerate(lines[header:], start=header + 1):
             if not line.strip():

@@ -75,7 +75,8 @@ def _read(file: Path, variable: str) -> np.ndarray:
     except ImportError as error:
         raise UserError(f"{file} can only be read with scipy: pip install scipy") from error
     try:
-        return np.atleast_1d(loadmat(file, squeeze_me=True, variable_names=[variable])[variable])
+        with open(file, "rb") as content:
+            return np.atleast_1d(loadmat(content, squeeze_me=True, variable_names=[variable])[variable])
     # Damaged files make scipy raise almost anything, zlib.error and NotImplementedError among it.
     except Exception as error:
         raise BENCHMARK.error(f"cannot read {variable} in {file}: {error}") from error

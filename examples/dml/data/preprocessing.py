@@ -124,8 +124,10 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
     try:
         yield from DataLoader(views, batch_sampler=batches, collate_fn=_as_it_is, **options)
     except UserError as error:
-        # From a worker comes an error whose text is the worker's whole traceback, with the message at its end.
-        raise UserError(str(error).rpartition("UserError: ")[2].rstrip()) from error
+        # From a worker comes an error whose text is the worker's whole traceback, with the message at its end. Its own
+        # traceback has a cycle that keeps the loader from stopping its workers at once: they wait for 5 s each.
+        message = str(error).rpartition("UserError: ")[2].rstrip()
+        raise UserError(message) from error.with_traceback(None)
 
 
 def _as_it_is(batch):
