@@ -53,13 +53,14 @@ struct PairLossArguments {
     STD_TORCH_CHECK(!grad_ref || ref_emb, "grad_ref needs ref_emb");
     STD_TORCH_CHECK(!self_index || ref_emb, "self_index needs ref_emb");
     STD_TORCH_CHECK(!two_sided || (ref_emb && !self_index), "two_sided needs ref_emb and no self_index");
+    STD_TORCH_CHECK(!two_sided || reduction != "totals", "two_sided has no totals");
     if (ref_emb) {
       check_like("ref_emb", *ref_emb, embeddings);
       check_length("ref_labels", *ref_labels, ref_emb->size(0));
       STD_TORCH_CHECK(!two_sided || ref_emb->size(0) == n, "two_sided needs as many references as anchors");
     }
     if (self_index) check_length("self_index", *self_index, n);
-    if (row_grad) check_length("row_grad", *row_grad, n);
+    if (row_grad) check_length("row_grad", *row_grad, reduction == "totals" ? 4 : n);
   }
 };
 

@@ -12,7 +12,9 @@ The pair losses share these arguments. P_i are the references of anchor i's clas
     labels: integers (n,). May be None where ``indices_tuple`` is given.
     ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
     distance: the score of a pair, a metric of :func:`pairwise_distance`.
-    reduction: "mean", the loss's own; "sum": sum_i l_i; "none": l_i, shape (n,).
+    reduction: "mean", the loss's own; "sum": sum_i l_i; "none": l_i, shape (n,); "totals": what the mean is made of, to
+        be added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The
+        last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no gradient.
     indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer
         tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is
         listed twice counts once, but twice in :func:`contrastive_loss` and :func:`ntxent_loss`. The loss is then plain
@@ -542,7 +544,7 @@ def info_nce_loss(
         temperature: positive. A tensor of one element, which may require a gradient, needs "cosine" or "dot".
         symmetric: whether both views are anchors.
         distance: as for the pair losses.
-        reduction: "mean", "sum" or "none": (n,).
+        reduction: "mean", "sum", "none": (n,), or, where not ``symmetric``, "totals" as for the pair losses.
 
     Source: van den Oord et al., 2018 (arXiv 1807.03748), eq. 4; Radford et al., ICML 2021 (arXiv 2103.00020).
     """
@@ -566,7 +568,7 @@ def siglip_loss(
         embeddings: (n, d), one view.
         ref_emb: (m, d), m >= n, the other view; rows beyond n are negatives of all.
         scale, bias: numbers or tensors of one element, which may require a gradient.
-        reduction: "mean", "sum" or "none": (n,).
+        reduction: "mean", "sum", "none": (n,), or "totals" as for the pair losses.
 
     Source: Zhai et al., ICCV 2023 (arXiv 2303.15343), eq. 1 and algorithm 1.
     """
@@ -780,7 +782,7 @@ def proxy_anchor_loss(
         margin: of the cosine.
         alpha: positive.
         reduction: "mean": the first part averaged over the proxies with samples in the batch, the second over all K;
-            "sum"; "none": (K,).
+            "sum"; "none": (K,); "totals" as for the pair losses.
 
     Source: Kim et al., CVPR 2020 (arXiv 2003.13911), eq. 4.
     """

@@ -55,11 +55,21 @@ def over_anchors(losses, like, reduction, mean=None):
     """``losses``: one an anchor, None for those that do not count."""
     zero = like.sum() * 0
     per_anchor = torch.stack([zero if loss is None else loss for loss in losses]) if losses else like.sum(1)
+    count = sum(loss is not None for loss in losses) if mean is None else mean
+    return reduced(per_anchor, reduction, (per_anchor.sum(), count))
+
+
+def reduced(per_anchor, reduction, *parts):
+    """``parts`` of the mean: what is averaged and over how many; by default all over the anchors."""
+    parts = parts or ((per_anchor.sum(), len(per_anchor)),)
     if reduction == "none":
         return per_anchor
     if reduction == "sum":
         return per_anchor.sum()
-    return per_anchor.sum() / max(sum(loss is not None for loss in losses) if mean is None else mean, 1)
+    if reduction == "totals":
+        flat = [*parts[0], *(parts[1] if len(parts) > 1 else (0, 0))]
+        return torch.stack([torch.as_tensor(t, dtype=per_anchor.dtype) for t in flat])
+    return sum(total / max(count, 1) for total, count in parts)
 
 
 def contrastive_loss(
@@ -81,13 +91,8 @@ def contrastive_loss(
     else:
         u, v = (-s - pos_margin).clamp(min=0), (neg_margin + s).clamp(min=0)
     u, v = (u * positive).pow(power), (v * negative).pow(power)
-    if reduction == "none":
-        return (u + v).sum(1)
-    if reduction == "sum":
-        return (u + v).sum()
-    if power == 2:
-        return (u + v).sum() / max(len(s), 1)
-    return u.sum() / max(int((u > 0).sum()), 1) + v.sum() / max(int((v > 0).sum()), 1)
+    parts = [(terms.sum(), int((terms > 0).sum())) for terms in (u, v)] if power == 1 else []
+    return reduced((u + v).sum(1), reduction, *parts)
 
 
 def snca_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
@@ -234,20 +239,12 @@ def center_loss(embeddings, labels, centers, *, reduction="mean"):
     return reduced(((embeddings - centers[labels.long()]) ** 2).sum(1) / 2, reduction)
 
 
-def reduced(per_anchor, reduction):
-    if reduction == "none":
-        return per_anchor
-    return per_anchor.sum() if reduction == "sum" else per_anchor.sum() / max(len(per_anchor), 1)
-
-
 def proxy_anchor_loss(embeddings, proxies, labels, *, margin=0.1, alpha=32.0, reduction="mean"):
     s = scores(embeddings, proxies, "cosine")
     own = F.one_hot(labels.long(), len(proxies)).to(s.dtype)
     pull = torch.log1p(((-alpha * (s - margin)).exp() * own).sum(0))
     push = torch.log1p(((alpha * (s + margin)).exp() * (1 - own)).sum(0))
-    if reduction == "mean":
-        return pull.sum() / max(len(labels.unique()), 1) + push.sum() / len(proxies)
-    return pull + push if reduction == "none" else (pull + push).sum()
+    return reduced(pull + push, reduction, (pull.sum(), len(labels.unique())), (push.sum(), len(proxies)))
 
 
 def spce_loss(embeddings, labels, *, reduction="mean"):

@@ -108,13 +108,24 @@ class Loss:
     trained: tuple[str, ...]  # the inputs that have gradients
     rows: str = "embeddings"  # the input whose rows reduction="none" has a loss for
     unit: bool = False  # looks at the direction of the rows alone
+    totals: bool = False  # has the reduction "totals"
+
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        return (*REDUCTIONS, "totals") if self.totals else REDUCTIONS
+
+    def shape(self, inputs: dict, reduction: str) -> tuple[int, ...]:
+        """Of the value."""
+        return {"none": (len(inputs[self.rows]),), "totals": (4,)}.get(reduction, ())
 
 
-def loss(name: str, inputs: Callable, trained: tuple[str, ...], rows: str = "embeddings", **settings) -> Loss:
+def loss(
+    name: str, inputs: Callable, trained: tuple[str, ...], rows: str = "embeddings", totals: bool = False, **settings
+) -> Loss:
     fused, plain = partial(getattr(FP, name), **settings), partial(getattr(dense, name), **settings)
     directions = settings.get("distance", "cosine") in ("cosine", "unit_euclidean", "unit_sqeuclidean")
     lengths = ("linear_cross_entropy", "spce_loss", "pce_loss", "center_loss")
-    return Loss(fused, plain, inputs, trained, rows, directions and name not in lengths)
+    return Loss(fused, plain, inputs, trained, rows, directions and name not in lengths, totals)
 
 
 def pair_loss(name: str, **settings) -> dict[str, Loss]:
@@ -123,8 +134,8 @@ def pair_loss(name: str, **settings) -> dict[str, Loss]:
     label += "-p2" if settings.get("power") == 2 else ""
     label += "".join(f"-{name}" for name, value in settings.items() if value is True)
     return {
-        label: loss(name, batch, ("embeddings",), **settings),
-        f"{label}-refs": loss(name, batch_and_references, ("embeddings", "ref_emb"), **settings),
+        label: loss(name, batch, ("embeddings",), totals=True, **settings),
+        f"{label}-refs": loss(name, batch_and_references, ("embeddings", "ref_emb"), totals=True, **settings),
     }
 
 
@@ -150,13 +161,14 @@ LOSSES = {
     **pair_loss("triplet_margin_loss", distance="dot", triplets_per_anchor="hard", smooth_loss=True),
     "info_nce": loss("info_nce_loss", two_views, ("embeddings", "ref_emb")),
     "info_nce-euclidean": loss("info_nce_loss", two_views, ("embeddings", "ref_emb"), distance="euclidean"),
-    "info_nce-one-sided": loss("info_nce_loss", view_and_more, ("embeddings", "ref_emb"), symmetric=False),
-    "siglip": loss("siglip_loss", sigmoid_views, ("embeddings", "ref_emb", "scale", "bias")),
+    "info_nce-one-sided": loss("info_nce_loss", view_and_more, ("embeddings", "ref_emb"), totals=True, symmetric=False),
+    "siglip": loss("siglip_loss", sigmoid_views, ("embeddings", "ref_emb", "scale", "bias"), totals=True),
     "proxy_anchor": loss(
         "proxy_anchor_loss",
         partial(class_vectors, name="proxies"),
         ("embeddings", "proxies"),
         rows="proxies",
+        totals=True,
         alpha=8.0,
     ),
     "normalized_softmax": loss("normalized_softmax_loss", class_vectors, ("embeddings", "weight"), temperature=0.1),
@@ -188,12 +200,14 @@ def operator_calls():
     pair = cast(batch_and_references(9, 4, "few", generator), torch.float32)
     linear = cast(classifier(9, 4, "few", generator, bias=True), torch.float32)
     x, y, labels = pair["embeddings"], pair["ref_emb"], pair["labels"]
-    rows = torch.randn(9, generator=generator)
+    rows, parts = torch.randn(9, generator=generator), torch.randn(4, generator=generator)
     for row_grad, reduction, wanted in (
         (None, "mean", True),
         (None, "sum", False),
         (None, "none", False),
         (rows, "none", True),
+        (None, "totals", False),
+        (parts, "totals", True),
     ):
         margins = ([0.1, 1.4], "euclidean", False, reduction)
         refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
@@ -204,6 +218,8 @@ def operator_calls():
         yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
         yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
         yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
+        if reduction == "totals":
+            continue
         views = (x, x.flip(0), labels, labels)
         yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)

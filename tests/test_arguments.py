@@ -56,6 +56,19 @@ def test_reductions_and_backends(function, backend):
         function(X, LABELS, backend="gpu")
 
 
+def test_totals_are_of_one_side_of_pairs():
+    calls = (
+        *(lambda function=function: function(X, LABELS, reduction="totals") for function in FUNCTIONS.values()),
+        lambda: FP.arcface_loss(X, W, LABELS, reduction="totals"),
+        lambda: FP.center_loss(X, LABELS, W, reduction="totals"),
+        lambda: FP.info_nce_loss(X, X, reduction="totals"),
+    )
+    assert calls[0]().shape == (4,)  # contrastive
+    for call in calls[1:]:
+        with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'totals'"):
+            call()
+
+
 def contrastive(**settings):
     return lambda backend: FP.contrastive_loss(X, LABELS, backend=backend, **settings)
 

@@ -98,6 +98,26 @@ def test_empty_lists(name):
             assert torch.equal(gradient, torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_totals(name):
+    """The parts of the mean, and their gradients."""
+    inputs = random_batch(0, False)
+    mined = MINERS["batch-hard"](*inputs.values())
+
+    def run(reduction, **batch):
+        return getattr(ours, name)(reduction=reduction)(**batch, indices_tuple=mined)
+
+    def mean(embeddings, labels):
+        total, count, neg_total, neg_count = run("totals", embeddings=embeddings, labels=labels)
+        return total / count.clamp(min=1) + neg_total / neg_count.clamp(min=1)
+
+    got = value_and_gradients(mean, inputs, ("embeddings",))
+    want = value_and_gradients(lambda **batch: run("mean", **batch), inputs, ("embeddings",))
+    assert max(error(got[result], want[result]) for result in want) <= 1e-12
+    totals = run("totals", **inputs)
+    assert error(totals[0] + totals[2], run("sum", **inputs)) <= 1e-12
+
+
 def test_repeated_pairs():
     x, i = torch.randn(6, 3), torch.tensor
     once = (i([0, 1]), i([1, 0]), i([0, 1]), i([3, 4]))

@@ -45,9 +45,8 @@ shapes = pytest.mark.parametrize(("n", "d", "pattern"), SHAPES, ids=lambda v: st
 def test_loss_and_gradients(loss, dtype, n, d, pattern):
     generator = torch.Generator().manual_seed(1000 * n + d)
     inputs = cast(loss.inputs(n, d, pattern, generator), dtype)
-    for reduction in REDUCTIONS:
-        size = (len(inputs[loss.rows]),) if reduction == "none" else ()
-        incoming = torch.randn(size, generator=generator, dtype=torch.float64)
+    for reduction in loss.reductions:
+        incoming = torch.randn(loss.shape(inputs, reduction), generator=generator, dtype=torch.float64)
         assert_matches_oracle(loss, inputs, reduction, incoming.to(dtype))
 
 
@@ -60,7 +59,7 @@ def test_duplicates(loss):
     # Of equally hard pairs any one may have the gradient.
     results = ("value",) if "hard" in loss.fused.keywords.values() else None
     for dtype in (torch.float64, torch.float32):
-        for reduction in REDUCTIONS:
+        for reduction in loss.reductions:
             assert_matches_oracle(loss, cast(inputs, dtype), reduction, results=results)
 
 
@@ -69,7 +68,7 @@ def test_half_precision_blocks(loss):
     """Enough rows for the machines that multiply bfloat16 natively to do so."""
     generator = torch.Generator().manual_seed(4)
     inputs = cast(loss.inputs(520, 48, "pairs", generator), torch.bfloat16)
-    for reduction in REDUCTIONS:
+    for reduction in loss.reductions:
         assert_matches_oracle(loss, inputs, reduction)
 
 
@@ -118,12 +117,12 @@ def test_more_scores_than_are_kept(name):
     assert max(error(got[t], want[t]) for t in loss.trained) <= tolerance
 
 
-@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("reduction", ["sum", "none", "totals"])
 def test_more_scores_than_are_kept_of_other_reductions(reduction):
     loss = LARGE["contrastive-euclidean"]
     generator = torch.Generator().manual_seed(6)
     inputs = large_inputs(4133, None, 3, "pairs", generator)
-    incoming = torch.randn((4133,) if reduction == "none" else (), generator=generator)
+    incoming = torch.randn(loss.shape(inputs, reduction), generator=generator)
     assert_matches_oracle(loss, inputs, reduction, incoming)
 
 
@@ -240,22 +239,22 @@ def test_labels_of_one_side_alone(name):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @every_loss
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_empty_batch(loss, reduction, backend):
+def test_empty_batch(loss, backend):
     inputs = cast(loss.inputs(5, 4, "few", torch.Generator().manual_seed(15)), torch.float32)
     for key in ("embeddings", "labels", "probabilities", *(("ref_emb",) if "labels" not in inputs else ())):
         if key in inputs:
             inputs[key] = inputs[key][:0]
-    result = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
-    assert result["value"].shape == ((len(inputs[loss.rows]),) if reduction == "none" else ())
-    if loss.rows == "embeddings":  # proxies have a loss without samples
-        for name, t in result.items():
-            assert torch.equal(t, torch.zeros_like(t)), name
+    for reduction in loss.reductions:
+        result = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+        assert result["value"].shape == loss.shape(inputs, reduction)
+        if loss.rows == "embeddings":  # proxies have a loss without samples
+            for name, t in result.items():
+                assert torch.equal(t, torch.zeros_like(t)), f"{reduction} {name}"
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].inputs is batch_and_references])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "totals"])
 @pytest.mark.parametrize("n", [0, 3])
 def test_no_references(name, reduction, n, backend):
     loss = LOSSES[name]
@@ -263,6 +262,8 @@ def test_no_references(name, reduction, n, backend):
     inputs |= {"embeddings": inputs["embeddings"][:n], "labels": inputs["labels"][:n]}
     inputs |= {"ref_emb": inputs["ref_emb"][:0], "ref_labels": inputs["ref_labels"][:0]}
     result = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+    if reduction == "totals":  # whose counts may be those of anchors
+        result["value"] = result["value"][::2]
     for name, t in result.items():
         assert torch.equal(t, torch.zeros_like(t)), name
 

@@ -91,18 +91,21 @@ class Dense:
 
     def __call__(self, reduction, incoming):
         count = max(self.count, 1) if reduction == "mean" else 1
-        weights = torch.ones_like(self.losses) * incoming.double() / count
+        weights = torch.ones_like(self.losses) * (incoming[0] if reduction == "totals" else incoming).double() / count
         gradients = torch.autograd.grad(
             (self.d * weights[:, None] * self.slopes).sum(), list(self.sides.values()), retain_graph=True
         )
         value = self.losses if reduction == "none" else self.losses.sum() / count
+        if reduction == "totals":
+            value = torch.stack([value, torch.tensor(float(self.count)), *torch.zeros(2)])
         return {"value": value, **dict(zip(self.sides, gradients))}
 
 
 def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), **settings):
     truth = Dense(**inputs, **settings)
     for reduction in reductions:
-        incoming = torch.randn((len(inputs["labels"]),) if reduction == "none" else (), dtype=torch.float64)
+        shape = {"none": (len(inputs["labels"]),), "totals": (4,)}.get(reduction, ())
+        incoming = torch.randn(shape, dtype=torch.float64)
         run = partial(FP.triplet_margin_loss, backend="cpu", reduction=reduction, **settings)
         got = value_and_gradients(run, inputs, trained(inputs), incoming.to(inputs["embeddings"].dtype))
         want = truth(reduction, incoming.to(inputs["embeddings"].dtype))
@@ -129,7 +132,7 @@ SHAPES = [
 @pytest.mark.parametrize(("n", "m", "pattern"), SHAPES, ids=lambda v: str(v))
 def test_every_reduction(n, m, pattern, distance, smooth, chosen):
     inputs = random_batch(n, 6, pattern, m)
-    assert_matches(inputs, reductions=REDUCTIONS, **settings_of(smooth, chosen, distance))
+    assert_matches(inputs, reductions=(*REDUCTIONS, "totals"), **settings_of(smooth, chosen, distance))
 
 
 @kinds

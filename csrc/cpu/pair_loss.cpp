@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -70,14 +71,15 @@ class PairLoss {
     const bool gradients = args_.grad_embeddings || args_.grad_ref;
     const std::vector<T> row_grad = incoming();
     std::vector<T> weights(x_.n);
-    for (int64_t i = 0; i < x_.n; ++i) weights[i] = T(weight(row_grad, *rows_, i));
+    for (int64_t i = 0; i < x_.n; ++i) weights[i] = T(weight(row_grad, *rows_, i, 1));
     const TripletSums sums = sweep_triplets<T>(*triplets_, distance_, x_, references(), rows_->pos_begin,
                                                rows_->pos_end, selves(), gradients ? weights.data() : nullptr);
     const double share = args_.reduction == "mean" ? 1 / std::max(sum(sums.counts), 1.0) : 1;
     for_samples([&](Samples<T>& samples) {
       if (samples.has_gradient && share != 1) samples.scale_gradient(T(share));
     });
-    value_ = share * sum(sums.losses);
+    totals_ = {sum(sums.losses), sum(sums.counts), 0, 0};
+    value_ = share * totals_[0];
     values_.resize(x_.n);
     for (int64_t i = 0; i < x_.n; ++i) values_[x_.order[i]] = T(sums.losses[i]);
     return results();
@@ -179,10 +181,12 @@ class PairLoss {
     __builtin_unreachable();
   }
 
-  // How much the loss of sorted anchor i of a side counts.
-  double weight(const std::vector<T>& incoming, const AnchorSide<T>& side, int64_t i) const {
+  // How much the part of the loss of sorted anchor i of a side that its pairs of a kind make counts.
+  double weight(const std::vector<T>& incoming, const AnchorSide<T>& side, int64_t i, int kind) const {
     const double share = args_.two_sided ? 0.5 : 1;
-    return args_.reduction == "none" ? (incoming.empty() ? 0 : share * incoming[side.samples.order[i]]) : share;
+    if (incoming.empty()) return share;
+    if (args_.reduction == "totals") return incoming[kind == 0 && loss_->separate_means ? 2 : 0];
+    return share * incoming[side.samples.order[i]];
   }
   std::vector<T> incoming() const { return args_.row_grad ? floating_vector<T>(*args_.row_grad) : std::vector<T>(); }
 
@@ -192,9 +196,8 @@ class PairLoss {
     for (AnchorSide<T>* side : sides()) {
       const double count = args_.reduction == "mean" && !loss_->separate_means ? double(side->samples.n) : 1;
       for (int64_t i = 0; i < side->samples.n; ++i) {
-        const double w = weight(row_grad, *side, i) / count;
-        side->constant[1][i] = T(positives * w);
-        side->constant[0][i] = T(negatives * w);
+        side->constant[1][i] = T(positives * weight(row_grad, *side, i, 1) / count);
+        side->constant[0][i] = T(negatives * weight(row_grad, *side, i, 0) / count);
       }
     }
   }
@@ -211,21 +214,20 @@ class PairLoss {
         anchors[i] =
             loss_->anchor(args_.params.data(), distance_.similarity, statistic(*side, 1, i), statistic(*side, 0, i));
       });
-      double loss = 0, neg_loss = 0, count = 0, neg_count = 0;
+      totals_ = {};
       for (const Anchor& a : anchors) {
-        loss += a.loss, neg_loss += a.neg_loss;
-        count += a.count, neg_count += a.neg_count;
+        totals_[0] += a.loss, totals_[1] += a.count;
+        totals_[2] += a.neg_loss, totals_[3] += a.neg_count;
       }
       counts_[1] = counts_[0] = 1;
       if (args_.reduction == "mean") {
-        counts_[1] = std::max(count, 1.0);
-        counts_[0] = loss_->separate_means ? std::max(neg_count, 1.0) : counts_[1];
+        counts_[1] = std::max(totals_[1], 1.0);
+        counts_[0] = loss_->separate_means ? std::max(totals_[3], 1.0) : counts_[1];
       }
-      value_ += (args_.two_sided ? 0.5 : 1) * (loss / counts_[1] + neg_loss / counts_[0]);
+      value_ += (args_.two_sided ? 0.5 : 1) * (totals_[0] / counts_[1] + totals_[2] / counts_[0]);
       for (int64_t i = 0; i < n; ++i) {
-        const double w = weight(row_grad, *side, i);
-        side->set_weight(i, 1, anchors[i].pos, w / counts_[1]);
-        side->set_weight(i, 0, anchors[i].neg, w / counts_[0]);
+        side->set_weight(i, 1, anchors[i].pos, weight(row_grad, *side, i, 1) / counts_[1]);
+        side->set_weight(i, 0, anchors[i].neg, weight(row_grad, *side, i, 0) / counts_[0]);
         if (args_.reduction == "none") {
           values_[side->samples.order[i]] += T((args_.two_sided ? 0.5 : 1) * (anchors[i].loss + anchors[i].neg_loss));
         }
@@ -281,10 +283,16 @@ class PairLoss {
   }
 
   Results results() {
-    Tensor value =
-        args_.reduction == "none" ? new_vector(args_.embeddings, values_) : new_scalar(args_.embeddings, T(value_));
-    return {std::move(value), x_.gradient_tensor(args_.embeddings),
+    return {value(), x_.gradient_tensor(args_.embeddings),
             y_ ? y_->gradient_tensor(*args_.ref_emb) : new_tensor(args_.embeddings, {0}, scalar_type<T>)};
+  }
+
+  Tensor value() const {
+    if (args_.reduction == "none") return new_vector(args_.embeddings, values_);
+    if (args_.reduction == "totals") {
+      return new_vector(args_.embeddings, std::vector<T>(totals_.begin(), totals_.end()));
+    }
+    return new_scalar(args_.embeddings, T(value_));
   }
 
   const PairLossArguments& args_;
@@ -296,6 +304,7 @@ class PairLoss {
   std::optional<AnchorSide<T>> rows_, other_;
   std::vector<int64_t> self_;
   double value_ = 0, counts_[2] = {1, 1};
+  std::array<double, 4> totals_;  // sum and count of each part of the mean
   std::vector<T> values_;
 };
 

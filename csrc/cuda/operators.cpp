@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const Opt
   STD_TORCH_CHECK(int64_t(params.size()) == param_count, "params must have ", param_count, " elements, got ",
                   params.size());
   std::copy(params.begin(), params.end(), problem.params);
-  problem.mean = mean_named(reduction);
+  problem.mean = reduction == "totals" ? Mean::Totals : mean_named(reduction);
   problem.two_sided = two_sided;
 
   Operands operands(problem, embeddings, ref_emb, distance_named(distance));
@@ -199,7 +199,9 @@ std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const Opt
   problem.side[1].labels = static_cast<const int64_t*>(data(3));
   operands.finish();
 
-  Tensor value = problem.mean == Mean::None ? new_tensor(embeddings, {problem.side[0].n}) : new_tensor(embeddings, {});
+  Tensor value = problem.mean == Mean::None     ? new_tensor(embeddings, {problem.side[0].n})
+                 : problem.mean == Mean::Totals ? new_tensor(embeddings, {TOTALS})
+                                                : new_tensor(embeddings, {});
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_pair_loss(problem, device.stream));
   return {value, operands.gradient(0), operands.gradient(1)};

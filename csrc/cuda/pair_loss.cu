@@ -184,7 +184,7 @@ struct Loss {
 
   __device__ __forceinline__ void store_weights(const Side& side, int i, int kind, const Slope& slope,
                                                 int place) const {
-    const RoundedSlope<float> rounded(slope, anchor_weight(i));
+    const RoundedSlope<float> rounded(slope, anchor_weight(i, kind));
     float* out = side.weights + 3 * kind * side.n + i;
     out[0] = rounded.factor, out[side.n] = rounded.shift, out[2 * side.n] = rounded.constant;
     if constexpr (Term::NEGATIVES == Reduction::Max) side.extremes[kind * side.n + i] = place;
@@ -192,7 +192,11 @@ struct Loss {
 
   // Anchors of two sides have half the weight each.
   __device__ double share() const { return p.two_sided ? 0.5 : 1; }
-  __device__ double anchor_weight(int i) const { return share() * (p.row_grad ? p.row_grad[i] : 1); }
+  // Of the part of an anchor's loss that its negatives or its positives make.
+  __device__ double anchor_weight(int i, int kind) const {
+    if (p.row_grad && p.mean == Mean::Totals) return p.row_grad[kind == 0 && Term::SEPARATE_MEANS ? 2 : 0];
+    return share() * (p.row_grad ? p.row_grad[i] : 1);
+  }
 
   // ---- slopes
 
@@ -202,7 +206,7 @@ struct Loss {
     constexpr Reduction reduction = POSITIVE ? Term::POSITIVES : Term::NEGATIVES;
     float given = 0, weight;
     if constexpr (SUMS) {
-      weight = float(anchor_weight(i));
+      weight = float(anchor_weight(i, POSITIVE));
     } else {
       const float* of = side.weights + 3 * POSITIVE * side.n + i;
       weight = of[2 * side.n];
@@ -236,6 +240,7 @@ struct Loss {
   // ---- all anchors
 
   // The sum or mean over the anchors of side s, the same in every thread of the grid, and what it multiplies slopes by.
+  // Writes the totals where they are the value.
   __device__ double reduce(int s, double (&room)[WARPS], Scales* scales) const {
     const Side& side = p.side[s];
     double totals[TOTALS] = {};
@@ -245,6 +250,9 @@ struct Loss {
     }
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) totals[k] = block_sum(totals[k], room);
+    if (p.mean == Mean::Totals && blockIdx.x == 0 && threadIdx.x == 0) {
+      for (int k = 0; k < TOTALS; ++k) p.value[k] = float(totals[k]);
+    }
     double pos_count = 1, neg_count = 1;
     if (p.mean == Mean::Mean) {
       pos_count = totals[1] < 1 ? 1 : totals[1];
@@ -282,7 +290,7 @@ __device__ __noinline__ void scores_to_slopes(const PairLoss& p, double (&room)[
   double value = loss.reduce(0, room, &x_scales);
   if (p.two_sided) value += loss.reduce(1, room, &y_scales);
   if (p.symmetric) y_scales = x_scales;
-  if (p.mean != Mean::None && blockIdx.x == 0 && threadIdx.x == 0) p.value[0] = float(value);
+  if ((p.mean == Mean::Sum || p.mean == Mean::Mean) && blockIdx.x == 0 && threadIdx.x == 0) p.value[0] = float(value);
   if (!at_once) {
     slopes(x_scales, y_scales);
     grid_barrier();

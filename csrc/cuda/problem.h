@@ -9,7 +9,8 @@
 namespace fastpair::cuda {
 
 enum class Element { Float32, BFloat16, Float16 };
-enum class Mean { Sum, Mean, None };  // None: a value for each anchor
+// None: a value for each anchor. Totals, of pair losses: the sums and counts that the mean is made of.
+enum class Mean { Sum, Mean, None, Totals };
 
 // The longest rows of weights that an anchor has in the gradient: factor, shift and constant of the slopes of negatives
 // and of positives, see Slope in terms.h, and what is given to the terms of positives.
@@ -61,8 +62,8 @@ struct PairLoss : Pairs {
   Mean mean = Mean::Mean;
   bool two_sided = false;
   const int64_t* self_index = nullptr;  // (n,): the row of side[1] that is no pair of row i of side[0], -1 for none
-  const float* row_grad = nullptr;      // (n,): weights of the anchors in the gradient
-  float* value = nullptr;               // (1,), or (n,) for Mean::None
+  const float* row_grad = nullptr;      // (n,): weights of the anchors in the gradient; (TOTALS,): of the totals
+  float* value = nullptr;               // (1,), (n,) for Mean::None, (TOTALS,) for Mean::Totals
 };
 
 struct ScoreGradient : Pairs {

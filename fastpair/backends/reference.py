@@ -4,8 +4,8 @@ It runs on any device and dtype, builds the whole score matrix, and is what the 
 (in float64) and what runs where no kernel does. float16 and bfloat16 are computed in float32.
 
 The formula of a pair loss is one function of the scores ``s`` (n, m) and of the masks of positive and negative pairs.
-It returns ``(per_anchor, mean)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and the loss's own
-mean.
+It returns ``(per_anchor, *parts)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and for each part
+of the loss's own mean what is averaged and over how many: (sum, count).
 """
 
 from __future__ import annotations
@@ -59,10 +59,22 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def averaged(losses: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """The anchors' losses and their mean over those that count; the others have loss 0."""
+def averaged(losses: Tensor, counted: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The anchors' losses, their mean being that over those that count; the others have loss 0."""
     losses = torch.where(counted, losses, 0)
-    return losses, losses.sum() / counted.sum().clamp(min=1)
+    return losses, (losses.sum(), counted.sum())
+
+
+def averaged_over_all(losses: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    return losses, (losses.sum(), anchor_count(losses))
+
+
+def anchor_count(losses: Tensor) -> Tensor:
+    return torch.full((), len(losses), device=losses.device)
+
+
+def nonzero_terms(terms: Tensor) -> tuple[Tensor, Tensor]:
+    return terms.sum(), (terms != 0).sum()
 
 
 def contrastive(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], power: int):
@@ -73,11 +85,8 @@ def contrastive(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params
     pos_margin, neg_margin = params
     u = torch.where(positive, F.relu(sign * (pos_margin - s)) ** power, 0)
     v = torch.where(negative, F.relu(sign * (s - neg_margin)) ** power, 0)
-    if power == 1:
-        mean = sum(term.sum() / (term != 0).sum().clamp(min=1) for term in (u, v))
-    else:
-        mean = (u.sum() + v.sum()) / max(len(s), 1)
-    return (u + v).sum(1), mean
+    losses = (u + v).sum(1)
+    return (losses, nonzero_terms(u), nonzero_terms(v)) if power == 1 else averaged_over_all(losses)
 
 
 def snca(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
@@ -97,13 +106,12 @@ def ntxent(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: lis
     """sum_P softplus(log sum_N exp(scale s) - scale s_p), averaged over the positive pairs."""
     u = params[0] * sign * s
     terms = torch.where(positive, softplus(log_sum_exp(u, negative)[:, None] - u), 0)
-    return terms.sum(1), terms.sum() / positive.sum().clamp(min=1)
+    return terms.sum(1), (terms.sum(), positive.sum())
 
 
 def sigmoid(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
     """softplus(-s) on positives, softplus(s) on negatives."""
-    losses = torch.where(positive, softplus(-s), torch.where(negative, softplus(s), 0)).sum(1)
-    return losses, losses.sum() / max(len(s), 1)
+    return averaged_over_all(torch.where(positive, softplus(-s), torch.where(negative, softplus(s), 0)).sum(1))
 
 
 def multi_similarity(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
@@ -111,8 +119,7 @@ def multi_similarity(s: Tensor, positive: Tensor, negative: Tensor, sign: int, p
     alpha, beta, base = params
     excess = sign * (s - base)
     losses = softplus(log_sum_exp(-alpha * excess, positive)) / alpha
-    losses = losses + softplus(log_sum_exp(beta * excess, negative)) / beta
-    return losses, losses.sum() / max(len(s), 1)
+    return averaged_over_all(losses + softplus(log_sum_exp(beta * excess, negative)) / beta)
 
 
 def proxy_anchor(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
@@ -121,7 +128,7 @@ def proxy_anchor(s: Tensor, positive: Tensor, negative: Tensor, sign: int, param
     margin, alpha = params
     pull = softplus(log_sum_exp(-alpha * (s - margin), positive))
     push = softplus(log_sum_exp(alpha * (s + margin), negative))
-    return pull + push, pull.sum() / positive.any(1).sum().clamp(min=1) + push.sum() / max(len(s), 1)
+    return pull + push, (pull.sum(), positive.any(1).sum()), (push.sum(), anchor_count(push))
 
 
 def circle(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
@@ -150,7 +157,7 @@ def hard_triplet(s: Tensor, positive: Tensor, negative: Tensor, sign: int, param
     nearest = F.pad(torch.where(negative, -sign * s, torch.inf), (0, 1), value=torch.inf).min(1).values
     both = positive.any(1) & negative.any(1)
     losses = torch.where(both, hinge(torch.where(both, farthest - nearest, 0) + params[0]), 0)
-    return losses, losses.sum() / (losses != 0).sum().clamp(min=1)
+    return losses, nonzero_terms(losses)
 
 
 def triplet(
@@ -163,7 +170,7 @@ def triplet(
     if semihard:
         chosen = chosen & ~(gap >= 0) & ~(gap + params[0] <= 0)  # NaN is not left out
     terms = torch.where(chosen, softplus(gap + params[0]) if smooth else F.relu(gap + params[0]), 0)
-    return terms.sum((1, 2)), terms.sum() / (terms != 0).sum().clamp(min=1)
+    return terms.sum((1, 2)), nonzero_terms(terms)
 
 
 PAIR_LOSSES = {
@@ -211,11 +218,18 @@ def pair_loss(
         positive, negative = positive & pair, ~positive & pair
         s = scores(x, y, distance)
         formula = partial(PAIR_LOSSES[loss], sign=1 if distance in SIMILARITIES else -1, params=params)
-        per_anchor, mean = formula(s, positive, negative)
+        value = reduced_pairs(*formula(s, positive, negative), reduction=reduction)
         if two_sided:
-            other, other_mean = formula(s.T, positive.T, negative.T)
-            per_anchor, mean = (per_anchor + other) / 2, (mean + other_mean) / 2
-    return reduced(per_anchor, mean, reduction)
+            value = (value + reduced_pairs(*formula(s.T, positive.T, negative.T), reduction=reduction)) / 2
+    return value
+
+
+def reduced_pairs(per_anchor: Tensor, *parts: tuple[Tensor, Tensor], reduction: str) -> Tensor:
+    """Of what a formula returned. "totals": the sums and counts of both parts of the mean, as a vector of four."""
+    if reduction == "totals":
+        totals = torch.stack([t.to(per_anchor.dtype) for part in parts for t in part])
+        return F.pad(totals, (0, 4 - len(totals)))
+    return reduced(per_anchor, sum(total / count.clamp(min=1) for total, count in parts), reduction)
 
 
 def reduced(per_anchor: Tensor, mean: Tensor, reduction: str) -> Tensor:

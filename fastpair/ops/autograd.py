@@ -5,8 +5,8 @@ Such an operator has the signature
     op(*tensors, row_grad, *settings, *wanted) -> (value, *gradients)
 
 where the tensors that can have a gradient come first, one flag of ``wanted`` for each, and the last of ``settings`` is
-the reduction. ``row_grad`` holds the incoming gradients of the per-row losses (n,) in place of the reduction's own
-weights. Gradients come in the accumulation dtype, and empty where they are not wanted.
+the reduction. ``row_grad`` holds the incoming gradients of the per-row losses (n,), or of the totals (4,), in place of
+the reduction's own weights. Gradients come in the accumulation dtype, and empty where they are not wanted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from torch import Tensor
 
 from fastpair.backends.reference import accumulate_dtype
 
+# Reductions to a vector.
+VECTORS = ("none", "totals")
+
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, op, settings, wanted, *tensors):
         ctx.op, ctx.settings, ctx.wanted = op, settings, wanted
-        ctx.per_row = settings[-1] == "none"
+        ctx.vector = settings[-1] in VECTORS
         ctx.save_for_backward(*tensors)
-        # The weights of per-row losses in the gradient are known in backward only: the operator runs again there.
-        value, *gradients = op(*tensors, None, *settings, *((False,) * len(wanted) if ctx.per_row else wanted))
-        ctx.gradients = None if ctx.per_row else gradients
+        # The weights of a vector's elements in the gradient are known in backward only: the operator runs again there.
+        value, *gradients = op(*tensors, None, *settings, *((False,) * len(wanted) if ctx.vector else wanted))
+        ctx.gradients = None if ctx.vector else gradients
         return value
 
     @staticmethod
@@ -36,8 +39,8 @@ class _FusedLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             with torch.no_grad():
-                _, *gradients = ctx.op(*tensors, grad if ctx.per_row else None, *ctx.settings, *ctx.wanted)
-        if not ctx.per_row:
+                _, *gradients = ctx.op(*tensors, grad if ctx.vector else None, *ctx.settings, *ctx.wanted)
+        if not ctx.vector:
             gradients = [scaled_(g, grad) if want else g for g, want in zip(gradients, ctx.wanted)]
         inputs = tensors[: len(ctx.wanted)]
         others = (None,) * (len(tensors) - len(inputs))
@@ -101,8 +104,8 @@ def distinct(tensors: tuple) -> tuple:
 def fake_fused_loss(tensors: tuple, reduction: str, wanted: tuple) -> tuple:
     """Outputs of such an operator with the right shapes and dtypes and no data."""
     x = tensors[0]
-    value = x.new_empty(x.shape[:1] if reduction == "none" else (), dtype=accumulate_dtype(x.dtype))
-    return value, *fake_gradients(tensors, wanted)
+    shape = {"none": x.shape[:1], "totals": (4,)}.get(reduction, ())
+    return x.new_empty(shape, dtype=accumulate_dtype(x.dtype)), *fake_gradients(tensors, wanted)
 
 
 def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:

@@ -14,6 +14,7 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 METRICS = ("sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean", "cosine", "dot")
 REDUCTIONS = ("mean", "sum", "none")
+PAIR_REDUCTIONS = (*REDUCTIONS, "totals")
 
 
 def matrix(name: str, value: Tensor, columns: str = "d") -> None:

@@ -34,7 +34,7 @@ def mined_pair_loss(
     if ref_emb is not None:
         checks.like("ref_emb", ref_emb, "embeddings", embeddings)
     checks.one_of("distance", distance, checks.METRICS)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.one_of("reduction", reduction, checks.PAIR_REDUCTIONS)
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
     lists = [indices.long() for indices in indices_tuple]
@@ -51,7 +51,7 @@ def mined_pair_loss(
             excess = closest - sign * listed_scores(x, y, anchor, positive, distance, backend) + params[0]
             terms = reference.softplus(excess) if loss.startswith("smooth") else F.relu(excess)
             per_anchor = x.new_zeros(len(x)).index_add(0, anchor, terms)
-            return reference.reduced(per_anchor, terms.sum() / (terms != 0).sum().clamp(min=1), reduction)
+            return reference.reduced_pairs(per_anchor, reference.nonzero_terms(terms), reduction=reduction)
 
         anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
         if loss not in COUNT_REPEATS:
@@ -59,7 +59,8 @@ def mined_pair_loss(
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
         s, kind = _padded(rows, listed_scores(x, y, rows, columns, distance, backend), len(anchor), len(x))
         formula = reference.PAIR_LOSSES[loss]
-        return reference.reduced(*formula(s, kind == 1, kind == -1, sign=sign, params=params), reduction)
+        parts = formula(s, kind == 1, kind == -1, sign=sign, params=params)
+        return reference.reduced_pairs(*parts, reduction=reduction)
 
 
 def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, backend: str | None) -> Tensor:

@@ -59,7 +59,7 @@ def pair_loss(
     checks.embeddings_and_labels(embeddings, labels)
     checks.references(embeddings, ref_emb, ref_labels)
     checks.one_of("distance", distance, checks.METRICS)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS)
+    checks.one_of("reduction", reduction, checks.REDUCTIONS if two_sided else checks.PAIR_REDUCTIONS)
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)

@@ -57,8 +57,11 @@ def test_arguments_of_a_direct_call(backend, device):
     x, labels = torch.randn(4, 3, device=device), torch.tensor([0, 0, 1, 1], device=device)
     call = torch.ops.fastpair.cuda_pair_loss
 
-    def run(loss="snca", params=(1.0,), distance="cosine", reduction="mean", labels=labels, x=x, two_sided=False):
-        return call(x, None, labels, None, None, None, loss, list(params), distance, two_sided, reduction, True, False)
+    def run(loss="snca", params=(1.0,), distance="cosine", reduction="mean", labels=labels, x=x, two_sided=False,
+            ref_emb=None):  # fmt: skip
+        ref_labels = None if ref_emb is None else labels
+        tensors = (x, ref_emb, labels, ref_labels, None, None)
+        return call(*tensors, loss, list(params), distance, two_sided, reduction, True, False)
 
     run()
     for arguments, message in (
@@ -70,6 +73,7 @@ def test_arguments_of_a_direct_call(backend, device):
         ({"x": x.double()}, "expected float32, bfloat16 or float16"),
         ({"x": x[0]}, "embeddings must have 2 dimensions"),
         ({"two_sided": True}, "two_sided needs ref_emb"),
+        ({"two_sided": True, "ref_emb": x, "reduction": "totals"}, "two_sided has no totals"),
     ):
         with pytest.raises(RuntimeError, match=message):
             run(**arguments)

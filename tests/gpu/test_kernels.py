@@ -24,12 +24,12 @@ import fastpair.retrieval
 from fastpair.backends.triton import pairs, triplets
 
 SHAPES = {
-    (1, 8, "few"): ("mean", "none"),  # a lone sample
+    (1, 8, "few"): ("mean", "none", "totals"),  # a lone sample
     (2, 3, "distinct"): ("mean",),
     (5, 1, "few"): ("mean",),  # one dimension: cosines are all 1 or -1
-    (63, 17, "pairs"): REDUCTIONS,
-    (129, 64, "distinct"): ("mean",),  # a column block and one more; no positives
-    (130, 9, "one"): ("mean",),  # no negatives
+    (63, 17, "pairs"): (*REDUCTIONS, "totals"),
+    (129, 64, "distinct"): ("mean", "totals"),  # a column block and one more; no positives
+    (130, 9, "one"): ("mean", "totals"),  # no negatives
 }
 of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 shapes = pytest.mark.parametrize(("shape", "reductions"), SHAPES.items(), ids=lambda v: "-".join(map(str, v)))
@@ -41,15 +41,15 @@ def inputs_of(loss, n, d, pattern, device, dtype=torch.float32, seed=0):
 
 
 def incoming_of(loss, inputs, reduction):
-    size = (len(inputs[loss.rows]),) if reduction == "none" else ()
-    return torch.randn(size, generator=torch.Generator().manual_seed(7)).to(inputs[loss.rows].device)
+    incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
+    return incoming.to(inputs[loss.rows].device)
 
 
 @every_loss
 @shapes
 def test_loss_and_gradients(loss, shape, reductions, backend, device):
     inputs = inputs_of(loss, *shape, device)
-    for reduction in reductions:
+    for reduction in [r for r in loss.reductions if r in reductions]:
         incoming = incoming_of(loss, inputs, reduction)
         # The gradient of a single pair of views is zero but for rounding.
         results = ("value",) if shape[0] == 1 and "ref_emb" in inputs and "labels" not in inputs else None
@@ -78,11 +78,11 @@ RECTANGLES = [
 
 @of_triton
 @pytest.mark.parametrize("name", RECTANGLES)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_several_rectangles(name, reduction, backend, device, small_rectangles):
+def test_several_rectangles(name, backend, device, small_rectangles):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 290, 5, "few", device)
-    assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
+    for reduction in [r for r in loss.reductions if r != "sum"]:
+        assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
 @pytest.mark.parametrize("name", [*RECTANGLES, "arcface", "linear_cross_entropy-smooth-ignore", "spce_loss"])
@@ -108,7 +108,7 @@ TRIPLETS = [
 @of_triton
 @pytest.mark.parametrize("settings", TRIPLETS, ids=lambda v: "-".join(map(str, v.values())))
 @pytest.mark.parametrize("references", [False, True])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "none", "totals"])
 def test_triplets(settings, references, reduction, backend, device, monkeypatch):
     """Panels of fewer rows than there are, and columns beyond one block."""
     monkeypatch.setattr(pairs, "HEIGHT", 8)
@@ -120,7 +120,7 @@ def test_triplets(settings, references, reduction, backend, device, monkeypatch)
         inputs |= {"ref_emb": embeddings(m, 6, generator), "ref_labels": torch.randint(30, (m,), generator=generator)}
     inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
     names = tuple(k for k in inputs if not k.endswith("labels"))
-    incoming = torch.randn((n,) if reduction == "none" else (), generator=generator).to(device)
+    incoming = torch.randn({"none": (n,), "totals": (4,)}.get(reduction, ()), generator=generator).to(device)
     run = partial(FP.triplet_margin_loss, **settings, reduction=reduction)
     got = value_and_gradients(partial(run, backend=backend), inputs, names, incoming)
     want = value_and_gradients(partial(run, backend="reference"), cast(inputs, torch.float64), names, incoming)
@@ -172,7 +172,7 @@ def test_every_output_is_written(loss, n, backend, device):
     inputs = {k: t[:n] if k in cut else t for k, t in inputs.items()}
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        for reduction in ("mean", "none"):
+        for reduction in [r for r in loss.reductions if r != "sum"]:
             run = partial(loss.fused, reduction=reduction, backend=backend)
             assert all(t.isfinite().all() for t in value_and_gradients(run, inputs, loss.trained).values())
     finally:

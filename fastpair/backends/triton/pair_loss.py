@@ -269,10 +269,10 @@ def pair_loss(
     sweep = PairSweep(x, y, self_index, terms, params, distance)
     anchors = [(x, y), (y, x)] if two_sided else [(x, y)]
     part = 1 / len(anchors)
-    mean = reduction == "mean"
+    mean, totals = reduction == "mean", reduction == "totals"
     value = torch.zeros((), dtype=torch.float32, device=embeddings.device)
-    # The losses of single anchors, and those of two sides, are not among the totals of a sweep.
-    if terms.sums and reduction != "none" and not two_sided and len(y) > 0:
+    # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
+    if terms.sums and reduction in ("mean", "sum") and not two_sided and len(y) > 0:
         known = not (mean and terms.separate_means)
         x.share = torch.full((2,), 1 / max(len(x), 1) if mean else 1.0, device=embeddings.device)
         y.share = x.share
@@ -286,8 +286,12 @@ def pair_loss(
 
     row_grad = None if row_grad is None else row_grad.float().contiguous()
     for rows, cols in anchors:
-        sweep.statistics(rows, cols, row_grad)
+        sweep.statistics(rows, cols, None if totals else row_grad)
         reduce_totals(rows, value, part, mean, terms, None)
+    if totals:
+        value = x.totals.sum(0).float()
+        if row_grad is not None:
+            x.share = (row_grad[::2] if terms.separate_means else row_grad[:1].expand(2)).contiguous()
     if gradients and terms.positives == MAX.value:
         sweep.extremes()
     elif gradients:

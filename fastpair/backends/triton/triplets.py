@@ -7,6 +7,7 @@ in units of 2nmd flops: 1 for the scores + 2 for the gradients.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -208,6 +209,8 @@ def triplet_loss(
     gradients = (grad_embeddings or want_columns) and n > 0 and m > 0
     losses = torch.zeros(n, dtype=torch.float32, device=labels.device)
     counts = torch.zeros(n, dtype=torch.float64, device=labels.device)
+    if row_grad is not None and reduction == "totals":
+        row_grad = row_grad[:1].expand(n)
     weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
     smooth, semihard = LOSSES[loss]
     sums = x.rows.distances and not x.rows.unit
@@ -253,8 +256,12 @@ def triplet_loss(
             col_sums = sum(part.sum(0, dtype=torch.float32)[None] for part in cut) if sums else None
             pairs.add_gradients((top, bottom, 0, m), cut, row_sums, col_sums)
 
-    share = 1 / counts.sum().clamp(min=1) if reduction == "mean" else torch.ones_like(counts.sum())
-    value = losses if reduction == "none" else (losses.double().sum() * share).float()
+    total, count = losses.double().sum(), counts.sum()
+    share = 1 / count.clamp(min=1) if reduction == "mean" else torch.ones_like(count)
+    if reduction == "totals":
+        value = F.pad(torch.stack([total, count]), (0, 2)).float()
+    else:
+        value = losses if reduction == "none" else (total * share).float()
     dx, dy = (side.finished() * share.float() for side in (x, y))
     if want_columns:
         dy = torch.empty_like(dy).index_copy_(0, order, dy)
