@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -32,12 +31,14 @@ from benchmarks.compare import (
 )
 
 sys.path.insert(0, str(ROOT / "examples"))
-from dml.data import DATASETS, batches
-from dml.trainer import Trainer, TrainingConfig
+from dml.data import DATASETS
+from dml.processes import Processes
+from dml.settings import make_settings
+from dml.trainer import Trainer
 
 EMBEDDING_SIZE, BATCHES = 64, (128, 512, 2048)
 FAST, THEIRS = "fastpair", "pytorch-metric-learning"
-# The recipes of the example, and the same losses with the same settings of pytorch-metric-learning.
+# The losses of the example, and the same with the same settings of pytorch-metric-learning.
 LOSSES = {
     "contrastive": theirs("ContrastiveLoss", pos_margin=0.9, neg_margin=0.4),
     "supcon": theirs("SupConLoss"),
@@ -45,25 +46,29 @@ LOSSES = {
 }
 
 
-def trainer_and_batch(loss: str, variant: str, n: int) -> tuple[Trainer, torch.Tensor]:
-    config = TrainingConfig(1, n, EMBEDDING_SIZE, lr=1e-3, seed=0, device="cpu", log_bounds=False)
-    trainer = Trainer(loss, config, DATASETS["glyphs"](None), Path("no-checkpoint"))
+def trainer_of(loss: str, variant: str, n: int) -> Trainer:
+    settings = make_settings("glyphs", {"batch_size": n, "embedding_size": EMBEDDING_SIZE})
+    data = DATASETS[settings.dataset](None)
+    trainer = Trainer(loss, 0, settings, data, torch.device("cpu"), Processes())
     if variant == THEIRS:
         trainer.criterion = LOSSES[loss]()
-    trainer.model.train()
-    labels = trainer.data.train_labels
-    return trainer, next(batches(labels, n, trainer.recipe.per_class, torch.Generator().manual_seed(0)))
+    trainer.network.train()
+    return trainer
+
+
+def first_step(trainer: Trainer) -> None:
+    trainer.train_step(*next(trainer.batches()))
 
 
 def time_steps(loss: str, n: int, seconds: float) -> dict:
     steps: dict[str, Callable] = {}
     losses: dict[str, tuple[Callable, list[torch.Tensor]]] = {}
     for variant in (FAST, THEIRS):
-        trainer, index = trainer_and_batch(loss, variant, n)
-        embeddings, labels = trainer.loss_inputs(index)
+        trainer = trainer_of(loss, variant, n)
+        embeddings, labels = trainer.loss_inputs(*next(trainer.batches()))
         copies = [embeddings.detach().requires_grad_()]
         losses[variant] = (step(trainer.criterion, copies, labels), copies)
-        steps[variant] = partial(trainer.train_step, index)
+        steps[variant] = partial(first_step, trainer)
     agree(losses, 1e-4)
     alone = {("loss", variant): run for variant, (run, _) in losses.items()}
     times = medians({**steps, **alone}, seconds)
@@ -75,10 +80,9 @@ def time_steps(loss: str, n: int, seconds: float) -> dict:
 
 def peak_memory(loss: str, variant: str, n: int) -> float:
     """MiB above the resident set before the first step. To be run in a fresh process."""
-    small, few = trainer_and_batch(loss, variant, 16)
-    small.train_step(few)
-    trainer, index = trainer_and_batch(loss, variant, n)
-    return extra_peak(lambda: [trainer.train_step(index) for _ in range(3)])
+    first_step(trainer_of(loss, variant, 16))
+    trainer = trainer_of(loss, variant, n)
+    return extra_peak(lambda: [first_step(trainer) for _ in range(3)])
 
 
 def rows(seconds: float, quick: bool) -> Iterator[dict]:

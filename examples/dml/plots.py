@@ -1,5 +1,6 @@
-"""The two figures of a run: curves over the training steps, and what the unseen queries retrieve."""
+"""The figures of a run: curves over the training steps, how the losses compare, what the unseen queries retrieve."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +26,24 @@ COLUMN, ROW = 1.12, 1.36
 WINDOW = 7
 
 
-def plot_curves(path: Path, results: dict[str, dict]) -> None:
-    """Draw each loss over the training steps, and Recall@1 of the unseen classes for all of them.
+def plot_curves(path: Path, results: dict[str, dict[int, dict]]) -> None:
+    """Draw each loss over the training steps, and Recall@1 of the unseen classes for all of them: means over the seeds.
 
     Args:
         path: the PNG file to write.
-        results: for each loss, what ``Trainer.result`` returned.
+        results: for each loss and seed, what ``Trainer.result`` returned.
     """
     rows = len(results)
     figure = Figure(figsize=(10, max(3.6, 1.6 * rows)), layout="constrained")
     grid = figure.add_gridspec(rows, 2)
     first = None
-    for row, (name, result) in enumerate(results.items()):
+    for row, (name, of_seeds) in enumerate(results.items()):
         axes = figure.add_subplot(grid[row, 0], sharex=first)
         first = first or axes
-        colour = COLOURS[row % len(COLOURS)]
-        losses = result["history"]["loss"]
+        losses = np.mean([result["history"]["loss"] for result in of_seeds.values()], axis=0)
         steps = np.arange(1, len(losses) + 1)
-        axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=0.8)
-        axes.plot(steps, _smooth(losses), color=colour, linewidth=1.8)
+        axes.plot(steps, losses, color=_colour(row), alpha=0.3, linewidth=0.8)
+        axes.plot(steps, _smooth(losses), color=_colour(row), linewidth=1.8)
         axes.set_ylabel(f"{name} loss")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
@@ -56,19 +56,50 @@ def plot_curves(path: Path, results: dict[str, dict]) -> None:
     figure.align_ylabels()
 
     axes = figure.add_subplot(grid[:, 1], sharex=first)
-    for row, (name, result) in enumerate(results.items()):
-        evaluations = result["history"]["evaluations"]
-        axes.plot(
-            [e["step"] for e in evaluations],
-            [100 * e["recall@1"] for e in evaluations],
-            color=COLOURS[row % len(COLOURS)],
-            marker=MARKERS[row % len(MARKERS)],
-            label=f"{name}, {100 * result['after']['recall@1']:.1f} % at the end",
-        )
+    for row, (name, of_seeds) in enumerate(results.items()):
+        histories = [result["history"]["evaluations"] for result in of_seeds.values()]
+        steps = [point["step"] for point in histories[0]]
+        recall = 100 * np.array([[point["cosine/recall@1"] for point in history] for history in histories])
+        label = f"{name}, {recall[:, -1].mean():.1f} % at the end"
+        _line(axes, steps, recall.mean(0), label, row)
+        axes.fill_between(steps, recall.min(0), recall.max(0), color=_colour(row), alpha=0.15, linewidth=0)
     axes.set_title("Recall@1 on unseen classes, %")
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def plot_comparison(path: Path, results: dict[str, dict[int, dict]]) -> None:
+    """Draw Recall@1 and MAP@R of the unseen classes at the end: a row a loss, every seed and their mean.
+
+    Args:
+        path: the PNG file to write.
+        results: as for :func:`plot_curves`.
+    """
+    figure = Figure(figsize=(10, 1.4 + 0.42 * len(results)), layout="constrained")
+    places = np.arange(len(results))
+    titles = {"cosine/recall@1": "Recall@1 on unseen classes, %", "cosine/map@r": "MAP@R on unseen classes, %"}
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (metric, title) in zip(panels, titles.items()):
+        for place, of_seeds in zip(places, results.values()):
+            values = [100 * result["after"][metric] for result in of_seeds.values()]
+            axes.plot(values, [place] * len(values), "o", color=COLOURS[0], markerfacecolor="none", markersize=7)
+            axes.plot(np.mean(values), place, "|", color="#000000", markersize=16, markeredgewidth=2)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(places, list(results))
+    panels[0].invert_yaxis()
+    figure.legend(
+        [
+            Line2D([], [], color=COLOURS[0], marker="o", markerfacecolor="none", linestyle=""),
+            Line2D([], [], color="#000000", marker="|", markersize=12, markeredgewidth=2, linestyle=""),
+        ],
+        ["one seed", "mean"],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
     _save(figure, path)
 
 
@@ -79,10 +110,11 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
 
     Args:
         path: the PNG file to write.
-        data: the data set, whose test images are shown.
+        data: the data set, whose queries and gallery are shown.
         queries: indices of the queries, int64 of shape (rows,).
         neighbours: for each loss, indices of the neighbours, nearest first, int64 of shape (rows, k).
     """
+    gallery = data.query if data.gallery is None else data.gallery
     k = next(iter(neighbours.values())).shape[1]
     # One axes for everything, in units of an image: an axes for each image takes seconds to draw.
     block = k * COLUMN + 0.3
@@ -93,17 +125,17 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
 
     axes.text(0.5, -0.15, "query", ha="center", fontsize=10)
     for row, query in enumerate(queries.tolist()):
-        label = data.test_labels[query]
-        _show(axes, 0, ROW * row, data.test_images[query], _short(data, label), "#808080", "-")
+        label = data.query.labels[query]
+        _show(axes, 0, ROW * row, data.query.pixels(query), _short(data, label), "#808080", "-")
     for number, (name, indices) in enumerate(neighbours.items()):
         start = COLUMN + 0.3 + number * block
         axes.text(start + k * COLUMN / 2, -0.15, f"{name}: {k} nearest", ha="center", fontsize=10)
         for row, query in enumerate(queries.tolist()):
             for rank, index in enumerate(indices[row].tolist()):
-                label = data.test_labels[index]
-                right = label == data.test_labels[query]
+                label = gallery.labels[index]
+                right = label == data.query.labels[query]
                 text, frame = ("", (RIGHT, "-")) if right else (_short(data, label), (WRONG, DASHES))
-                _show(axes, start + rank * COLUMN, ROW * row, data.test_images[index], text, *frame)
+                _show(axes, start + rank * COLUMN, ROW * row, gallery.pixels(index), text, *frame)
     # Last, because every image sets the limits to its own.
     axes.set(xlim=(-0.15, width - 0.25), ylim=(height, -1.2))
     keys = [Line2D([], [], color=RIGHT, linewidth=3), Line2D([], [], color=WRONG, linewidth=3, linestyle=DASHES)]
@@ -159,8 +191,14 @@ def plot_bounds(path: Path, history: dict[str, list[dict[str, float]]]) -> None:
     _save(figure, path)
 
 
-def _line(axes: Axes, steps: list[int], values: list[float], label: str, number: int) -> None:
-    axes.plot(steps, values, color=COLOURS[number], marker=MARKERS[number], markersize=4, label=label)
+def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], label: str, number: int) -> None:
+    # Where the colours begin again, the markers are others.
+    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+    axes.plot(steps, values, color=_colour(number), marker=marker, markersize=4, label=label)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
 
 
 def _smooth(values: list[float]) -> np.ndarray:
@@ -172,7 +210,7 @@ def _smooth(values: list[float]) -> np.ndarray:
 
 
 def _short(data: RetrievalData, label: torch.Tensor) -> str:
-    name = data.test_names[label]
+    name = data.query.names[label]
     return name if len(name) <= 12 else name[:11] + "…"
 
 

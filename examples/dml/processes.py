@@ -1,0 +1,81 @@
+"""The processes of a run: one, or those that torchrun starts."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from .errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run. With one, no call here communicates."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns in the main process, in all of them; a UserError too."""
+        if self.world == 1:
+            return work()
+        outcome: list = [None, None]
+        if self.main:
+            try:
+                outcome[0] = work()
+            except UserError as error:
+                outcome[1] = str(error)
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise UserError(outcome[1])
+        return outcome[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes."""
+        if self.world == 1:
+            return [value]
+        values: list = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+
+def start(device: str) -> tuple[Processes, torch.device]:
+    """Join the processes that torchrun started, if it did, and choose this one's device.
+
+    Raises:
+        UserError: the device cannot be used.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        torch.zeros(1, device=device).cpu()
+    # An unknown name, a device that this torch was not built for, one that is not there, and one that holds no data.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    chosen = torch.device(device)
+    if world == 1:
+        return Processes(), chosen
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Processes(dist.get_rank(), world), chosen
