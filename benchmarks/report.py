@@ -126,7 +126,7 @@ def one_table(rows: list[dict], field: str, unit: str) -> list[str]:
             ratio = f" ({value / ours:.2g}×)" if value and ours and value != ours else ""
             cells.append("–" if value is None else rounded(value) + ratio)
         if field == "milliseconds":
-            cells.append(f"{ours / row[field]['product']:.1f}" if ours else "–")
+            cells.append(f"{ours / row[field]['product']:.2f}" if ours else "–")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
