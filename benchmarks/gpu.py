@@ -167,7 +167,7 @@ def measured(work: str, variants: dict[str, Callable], inputs: tuple[list[Tensor
 
 
 def pair_works(seconds: float):
-    for dtype, sizes in ((torch.bfloat16, (1024, 4096, 16384, 131072)), (torch.float32, (1024, 4096, 16384))):
+    for dtype, sizes in ((torch.bfloat16, (1024, 4096, 16384, 131072, 262144)), (torch.float32, (1024, 4096, 16384))):
         for name in LOSSES:
             for n in sizes:
                 if n > 16384 and name not in LOSSES[:3]:
