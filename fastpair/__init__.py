@@ -1,8 +1,18 @@
 """Fused kernels for metric-learning losses: value and gradients in one pass, without the matrix of all pairs."""
 
-from fastpair import bounds, distance, functional, losses, retrieval
+from fastpair import bounds, distance, distributed, functional, losses, retrieval
 from fastpair.config import show_config, use_backend
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bounds", "distance", "functional", "losses", "retrieval", "show_config", "use_backend"]
+__all__ = [
+    "__version__",
+    "bounds",
+    "distance",
+    "distributed",
+    "functional",
+    "losses",
+    "retrieval",
+    "show_config",
+    "use_backend",
+]

@@ -75,10 +75,14 @@ class _NotTwice(torch.autograd.Function):
 def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | None]:
     """What ``backward`` returns for ``inputs``, given the gradients and the incoming one."""
     # Rounded to half precision only after the incoming gradient came in, so that a loss scale still saves small ones.
-    out = [g.to(x.dtype) if want else None for g, want, x in zip(gradients, wanted, inputs)]
+    return [once(g.to(x.dtype), grad, *inputs) if want else None for g, want, x in zip(gradients, wanted, inputs)]
+
+
+def once(gradient: Tensor, *causes: Tensor) -> Tensor:
+    """A gradient, whose own derivative by its causes is an error."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
-        out = [None if g is None else _NotTwice.apply(g, grad, *inputs) for g in out]
-    return out
+        return _NotTwice.apply(gradient, *causes)
+    return gradient
 
 
 def fused_loss(op, tensors: tuple, settings: tuple, differentiable: int) -> Tensor:

@@ -139,6 +139,14 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
     class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
 
 
+def probabilities(value: Tensor, embeddings: Tensor) -> None:
+    matrix("probabilities", value, "K")
+    same_device("probabilities", value, "embeddings", embeddings)
+    n = embeddings.shape[0]
+    if value.shape[0] != n or value.shape[1] == 0:
+        raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(value.shape)}")
+
+
 def number(name: str, value: float) -> None:
     if not isinstance(value, (float, int, Real)):  # the plain types first: an abstract one takes ten times as long
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")

@@ -27,11 +27,7 @@ def pce(
     backend: str | None,
 ) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
-    checks.matrix("probabilities", probabilities, "K")
-    checks.same_device("probabilities", probabilities, "embeddings", embeddings)
-    n = embeddings.shape[0]
-    if probabilities.shape[0] != n or probabilities.shape[1] == 0:
-        raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(probabilities.shape)}")
+    checks.probabilities(probabilities, embeddings)
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     checks.positive_or_none("lam", lam)
     kernel = choose_backend(
@@ -41,19 +37,24 @@ def pce(
         z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
         p = probabilities.detach().to(z.dtype)
         if lam is None:
-            lam = smallest_curvature(z.detach(), p) if n else 1.0
+            lam = smallest_curvature(z.detach(), p) if len(z) else 1.0
         if kernel == "reference":
             return reference.pce(z, labels, p, lam, reduction)
-        rows = max(n, 1)
-        centers = p.T @ z / rows
-        weight = centers / lam
-        # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
-        first = torch.zeros_like(labels)
-        log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, -100, "none", kernel) + z @ weight[0]
+        rows = max(len(z), 1)
         group, sums = class_sums(z, labels)
-        positives = (z * sums[group]).sum(1) / rows
-        per_anchor = log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
+        per_anchor = pce_rows(z, group, sums / rows, p.T @ z / rows, lam, kernel)
         return reference.reduced(per_anchor, per_anchor.sum() / rows, reduction)
+
+
+def pce_rows(z: Tensor, group: Tensor, means: Tensor, centers: Tensor, lam: float, backend: str | None) -> Tensor:
+    """Losses (n,) of the rows of z, which are in class group[i], given the sums of every class's rows and of all rows
+    times their probabilities of every class, both over the size of the batch."""
+    weight = centers / lam
+    # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
+    first = torch.zeros_like(group)
+    log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, -100, "none", backend) + z @ weight[0]
+    positives = (z * means[group]).sum(1)
+    return log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
 
 
 def smallest_curvature(z: Tensor, p: Tensor) -> float:

@@ -17,7 +17,9 @@ def proxy_anchor(
     alpha: float,
     reduction: str,
     backend: str | None,
+    anchors: slice | None = None,
 ) -> Tensor:
+    """``anchors``: which of the proxies are, all by default."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("proxies", proxies, "d")
     device = embeddings.device.type
@@ -27,6 +29,8 @@ def proxy_anchor(
     checks.like("proxies", proxies, "embeddings", embeddings)
     checks.class_range(labels, len(proxies))
     classes = torch.arange(len(proxies), device=labels.device, dtype=labels.dtype)
+    if anchors is not None:
+        proxies, classes = proxies[anchors], classes[anchors]
     return pair_loss(
         "proxy_anchor",
         [margin, alpha],

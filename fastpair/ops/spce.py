@@ -32,10 +32,15 @@ def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     group = torch.zeros_like(labels, dtype=torch.int64)
     group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
     group = torch.empty_like(group).scatter(0, order, group)
-    sums = torch.zeros_like(z)
+    return group, grouped_sums(z, group, z.shape[0])
+
+
+def grouped_sums(z: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sums (groups, d) of the rows of z (n, d), row i of which is in group[i]."""
+    sums = z.new_zeros(groups, z.shape[1])
     if z.is_cuda:  # where index_add would add in any order
-        return group, sums.index_put((group,), z, accumulate=True)
-    return group, sums.index_add(0, group, z)
+        return sums.index_put((group,), z, accumulate=True)
+    return sums.index_add(0, group, z)
 
 
 def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None) -> Tensor:

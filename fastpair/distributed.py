@@ -1,0 +1,318 @@
+"""Losses of a batch that lies on several processes: the value and every gradient are those of one large batch.
+
+With R processes ("ranks"), rows z_1 ... z_N of the whole batch, and its loss L, which is the same on every rank:
+
+    an embedding on its rank gets    R dL/dz_i
+    a parameter of the loss gets       dL/dw     on every rank
+
+The model that makes the embeddings is wrapped in DistributedDataParallel (DDP), which averages over the ranks:
+(1/R) sum_r R dL/dtheta|_r = dL/dtheta. An average of equal gradients changes nothing: the parameters of the loss are
+right whether DDP has them too, alone or in one module with the model, or not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fastpair import losses, ops
+from fastpair.backends.reference import accumulate_dtype
+from fastpair.ops import checks
+from fastpair.ops.autograd import once
+from fastpair.ops.pce import pce_rows
+from fastpair.ops.spce import grouped_sums
+
+__all__ = ["GlobalBatchLoss"]
+
+
+class GlobalBatchLoss(nn.Module):
+    """A loss of :mod:`fastpair.losses` over the rows of all ranks: called as ``loss`` is, with this rank's rows.
+
+    The ranks may have different numbers of rows, and none. Each computes the losses of its own n anchors against all
+    N rows; in units of 2nNd flops a pair loss costs 1 in forward, and in backward 1 for the scores again and 2 for the
+    gradients. Embeddings are gathered in their dtype, and what the other ranks' anchors say about a rank's rows comes
+    back by a reduce-scatter in the accumulation dtype. :class:`~fastpair.losses.ProxyAnchorLoss`, whose anchors are the
+    proxies, gives each rank a share of them. The losses on classes compare n rows with the classes and gather nothing,
+    SPCE and PCE add up their class means and gather the labels alone.
+
+    Without a process group, or in one of a single process, this is ``loss`` itself.
+
+    Args:
+        loss: its ``reduction`` "mean" and "sum" are those of the whole batch; "none" gives each rank the losses of its
+            own anchors, with gradients as of sum_i w_i l_i for incoming gradients w_i.
+        group: the processes, by default all.
+
+    Every rank has to make the same calls, backward included. The host waits for the sizes of the other ranks' shards.
+
+    Raises:
+        TypeError: ``loss`` is none of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
+        ValueError: ``indices_tuple``, ``ref_emb``, ``ref_labels`` or ``exclude_self`` is given, or PCE has no ``lam``.
+    """
+
+    def __init__(self, loss: nn.Module, group: dist.ProcessGroup | None = None):
+        super().__init__()
+        _family(loss)
+        self.loss = loss
+        self.group = group
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(self.group) == 1:
+            return self.loss(*args, **kwargs)
+        return _family(self.loss)(_Ranks(self.group), self.loss, *args, **kwargs)
+
+
+# ---- what ranks exchange
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all ranks, this rank's first and then those of its successors; back comes the sum of what all ranks
+    say about this rank's rows."""
+
+    @staticmethod
+    def forward(ctx, x, sizes, group):
+        ctx.sizes, ctx.group, ctx.rank = sizes, group, dist.get_rank(group)
+        parts = [x.new_empty(max(*sizes, 1), *x.shape[1:]) for _ in sizes]
+        dist.all_gather(parts, _padded(x, len(parts[0])), group)
+        parts = [part[:n] for part, n in zip(parts, sizes)]
+        return torch.cat(parts[ctx.rank :] + parts[: ctx.rank])
+
+    @staticmethod
+    def backward(ctx, grad):
+        sizes, rank = ctx.sizes, ctx.rank
+        wide = grad.detach().to(accumulate_dtype(grad.dtype))
+        parts = wide.split(sizes[rank:] + sizes[:rank])
+        parts = [_padded(part, max(*sizes, 1)) for part in parts[len(sizes) - rank :] + parts[: len(sizes) - rank]]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts, group=ctx.group)
+        return once(own[: sizes[rank]].to(grad.dtype), grad), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks. Back comes what this rank says about it, not the sum of what all say."""
+
+    @staticmethod
+    def forward(ctx, t, group):
+        return _summed(t, group)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class _Whole(torch.autograd.Function):
+    """What all ranks have alike; back comes the sum of what all ranks say about it."""
+
+    @staticmethod
+    def forward(ctx, t, group):
+        ctx.group = group
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return once(_summed(grad, ctx.group), grad), None
+
+
+class _Scaled(torch.autograd.Function):
+    """The same, with ``factor`` times the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def _padded(x: Tensor, rows: int) -> Tensor:
+    return F.pad(x, (0, 0) * (x.ndim - 1) + (0, rows - len(x))).contiguous()
+
+
+def _summed(t: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    wide = t.new_empty(t.shape, dtype=accumulate_dtype(t.dtype)).copy_(t.detach())
+    dist.all_reduce(wide, group=group)
+    return wide.to(t.dtype)
+
+
+class _Ranks:
+    """The ranks of a group in one call of a loss, of which each has the same number of rows in all that it gathers."""
+
+    def __init__(self, group: dist.ProcessGroup | None):
+        self.group = group
+        self.rank, self.count = dist.get_rank(group), dist.get_world_size(group)
+        self.sizes: list[int] | None = None
+
+    def gather(self, x: Tensor) -> Tensor:
+        if self.sizes is None:
+            sizes = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(self.count)]
+            dist.all_gather(sizes, torch.full_like(sizes[0], len(x)), self.group)
+            self.sizes = torch.cat(sizes).tolist()
+        return _Gather.apply(x, self.sizes, self.group)
+
+    def sum(self, t: Tensor) -> Tensor:
+        return _Sum.apply(t, self.group)
+
+    def whole(self, t: Tensor) -> Tensor:
+        return _Whole.apply(t, self.group) if t.requires_grad else t
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows whose gradient DDP will average."""
+        return _Scaled.apply(x, self.count)
+
+    def call(self, loss: nn.Module, args: tuple, **settings) -> Tensor:
+        """``loss(*args)`` with other settings, and whole gradients of its parameters."""
+        loss = copy.copy(loss)
+        for name, value in settings.items():
+            setattr(loss, name, value)
+        return functional_call(loss, {name: self.whole(p) for name, p in loss.named_parameters()}, args)
+
+    def reduced(self, run: Callable[[str], Tensor], reduction: str, count: int | Tensor | None = None) -> Tensor:
+        """The loss of the whole batch, ``run(reduction)`` being that of this rank's anchors. ``count``: how many of
+        them are in the mean. None: ``run("totals")`` says so."""
+        if reduction == "none":
+            return run("none")
+        if reduction == "sum":
+            return self.sum(run("sum"))
+        if count is None:
+            totals = run("totals")
+        else:
+            total = run("sum")
+            totals = torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device)])
+        totals = self.sum(totals)
+        return totals if reduction == "totals" else (totals[::2] / totals[1::2].clamp(min=1)).sum()
+
+
+# ---- the losses, one function for those that are alike
+
+
+def _pair_loss(
+    ranks: _Ranks,
+    loss: losses.PairLoss,
+    embeddings: Tensor,
+    labels: Tensor,
+    indices_tuple: None = None,
+    ref_emb: None = None,
+    ref_labels: None = None,
+    exclude_self: None = None,
+) -> Tensor:
+    given = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels, "exclude_self": exclude_self}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be None: the anchors are compared with the rows of all ranks but themselves, "
+                f"got {type(value).__name__}"
+            )
+    checks.embeddings_and_labels(embeddings, labels)
+    x = ranks.scaled(embeddings)
+    # The first references are the anchors themselves.
+    args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)
+    return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction)
+
+
+def _class_loss(
+    ranks: _Ranks,
+    loss: losses.LinearCrossEntropyLoss | losses.ClassLoss,
+    embeddings: Tensor,
+    labels: Tensor,
+    *pairs: None,
+) -> Tensor:
+    checks.embeddings_and_labels(embeddings, labels)
+    args = (ranks.scaled(embeddings), labels, *pairs)
+    counted = (labels != getattr(loss, "ignore_index", -100)).sum()
+    return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction, counted)
+
+
+def _proxy_anchor(
+    ranks: _Ranks,
+    loss: losses.ProxyAnchorLoss,
+    embeddings: Tensor,
+    labels: Tensor,
+    indices_tuple: None = None,
+    ref_emb: None = None,
+    ref_labels: None = None,
+) -> Tensor:
+    checks.no_pairs(indices_tuple, ref_emb, ref_labels)
+    checks.embeddings_and_labels(embeddings, labels)
+    proxies = ranks.whole(loss.proxies)
+    share = slice(*(len(proxies) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)))
+    args = (ranks.gather(ranks.scaled(embeddings)), proxies, ranks.gather(labels), loss.margin, loss.alpha)
+    return ranks.reduced(lambda reduction: ops.proxy_anchor(*args, reduction, None, share), loss.reduction)
+
+
+def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
+    checks.matrix("embeddings", embeddings)
+    checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+    if len(ref_emb) != len(embeddings):
+        raise ValueError(f"ref_emb must have {len(embeddings)} rows like embeddings, got {len(ref_emb)}")
+    x, y = ranks.scaled(embeddings), ranks.scaled(ref_emb)
+    # Row i of either side belongs to the i-th reference, the others being those of the other ranks.
+    sides, settings = [(x, ranks.gather(y))], {}
+    if getattr(loss, "symmetric", False):
+        sides, settings = [*sides, (y, ranks.gather(x))], {"symmetric": False}
+
+    def run(reduction: str) -> Tensor:
+        return sum(ranks.call(loss, side, reduction=reduction, **settings) for side in sides) / len(sides)
+
+    return ranks.reduced(run, loss.reduction, len(x))
+
+
+def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tensor) -> Tensor:
+    checks.embeddings_and_labels(embeddings, labels)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = ranks.scaled(embeddings)
+        group, means, _ = _class_means(ranks, x.to(accumulate_dtype(x.dtype)), labels)
+        args = (x, means.to(x.dtype), group, None, 0.0, -100)
+        return ranks.reduced(lambda reduction: ops.linear_cross_entropy(*args, reduction, None), loss.reduction, len(x))
+
+
+def _pce(ranks: _Ranks, loss: losses.PCELoss, embeddings: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
+    checks.embeddings_and_labels(embeddings, labels)
+    checks.probabilities(probabilities, embeddings)
+    if loss.lam is None:
+        raise ValueError("lam must be given: its default is an eigenvalue of the whole batch, which no rank has")
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = ranks.scaled(embeddings)
+        z = x.to(accumulate_dtype(x.dtype))
+        group, means, rows = _class_means(ranks, z, labels)
+        centers = ranks.whole(ranks.sum(probabilities.detach().to(z.dtype).T @ z)) / rows
+        per_anchor = pce_rows(z, group, means, centers, loss.lam, None)
+        return ranks.reduced(
+            lambda reduction: per_anchor if reduction == "none" else per_anchor.sum(), loss.reduction, len(z)
+        )
+
+
+def _class_means(ranks: _Ranks, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The classes of this rank's rows, as numbers of those in the whole batch; the sums of every class's rows over the
+    size of the batch; that size."""
+    everywhere = ranks.gather(labels)
+    classes, group = everywhere.unique(return_inverse=True)
+    group, rows = group[: len(labels)], max(len(everywhere), 1)
+    sums = grouped_sums(z, group, max(len(classes), 1))
+    return group, ranks.whole(ranks.sum(sums)) / rows, rows
+
+
+FAMILIES: dict[type | tuple[type, ...], Callable] = {
+    losses.PairLoss: _pair_loss,
+    losses.ProxyAnchorLoss: _proxy_anchor,  # a ClassLoss too
+    (losses.ClassLoss, losses.LinearCrossEntropyLoss): _class_loss,
+    (losses.InfoNCELoss, losses.SigLIPLoss): _views,
+    losses.SPCELoss: _spce,
+    losses.PCELoss: _pce,
+}
+
+
+def _family(loss: nn.Module) -> Callable:
+    for kinds, family in FAMILIES.items():
+        if isinstance(loss, kinds):
+            return family
+    raise TypeError(
+        f"loss must be one of fastpair.losses other than CrossBatchMemory, whose memory is one process's, "
+        f"got {type(loss).__name__}"
+    )

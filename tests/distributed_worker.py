@@ -1,0 +1,330 @@
+"""What the processes of test_distributed.py run. Each writes what it computed to a file, which the test compares with
+one process on all rows."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastpair import losses
+from fastpair.distributed import GlobalBatchLoss, _Gather
+
+FEATURES, D, CLASSES = 6, 5, 7
+
+# ---- the losses
+
+SIZES = (CLASSES, D)
+PAIR_LOSSES = {
+    "contrastive": losses.ContrastiveLoss,
+    "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
+    "snca": losses.SNCALoss,
+    "nca": losses.NCALoss,
+    "supcon": losses.SupConLoss,
+    "supcon-euclidean": partial(losses.SupConLoss, distance="euclidean"),
+    "ntxent": losses.NTXentLoss,
+    "multi_similarity": losses.MultiSimilarityLoss,
+    "circle": partial(losses.CircleLoss, gamma=10.0),
+    "lifted_structure": losses.GeneralizedLiftedStructureLoss,
+    "triplet": losses.TripletMarginLoss,
+    "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
+    "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),
+}
+VIEW_LOSSES = {
+    "info_nce": losses.InfoNCELoss,
+    "info_nce-learned": partial(losses.InfoNCELoss, 0.2, learn_temperature=True),
+    "info_nce-one-sided": partial(losses.InfoNCELoss, 0.2, symmetric=False, distance="euclidean"),
+    "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
+}
+CLASS_LOSSES = {
+    "linear_cross_entropy": partial(losses.LinearCrossEntropyLoss, *SIZES),
+    "linear_cross_entropy-ignore": partial(losses.LinearCrossEntropyLoss, *SIZES, label_smoothing=0.2, ignore_index=1),
+    "normalized_softmax": partial(losses.NormalizedSoftmaxLoss, *SIZES),
+    "cosface": partial(losses.CosFaceLoss, *SIZES, scale=8.0),
+    "arcface": partial(losses.ArcFaceLoss, *SIZES, scale=8.0),
+    "proxy_nca": partial(losses.ProxyNCALoss, *SIZES),
+    "proxy_anchor": partial(losses.ProxyAnchorLoss, *SIZES, alpha=8.0),
+    "proxy_anchor-two": partial(losses.ProxyAnchorLoss, 2, D, alpha=8.0),  # fewer proxies than ranks
+    "center": partial(losses.CenterLoss, *SIZES),
+    "spce": losses.SPCELoss,
+    "pce": partial(losses.PCELoss, 0.3),
+}
+LOSSES = {**PAIR_LOSSES, **VIEW_LOSSES, **CLASS_LOSSES}
+
+
+def make_loss(name: str, dtype: torch.dtype, **settings) -> nn.Module:
+    torch.manual_seed(1)
+    return LOSSES[name](**settings).to(dtype)
+
+
+def make_model(dtype: torch.dtype) -> nn.Module:
+    """Without biases, whose gradients cancel for losses of differences."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(FEATURES, 8, bias=False), nn.Tanh(), nn.Linear(8, D, bias=False)).to(dtype)
+
+
+# ---- the batches: labels of the rows of every rank
+
+SHARDS = {
+    2: {
+        "uneven": ([0, 1, 2, 0, 3], [1, 0, 2, 2, 4, 4, 5]),
+        "positives-elsewhere": ([0, 1, 2, 3], [3, 0, 1, 2]),
+        "no-positives-on-one": ([0, 0, 1, 1, 2], [3, 4, 5]),
+        "no-rows-on-one": ([0, 1, 0, 1, 1, 2], []),
+    },
+    3: {
+        "uneven": ([0, 1, 2, 0, 3], [1, 0, 2], [2, 4, 4, 0]),
+        "positives-elsewhere": ([0, 1, 2], [2, 0, 1], [3, 1, 4]),
+        "no-rows-on-one": ([2, 2, 1, 0], [], [1, 0, 5]),
+        "no-pairs": ([0], [], [0]),
+        "nothing": ([], [], []),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    loss: str
+    shards: str
+    dtype: torch.dtype
+    reduction: str = "mean"
+
+
+def cases(world: int) -> Iterator[Case]:
+    for name in LOSSES:
+        for shards in SHARDS[world]:
+            yield Case(name, shards, torch.float64)
+        for reduction in ("sum", "none"):
+            yield Case(name, "uneven", torch.float64, reduction)
+        yield Case(name, "uneven", torch.float32)
+
+
+def batch(case: Case, world: int) -> dict[str, torch.Tensor]:
+    """All rows: features of two views, labels and probabilities."""
+    labels = torch.tensor([label for shard in SHARDS[world][case.shards] for label in shard], dtype=torch.int64)
+    if case.loss == "proxy_anchor-two":
+        labels = labels % 2
+    if case.loss in PAIR_LOSSES or case.loss in ("spce", "pce"):  # where labels are names
+        labels = torch.tensor([2**40, -3, 17, 5, -(2**40), 0])[labels]
+    n, generator = len(labels), torch.Generator().manual_seed(3)
+    return {
+        "features": torch.randn(n, 2, FEATURES, generator=generator, dtype=torch.float64).to(case.dtype),
+        "labels": labels,
+        "probabilities": torch.randn(n, 4, generator=generator, dtype=torch.float64).softmax(1).to(case.dtype),
+    }
+
+
+def rows_of(rank: int, world: int, shards: str) -> slice:
+    first = sum(len(shard) for shard in SHARDS[world][shards][:rank])
+    return slice(first, first + len(SHARDS[world][shards][rank]))
+
+
+def anchors_of(case: Case, rank: int, world: int) -> slice:
+    """Of a rank, whose losses it gets."""
+    if case.loss.startswith("proxy_anchor"):
+        count = len(make_loss(case.loss, case.dtype).proxies)
+        return slice(count * rank // world, count * (rank + 1) // world)
+    return rows_of(rank, world, case.shards)
+
+
+def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: dict, anchors: slice) -> dict:
+    """The loss, and the gradients of the ``parameters`` of the model and the loss."""
+    features = inputs["features"]
+    first, second = model(features.flatten(0, 1)).unflatten(0, features.shape[:2]).unbind(1)
+    first.retain_grad()
+    arguments = [second] if case.loss in VIEW_LOSSES else [inputs["labels"]]
+    arguments += [inputs["probabilities"]] if case.loss == "pce" else []
+    value = loss(first, *arguments)
+    incoming = torch.linspace(1, 2, 12, dtype=value.dtype)
+    value.backward(incoming[anchors][: len(value)] if case.reduction == "none" else incoming[3])
+    result = {"value": value.detach(), "embeddings": first.grad.clone()}
+    result |= {name: p.grad.clone() for name, p in parameters}
+    for _, p in parameters:
+        p.grad = None
+    return result
+
+
+# ---- the processes
+
+
+def shapes_of_calls(record: list) -> Callable:
+    """Puts the rows of both sides of every operator into ``record``."""
+    for name in ("pair_loss", "linear_cross_entropy", "spce"):
+        module = sys.modules[f"fastpair.ops.{name}"]
+
+        def recorded(op, tensors, settings, differentiable, fused_loss=module.fused_loss):
+            other = tensors[1]
+            record.append((len(tensors[0]), len(tensors[0] if other is None else other)))
+            return fused_loss(op, tensors, settings, differentiable)
+
+        module.fused_loss = recorded
+
+
+def run_cases(rank: int, world: int) -> dict:
+    models = {dtype: DistributedDataParallel(make_model(dtype)) for dtype in (torch.float32, torch.float64)}
+    results = {}
+    calls: list = []
+    shapes_of_calls(calls)
+    for case in cases(world):
+        model, loss = models[case.dtype], GlobalBatchLoss(make_loss(case.loss, case.dtype, reduction=case.reduction))
+        rows = rows_of(rank, world, case.shards)
+        inputs = {name: t[rows] for name, t in batch(case, world).items()}
+        parameters = [*model.module.named_parameters(), *loss.loss.named_parameters(prefix="loss")]
+        anchors = anchors_of(case, rank, world)
+        calls.clear()
+        results[case] = compute(case, model, loss, parameters, inputs, anchors)
+        results[case]["calls"] = list(calls)
+    return results
+
+
+def run_gather(rank: int, world: int) -> dict:
+    """Sums of gathered rows, weighted differently on every rank."""
+    results = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        sizes = [3, 0, 2][:world]
+        x = torch.arange(2.0 * sizes[rank]).reshape(-1, 2).to(dtype) + 10 * rank
+        x.requires_grad_()
+        y = _Gather.apply(x, sizes, None)
+        weights = torch.arange(2.0 * sum(sizes)).reshape(-1, 2).to(dtype) * 10.0**rank
+        (y * weights).sum().backward()
+        results[dtype] = {"rows": y.detach(), "gradient": x.grad}
+    return results
+
+
+def supcon_case() -> Case:
+    return Case("supcon", "uneven", torch.float64)
+
+
+def run_ways_of_ddp(rank: int, world: int) -> dict:
+    """Both in one module, the loss in a DDP of its own, gradients added up before they are averaged, frozen parts."""
+    case = Case("arcface", "uneven", torch.float64)
+    rows = rows_of(rank, world, case.shards)
+    inputs = {name: t[rows] for name, t in batch(case, world).items()}
+    x, labels = inputs["features"][:, 0], inputs["labels"]
+    results = {}
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.loss = make_model(case.dtype), GlobalBatchLoss(make_loss(case.loss, case.dtype))
+
+        def forward(self, x, labels):
+            return self.loss(self.model(x), labels)
+
+    def gradients(both):
+        return {name.replace("loss.loss", "loss"): p.grad for name, p in both.named_parameters() if p.requires_grad}
+
+    together = Both()
+    wrapped = DistributedDataParallel(together)
+    wrapped(x, labels).backward()
+    results["together"] = gradients(together)
+
+    apart = Both()
+    model, loss = DistributedDataParallel(apart.model), DistributedDataParallel(apart.loss)
+    loss(model(x), labels).backward()
+    results["apart"] = gradients(apart)
+
+    added = Both()
+    wrapped = DistributedDataParallel(added)
+    with wrapped.no_sync():
+        wrapped(x, labels).backward()
+    wrapped(x, labels).backward()
+    results["added"] = gradients(added)
+
+    frozen = Both()
+    frozen.loss.requires_grad_(False)
+    model, loss = DistributedDataParallel(frozen.model), frozen.loss
+    loss(model(x), labels).backward()
+    results["frozen"] = gradients(frozen)
+
+    head = Both()
+    head.loss(head.model(x).detach(), labels).backward()  # no gradient of embeddings
+    results["head"] = {"loss.weight": head.loss.loss.weight.grad}
+    return results
+
+
+def run_autocast(rank: int, world: int) -> dict:
+    results = {}
+    for name in ("supcon", "linear_cross_entropy", "proxy_anchor", "siglip", "spce", "pce"):
+        case = Case(name, "uneven", torch.float32)
+        inputs = {k: t[rows_of(rank, world, case.shards)] for k, t in batch(case, world).items()}
+        model, loss = DistributedDataParallel(make_model(case.dtype)), GlobalBatchLoss(make_loss(name, case.dtype))
+        parameters = [*model.module.named_parameters(), *loss.loss.named_parameters(prefix="loss")]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            results[name] = compute(case, model, loss, parameters, inputs, slice(None))
+    return results
+
+
+def run_group(rank: int, world: int) -> dict:
+    """The last rank is in no group."""
+    group = dist.new_group(list(range(world - 1)))
+    if rank == world - 1:
+        return {}
+    case = supcon_case()
+    inputs = {k: t[rows_of(rank, world, case.shards)] for k, t in batch(case, world).items()}
+    model = DistributedDataParallel(make_model(case.dtype), process_group=group)
+    loss = GlobalBatchLoss(make_loss(case.loss, case.dtype), group)
+    return compute(case, model, loss, list(model.module.named_parameters()), inputs, slice(None))
+
+
+def run_errors(rank: int, world: int) -> dict:
+    """Messages, which all ranks get before any of them waits for another."""
+    x, labels = torch.randn(4, D, requires_grad=True), torch.arange(4) % 2
+    lists = (labels,) * 3
+    supcon, anchor = GlobalBatchLoss(losses.SupConLoss()), GlobalBatchLoss(losses.ProxyAnchorLoss(*SIZES))
+    calls = {
+        "indices_tuple": lambda: supcon(x, labels, lists),
+        "ref_emb": lambda: supcon(x, labels, ref_emb=x, ref_labels=labels),
+        "ref_labels": lambda: supcon(x, labels, ref_labels=labels),
+        "exclude_self": lambda: supcon(x, labels, exclude_self=False),
+        "proxy_anchor": lambda: anchor(x, labels, lists),
+        "class": lambda: GlobalBatchLoss(losses.CenterLoss(*SIZES))(x, labels, lists),
+        "labels": lambda: supcon(x, labels[:3]),
+        "views": lambda: GlobalBatchLoss(losses.InfoNCELoss())(x, x[:3]),
+        "pce": lambda: GlobalBatchLoss(losses.PCELoss())(x, labels, torch.ones(4, 3) / 3),
+    }
+
+    def second_derivative(loss, *arguments):
+        inputs = [x, *loss.parameters()]
+        gradients = torch.autograd.grad(loss(x, *arguments), inputs, create_graph=True)
+        torch.autograd.grad(sum(g.square().sum() for g in gradients), inputs)
+
+    for name in ("supcon", "cosface", "center", "info_nce", "spce"):
+        other = x.detach().clone() if name in VIEW_LOSSES else labels
+        calls[f"twice-{name}"] = partial(second_derivative, GlobalBatchLoss(make_loss(name, x.dtype)), other)
+    results = {}
+    for name, call in calls.items():
+        try:
+            call()
+            results[name] = "no error"
+        except (ValueError, RuntimeError) as error:
+            results[name] = f"{type(error).__name__}: {error}"
+    return results
+
+
+def main(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    run = {
+        "cases": run_cases,
+        "gather": run_gather,
+        "ddp": run_ways_of_ddp,
+        "autocast": run_autocast,
+        "group": run_group,
+        "errors": run_errors,
+    }
+    torch.save({name: function(rank, world) for name, function in run.items()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,225 @@
+"""GlobalBatchLoss: two and three processes against one with all rows."""
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import distributed_worker as worker
+import pytest
+import torch
+import torch.distributed as dist
+from distributed_worker import LOSSES, SHARDS, Case, anchors_of, batch, cases, compute, make_loss, make_model, rows_of
+from support import needs_cpu_kernels
+
+import fastpair
+from fastpair import losses
+from fastpair.distributed import GlobalBatchLoss
+
+pytestmark = [
+    needs_cpu_kernels,
+    pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this PyTorch has no gloo"),
+]
+WORLDS = (2, 3)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+# Gradients that cancel to nothing are held against this instead of against their own norm.
+FLOOR = 1e-2
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each rank of each world computed, the worlds side by side."""
+    folders = {world: tmp_path_factory.mktemp(f"world{world}") for world in WORLDS}
+    processes, tests = [], Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests, tests.parent)))}
+    try:
+        for world, folder in folders.items():
+            for rank in range(world):
+                call = f"import distributed_worker; distributed_worker.main({rank}, {world}, {str(folder)!r})"
+                with (folder / f"{rank}.log").open("w") as log:
+                    processes.append(subprocess.Popen([sys.executable, "-c", call], env=env, stdout=log, stderr=log))
+        end = time.monotonic() + SECONDS
+        for process in processes:
+            process.wait(max(end - time.monotonic(), 0.1))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for folder in folders.values():
+        for log in folder.glob("*.log"):
+            assert (folder / f"{log.stem}.pt").exists(), log.read_text()
+    return {
+        world: [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        for world, folder in folders.items()
+    }
+
+
+def in_one_process(case: Case, world: int) -> dict:
+    model, loss = make_model(case.dtype), make_loss(case.loss, case.dtype, reduction=case.reduction)
+    parameters = [*model.named_parameters(), *loss.named_parameters(prefix="loss")]
+    return compute(case, model, loss, parameters, batch(case, world), slice(None))
+
+
+def error(got, want) -> float:
+    assert got.shape == want.shape and got.dtype == want.dtype
+    assert got.isfinite().all()
+    return ((got.double() - want.double()).norm() / want.double().norm().clamp(min=FLOOR)).item()
+
+
+def differences(got: dict, want: dict, world: int, rows: slice, anchors: slice | None) -> dict[str, float]:
+    """Errors of a rank's results: embeddings get ``world`` times their gradient."""
+    want = want | {"embeddings": world * want["embeddings"][rows]}
+    if anchors is not None:
+        want |= {"value": want["value"][anchors]}
+    return {name: error(got[name], want[name]) for name in want}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_one_large_batch(name, world, results):
+    """Loss and gradients: of the model's parameters after DDP's average, of the loss's own, and of the embeddings."""
+    for case in cases(world):
+        if case.loss != name:
+            continue
+        want = in_one_process(case, world)
+        assert (
+            any(t.any() for k, t in want.items() if k != "value")
+            or case.shards in ("no-pairs", "nothing")
+            or (
+                case.shards == "positives-elsewhere" and "semihard" in name  # none of them is
+            )
+        )
+        for rank in range(world):
+            got = results[world][rank]["cases"][case]
+            calls = got.pop("calls")
+            anchors = anchors_of(case, rank, world)
+            found = differences(
+                got, want, world, rows_of(rank, world, case.shards), anchors if case.reduction == "none" else None
+            )
+            assert max(found.values()) <= TOLERANCE[case.dtype], (case, rank, found)
+            if case.reduction != "none":
+                assert torch.equal(got["value"], results[world][0]["cases"][case]["value"])
+
+            # Its share of the work, and no more: own anchors against all rows, or against the classes.
+            n, total = (len(range(10**6)[rows]) for rows in (anchors, slice(sum(map(len, SHARDS[world][case.shards])))))
+            assert name == "center" or calls
+            for rows, columns in calls:
+                assert rows == n
+                if name in worker.PAIR_LOSSES or name in worker.VIEW_LOSSES or name.startswith("proxy_anchor"):
+                    assert columns == total
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_gather(world, results):
+    """Own rows first, and back comes what all ranks say: rank r weighs element k of what it sees by 10^r k."""
+    sizes = [3, 0, 2][:world]
+    own = [torch.arange(2.0 * n).reshape(-1, 2) + 10 * rank for rank, n in enumerate(sizes)]
+    for dtype in (torch.float64, torch.bfloat16):
+        said = [torch.zeros(n, 2, dtype=torch.float64) for n in sizes]
+        for rank in range(world):
+            order = [(rank + i) % world for i in range(world)]
+            rows = torch.cat([own[r] for r in order])
+            assert torch.equal(results[world][rank]["gather"][dtype]["rows"], rows.to(dtype))
+            weights = torch.arange(2.0 * sum(sizes)).reshape(-1, 2).to(dtype) * 10.0**rank
+            for r, part in zip(order, weights.double().split([sizes[r] for r in order])):
+                said[r] += part
+        for rank in range(world):
+            gradient = results[world][rank]["gather"][dtype]["gradient"]
+            # Added up in float32, rounded once.
+            assert gradient.dtype == dtype
+            assert torch.equal(gradient, said[rank].to(dtype))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_ways_of_ddp(world, results):
+    case = Case("arcface", "uneven", torch.float64)
+    model, loss = make_model(case.dtype), make_loss(case.loss, case.dtype)
+    inputs = batch(case, world)
+    loss(model(inputs["features"][:, 0]), inputs["labels"]).backward()
+    want = {f"model.{name}": p.grad for name, p in model.named_parameters()} | {"loss.weight": loss.weight.grad}
+    for rank in range(world):
+        ways = results[world][rank]["ddp"]
+        assert set(ways["together"]) == set(ways["apart"]) == set(want)
+        assert set(ways["frozen"]) == set(want) - {"loss.weight"}
+        for way, gradients in ways.items():
+            for name, gradient in gradients.items():
+                assert error(gradient, want[name] * (2 if way == "added" else 1)) <= 1e-12, (way, name)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_autocast(world, results):
+    for rank in range(world):
+        for name, got in results[world][rank]["autocast"].items():
+            case = Case(name, "uneven", torch.float32)
+            model, loss = make_model(case.dtype), make_loss(name, case.dtype)
+            parameters = [*model.named_parameters(), *loss.named_parameters(prefix="loss")]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                want = compute(case, model, loss, parameters, batch(case, world), slice(None))
+            # The embeddings' gradients are rounded to 8 bits once for each rank.
+            found = differences(got, want, world, rows_of(rank, world, case.shards), None)
+            assert found.pop("value") <= 1e-3, name
+            assert max(found.values()) <= 2e-2, (name, found)
+
+
+def test_some_of_the_processes(results):
+    case = Case("supcon", "uneven", torch.float64)
+    inputs = {k: t[: rows_of(2, 3, case.shards).start] for k, t in batch(case, 3).items()}
+    model, loss = make_model(case.dtype), make_loss(case.loss, case.dtype)
+    want = compute(case, model, loss, list(model.named_parameters()), inputs, slice(None))
+    for rank in range(2):
+        found = differences(results[3][rank]["group"], want, 2, rows_of(rank, 3, case.shards), None)
+        assert max(found.values()) <= 1e-12
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_errors(world, results):
+    for rank in range(world):
+        errors = results[world][rank]["errors"]
+        for name in ("indices_tuple", "ref_emb", "ref_labels", "exclude_self"):
+            assert errors.pop(name).startswith(f"ValueError: {name} must be None: the anchors are compared")
+        assert errors.pop("proxy_anchor").startswith("ValueError: indices_tuple must be None")
+        assert errors.pop("class").startswith("ValueError: indices_tuple must be None")
+        assert errors.pop("labels").startswith("ValueError: labels must have shape (4,)")
+        assert errors.pop("views").startswith("ValueError: ref_emb must have 4 rows")
+        assert errors.pop("pce").startswith("ValueError: lam must be given")
+        for name in list(errors):
+            assert "differentiated once" in errors.pop(name), name
+
+
+# ---- one process
+
+
+def test_one_process_is_the_loss_itself(tmp_path):
+    """Without a process group and in one of a single process: the same bits, and all arguments."""
+    calls = {name: Case(name, "uneven", torch.float32) for name in LOSSES}
+
+    def check():
+        for name, case in calls.items():
+            inputs = batch(case, 2)
+            run = partial(compute, case, make_model(case.dtype), inputs=inputs, anchors=slice(None))
+            loss = make_loss(name, case.dtype)
+            want = run(loss, list(loss.named_parameters()))
+            got = run(GlobalBatchLoss(loss), list(loss.named_parameters()))
+            assert all(torch.equal(got[k], want[k]) for k in want)
+        x = torch.randn(6, 4)
+        lists = (torch.tensor([0]), torch.tensor([2]), torch.tensor([1]))
+        for loss in (losses.SupConLoss(), losses.ContrastiveLoss()):
+            assert torch.equal(GlobalBatchLoss(loss)(x, None, lists), loss(x, None, lists))
+
+    check()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/alone", rank=0, world_size=1)
+    try:
+        check()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_losses_that_there_are():
+    kinds = {type(make_loss(name, torch.float32)).__name__ for name in LOSSES}
+    assert kinds | {"CrossBatchMemory"} == set(losses.__all__)
+    for loss in (losses.CrossBatchMemory(losses.SupConLoss(), 4), torch.nn.CrossEntropyLoss()):
+        with pytest.raises(TypeError, match=rf"one of fastpair.losses .* got {type(loss).__name__}"):
+            fastpair.distributed.GlobalBatchLoss(loss)
