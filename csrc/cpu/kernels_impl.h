@@ -8,29 +8,33 @@
 namespace fastpair::FASTPAIR_SIMD_LEVEL {
 namespace {
 
-FASTPAIR_INLINE int64_t clip(int64_t j, int64_t begin, int64_t end) { return j < begin ? begin : (j > end ? end : j); }
+FASTPAIR_INLINE int clip(int64_t j, int64_t end) { return int(j < 0 ? 0 : (j > end ? end : j)); }
 
-// Runs f(begin, end) on each stretch of a row of the tile that holds positives, or negatives, only, with columns
-// counted from the tile's first. The self-pair belongs to none.
-template <bool Positive, typename T, typename F>
-FASTPAIR_INLINE void stretches(const Tile<T>& tile, int64_t r, const F& f) {
-  const int64_t i = tile.row + r;
-  const int64_t self = tile.self ? tile.self[i] - tile.col : -1;
-  const int64_t pos_begin = clip(tile.pos_begin[i] - tile.col, 0, tile.cols);
-  const int64_t pos_end = clip(tile.pos_end[i] - tile.col, 0, tile.cols);
-  const auto less_self = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-    if (self >= begin && self < end) {
-      if (self > begin) f(begin, self);
-      begin = self + 1;
-    }
-    if (end > begin) f(begin, end);
-  };
-  if (Positive) {
-    less_self(pos_begin, pos_end);
-  } else {
-    less_self(0, pos_begin);
-    less_self(pos_end, tile.cols);
+// The positives, or the negatives, in a row of the tile: the columns j of [begin, end) with `has(j)`, counted from the
+// tile's first. The self-pair is neither. Negatives are all columns but a stretch: one loop with a mask over the row
+// runs on whole vectors, where loops up to the stretch and beyond it would be mostly remainders.
+template <bool Positive>
+struct RowPairs {
+  int begin, end;
+  int self, pos_begin, pos_end;
+
+  template <typename T>
+  FASTPAIR_INLINE RowPairs(const Tile<T>& tile, int64_t r)
+      : self(tile.self ? int(tile.self[tile.row + r] - tile.col) : -1),
+        pos_begin(clip(tile.pos_begin[tile.row + r] - tile.col, tile.cols)),
+        pos_end(clip(tile.pos_end[tile.row + r] - tile.col, tile.cols)) {
+    begin = Positive ? pos_begin : 0;
+    end = Positive ? pos_end : pos_end - pos_begin == tile.cols ? 0 : int(tile.cols);
   }
+
+  FASTPAIR_INLINE bool has(int j) const { return (j != self) & (Positive || (j < pos_begin) | (j >= pos_end)); }
+};
+
+// x for a pair, `none` for a column that is no pair. x is an argument so that it is computed either way: what stands
+// behind a condition is loaded and computed with masks, which is slower.
+template <typename T>
+FASTPAIR_INLINE T if_pair(bool pair, T x, T none) {
+  return pair ? x : none;
 }
 
 template <bool Positive, typename Term, typename T>
@@ -45,35 +49,37 @@ FASTPAIR_INLINE T slope_of(const Term& term, T s, T given) {
 
 template <bool Positive, typename Term>
 constexpr bool GIVEN = Positive && Term::POSITIVES_GIVEN;
+template <bool Positive, typename Term>
+constexpr bool SUMMED = Positive && Term::NEEDS_SUM;
 
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given, T* const* rows,
             T* const* cols) {
+  T* __restrict col_sum = Cols ? cols[0] : nullptr;
+  T* __restrict col_nonzero = Cols ? cols[1] : nullptr;
+  T* __restrict col_given_slope = Cols ? cols[2] : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
+    const RowPairs<Positive> pairs(tile, r);
     const T given = GIVEN<Positive, Term> ? row_given[tile.row + r] : T(0);
     T sum = 0, nonzero = 0, given_slope = 0;
-    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-      T* __restrict col_sum = Cols ? cols[0] : nullptr;
-      T* __restrict col_nonzero = Cols ? cols[1] : nullptr;
-      T* __restrict col_given_slope = Cols ? cols[2] : nullptr;
 #pragma omp simd reduction(+ : sum, nonzero, given_slope)
-      for (int64_t j = begin; j < end; ++j) {
-        T value = value_of<Positive>(term, s[j], given);
-        sum += value;
-        nonzero += value == T(0) ? T(0) : T(1);
-        if constexpr (GIVEN<Positive, Term>) given_slope += term.given_slope(s[j], given);
-        if constexpr (Cols) {
-          if constexpr (GIVEN<Positive, Term>) {
-            const T other = col_given[tile.col + j];
-            value = value_of<Positive>(term, s[j], other);
-            col_given_slope[j] += term.given_slope(s[j], other);
-          }
-          col_sum[j] += value;
-          col_nonzero[j] += value == T(0) ? T(0) : T(1);
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const bool pair = pairs.has(j);
+      T value = if_pair(pair, value_of<Positive>(term, s[j], given), T(0));
+      sum += value;
+      nonzero += value == T(0) ? T(0) : T(1);
+      if constexpr (GIVEN<Positive, Term>) given_slope += if_pair(pair, term.given_slope(s[j], given), T(0));
+      if constexpr (Cols) {
+        if constexpr (GIVEN<Positive, Term>) {
+          const T other = col_given[tile.col + j];
+          value = if_pair(pair, value_of<Positive>(term, s[j], other), T(0));
+          col_given_slope[j] += if_pair(pair, term.given_slope(s[j], other), T(0));
         }
+        col_sum[j] += value;
+        col_nonzero[j] += value == T(0) ? T(0) : T(1);
       }
-    });
+    }
     rows[0][r] = sum;
     rows[1][r] = nonzero;
     rows[2][r] = given_slope;
@@ -83,87 +89,81 @@ void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* 
 // Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
-  T row_max[MAX_BLOCK], col_max[MAX_BLOCK];
-  if (Cols) {
-    for (int64_t j = 0; j < tile.cols; ++j) col_max[j] = -__builtin_inf();
-  }
+  constexpr T none = -__builtin_inf();
+  T* __restrict col_max = Cols ? cols[0] : nullptr;
+  T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
+  T* __restrict col_sum = Cols ? cols[2] : nullptr;
+  for (int64_t j = 0; Cols && j < tile.cols; ++j) col_max[j] = none;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    T highest = -__builtin_inf();
-    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    const RowPairs<Positive> pairs(tile, r);
+    T highest = none;
 #pragma omp simd reduction(max : highest)
-      for (int64_t j = begin; j < end; ++j) {
-        const T value = value_of<Positive>(term, s[j], T(0));
-        highest = highest < value ? value : highest;
-        if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
-      }
-    });
-    row_max[r] = highest;
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const T value = if_pair(pairs.has(j), value_of<Positive>(term, s[j], T(0)), none);
+      highest = highest < value ? value : highest;
+      if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
+    }
+    rows[0][r] = highest;
   }
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const T shift = row_max[r];
+    const RowPairs<Positive> pairs(tile, r);
+    const T shift = rows[0][r];
     T exponentials = 0, sum = 0;
-    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-      T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
-      T* __restrict col_sum = Cols ? cols[2] : nullptr;
 #pragma omp simd reduction(+ : exponentials, sum)
-      for (int64_t j = begin; j < end; ++j) {
-        const T value = value_of<Positive>(term, s[j], T(0));
-        exponentials += exponential(value - shift);
-        if (Term::NEEDS_SUM) sum += value;
-        if (Cols) {
-          col_exponentials[j] += exponential(value - col_max[j]);
-          if (Term::NEEDS_SUM) col_sum[j] += value;
-        }
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const bool pair = pairs.has(j);
+      const T value = value_of<Positive>(term, s[j], T(0));
+      exponentials += exponential(if_pair(pair, value - shift, none));
+      if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_max[j], none));
+      if (SUMMED<Positive, Term>) {
+        sum += if_pair(pair, value, T(0));
+        if (Cols) col_sum[j] += if_pair(pair, value, T(0));
       }
-    });
-    rows[0][r] = shift;
+    }
     rows[1][r] = exponentials;
     rows[2][r] = sum;
-  }
-  if (Cols) {
-    for (int64_t j = 0; j < tile.cols; ++j) cols[0][j] = col_max[j];
   }
 }
 
 // Among equals the first; NaN passes for the largest, so that it shows.
 template <bool Positive, bool Cols, typename T, typename Term>
 void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
-  if (Cols) {
-    for (int64_t j = 0; j < tile.cols; ++j) cols[0][j] = -__builtin_inf();
-  }
+  constexpr T none = -__builtin_inf();
+  T* __restrict col_best = Cols ? cols[0] : nullptr;
+  T* __restrict col_place = Cols ? cols[1] : nullptr;
+  for (int64_t j = 0; Cols && j < tile.cols; ++j) col_best[j] = none;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    T best = -__builtin_inf(), place = 0;
-    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-      T* __restrict col_best = Cols ? cols[0] : nullptr;
-      T* __restrict col_place = Cols ? cols[1] : nullptr;
-      T highest = -__builtin_inf();
-      int bad = 0;
+    const RowPairs<Positive> pairs(tile, r);
+    const auto value_at = [&](int j) __attribute__((always_inline)) {
+      return if_pair(pairs.has(j), value_of<Positive>(term, s[j], T(0)), none);
+    };
+    T highest = none;
+    int bad = 0;
 #pragma omp simd reduction(max : highest) reduction(| : bad)
-      for (int64_t j = begin; j < end; ++j) {
-        const T value = value_of<Positive>(term, s[j], T(0));
-        highest = highest < value ? value : highest;
-        bad |= value != value;
-        if (Cols) {
-          const bool better = (value > col_best[j]) | (value != value);
-          col_best[j] = better ? value : col_best[j];
-          col_place[j] = better ? T(r + 1) : col_place[j];
-        }
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const T value = value_at(j);
+      highest = highest < value ? value : highest;
+      bad |= value != value;
+      if (Cols) {
+        const bool better = (value > col_best[j]) | (value != value);
+        col_best[j] = better ? value : col_best[j];
+        col_place[j] = better ? T(r + 1) : col_place[j];
       }
-      if (!(highest > best) && !bad) return;
-      for (int64_t j = begin; j < end; ++j) {
-        const T value = value_of<Positive>(term, s[j], T(0));
-        if (bad ? value != value : value == highest) {
-          best = value;
-          place = T(j + 1);
-          break;
-        }
+    }
+    rows[0][r] = none;
+    rows[1][r] = 0;
+    if (!(highest > none) && !bad) continue;
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const T value = value_at(j);
+      if (bad ? value != value : value == highest) {
+        rows[0][r] = value;
+        rows[1][r] = T(j + 1);
+        break;
       }
-    });
-    rows[0][r] = best;
-    rows[1][r] = place;
+    }
   }
 }
 
@@ -233,23 +233,23 @@ void write_slopes(const Tile<T>& tile, const Term& term, const Weights<T>& rows,
     const int64_t i = tile.row + r;
     const T factor = kind.factor[i], shift = kind.shift[i], constant = kind.constant[i];
     const T given = GIVEN<Positive, Term> ? rows.given[i] : T(0);
+    const RowPairs<Positive> pairs(tile, r);
     T sum = 0;
-    stretches<Positive>(tile, r, [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : sum)
-      for (int64_t j = begin; j < end; ++j) {
-        T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
-        if (Cols) {
-          value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
-                                          constants[j]);
-        }
-        value *= score_slope<M>(s[j]);
-        s[j] = value;
-        if (M != Metric::Dot) {
-          sum += value;
-          col_sums[j] += value;
-        }
+    for (int j = pairs.begin; j < pairs.end; ++j) {
+      const bool pair = pairs.has(j);
+      T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
+      if (Cols) {
+        value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
+                                        constants[j]);
       }
-    });
+      value *= score_slope<M>(s[j]);
+      s[j] = if_pair(pair, value, s[j]);
+      if (M != Metric::Dot) {
+        sum += if_pair(pair, value, T(0));
+        col_sums[j] += if_pair(pair, value, T(0));
+      }
+    }
     if (M != Metric::Dot) row_sums[r] += sum;
   }
 }
