@@ -119,10 +119,12 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
         **options: of ``torch.utils.data.DataLoader``, such as ``num_workers`` and ``pin_memory``.
 
     Raises:
-        UserError: an image cannot be read, be it in a worker.
+        UserError: an image cannot be read, here or in a worker.
     """
+    # Without a generator of its own the loader draws from the one that a resumed run has to find as it was.
+    own = torch.Generator()
     try:
-        yield from DataLoader(views, batch_sampler=batches, collate_fn=_as_it_is, **options)
+        yield from DataLoader(views, batch_sampler=batches, collate_fn=_as_it_is, generator=own, **options)
     except UserError as error:
         # From a worker comes an error whose text is the worker's whole traceback, with the message at its end. Its own
         # traceback has a cycle that keeps the loader from stopping its workers at once: they wait for 5 s each.
