@@ -1,7 +1,5 @@
 """Embeddings of lists of images, and how well they retrieve."""
 
-import signal
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,27 +7,11 @@ from torch import Tensor, nn
 
 from fastpair.retrieval import map_at_r, nearest_neighbors, recall_at_k
 
-from .data import Batch, Images, Preprocessing, RetrievalData, Views, evaluation_batches, load
-from .processes import Processes
+from .data import Images, Preprocessing, RetrievalData, Views, evaluation_batches, load
+from .processes import Processes, on_gpu
 
 # The metrics' names in results, and fastpair's.
 METRICS = {"cosine": "cosine", "l2": "euclidean"}
-
-
-def read(views: Views, batches: Iterable[Batch], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of views and their labels, read by ``workers`` processes.
-
-    Raises:
-        UserError: an image cannot be read.
-    """
-    # A generator of its own: the seeds that it draws for the workers must not move those of dropout.
-    return load(views, batches, num_workers=workers, worker_init_fn=_leave_signals, generator=torch.Generator())
-
-
-def _leave_signals(_) -> None:
-    # A Ctrl-C reaches the readers too: what to do about it is for the process that trains to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @torch.no_grad()
@@ -52,10 +34,8 @@ def embed(
         batch._replace(indices=index[batch.indices])
         for batch in evaluation_batches(len(index), batch_size, processes.rank, processes.world)
     ]
-    parts = [
-        model(views[0].to(device, non_blocking=True)).float().cpu()
-        for views, _ in read(Views(images, preprocessing, augmented=False), batches, workers)
-    ]
+    read = load(Views(images, preprocessing, augmented=False), batches, num_workers=workers, pin_memory=on_gpu(device))
+    parts = [model(views[0].to(device, non_blocking=True)).float().cpu() for views, _ in read]
     model.train(training)
     return torch.cat([part for of_process in processes.gather(parts) for part in of_process])
 

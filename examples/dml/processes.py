@@ -57,6 +57,10 @@ class Processes:
         return bool(flags)
 
 
+def on_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def start(device: str) -> tuple[Processes, torch.device]:
     """Join the processes that torchrun started, if it did, and choose this one's device.
 
@@ -74,8 +78,8 @@ def start(device: str) -> tuple[Processes, torch.device]:
     chosen = torch.device(device)
     if world == 1:
         return Processes(), chosen
-    if chosen.type == "cuda":
+    if on_gpu(chosen):
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if on_gpu(chosen) else "gloo")
     return Processes(dist.get_rank(), world), chosen

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from fastpair import bounds
 from fastpair.losses import LinearCrossEntropyLoss
 
-from .data import Preprocessing, RetrievalData, TensorImages, Views, batches_per_epoch, epoch_batches
+from .data import Preprocessing, RetrievalData, TensorImages, Views, batches_per_epoch, epoch_batches, load
 from .errors import UserError
-from .evaluation import Gallery, embed, embed_test, read
+from .evaluation import Gallery, embed, embed_test
 from .losses import LOSSES
 from .model import build_model
-from .processes import Processes
+from .processes import Processes, on_gpu
 from .runfolder import write_atomically
 from .settings import Settings, flag, show
 
@@ -75,6 +75,11 @@ class Trainer:
         self.per_class = settings.per_class if self.choice.pairs else 1
         photos = not isinstance(data.train, TensorImages)
         self.preprocessing = Preprocessing(**settings.preprocessing()) if photos else None
+        if settings.batch_size < 2 * processes.world:
+            raise UserError(
+                f"{flag('batch_size')} is {settings.batch_size}, but must be at least 2 for each of {processes.world} "
+                "processes"
+            )
         self.steps_per_epoch = batches_per_epoch(len(data.train), settings.batch_size, processes.world)
         if self.steps_per_epoch == 0:
             raise UserError(f"{len(data.train)} images to train on are too few for {processes.world} processes")
@@ -110,9 +115,9 @@ class Trainer:
     def _parallel(self, model: nn.Module) -> nn.Module:
         if self.processes.world == 1:
             return model
-        if self.device.type == "cuda":
+        if on_gpu(self.device):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(model, device_ids=[self.device.index] if on_gpu(self.device) else None)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         s = self.settings
@@ -211,7 +216,7 @@ class Trainer:
             skip=self.step_of_epoch,
         )
         views = Views(self.data.train, self.preprocessing, augmented=True)
-        return read(views, batches, self.settings.workers)
+        return load(views, batches, num_workers=self.settings.workers, pin_memory=on_gpu(self.device))
 
     def train_step(self, views: Tensor, labels: Tensor) -> Tensor:
         """Learn from this process's share of a batch; returns the loss of the whole, a tensor of one element."""
@@ -330,7 +335,7 @@ class Trainer:
     VALUES = ("epoch", "step_of_epoch", "seconds", "losses", "evaluations", "bounds")
 
     def _save(self) -> None:
-        random = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+        random = torch.cuda.get_rng_state(self.device) if on_gpu(self.device) else torch.get_rng_state()
         states = {name: part.state_dict() for name, part in self._stateful().items()}
         values = {name: getattr(self, name) for name in self.VALUES}
         self._write("last", {**states, **values, "random": self.processes.gather(random)})
@@ -348,7 +353,7 @@ class Trainer:
         # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, ...
         except Exception as error:
             raise UserError(f"cannot continue from the checkpoint {path}: {error}") from error
-        if self.device.type == "cuda":
+        if on_gpu(self.device):
             torch.cuda.set_rng_state(random, self.device)
         else:
             torch.set_rng_state(random)

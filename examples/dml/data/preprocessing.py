@@ -1,5 +1,6 @@
 """From images as they are to the batches that a network sees."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -124,7 +125,14 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
     # Without a generator of its own the loader draws from the one that a resumed run has to find as it was.
     own = torch.Generator()
     try:
-        yield from DataLoader(views, batch_sampler=batches, collate_fn=_as_it_is, generator=own, **options)
+        yield from DataLoader(
+            views,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals,
+            generator=own,
+            **options,
+        )
     except UserError as error:
         # From a worker comes an error whose text is the worker's whole traceback, with the message at its end. Its own
         # traceback has a cycle that keeps the loader from stopping its workers at once: they wait for 5 s each.
@@ -134,6 +142,12 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
 
 def _as_it_is(batch):
     return batch
+
+
+def _leave_signals(_) -> None:
+    # A Ctrl-C reaches the workers too: what to do about it is for the process that trains to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def augment(images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
