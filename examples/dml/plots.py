@@ -89,7 +89,7 @@ def plot_comparison(path: Path, results: dict[str, dict[int, dict]]) -> None:
         axes.set_title(title)
         axes.grid(alpha=0.3)
     panels[0].set_yticks(places, list(results))
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(results) - 0.5, -0.5)
     figure.legend(
         [
             Line2D([], [], color=COLOURS[0], marker="o", markerfacecolor="none", linestyle=""),
