@@ -48,7 +48,8 @@ class GlobalBatchLoss(nn.Module):
             own anchors, with gradients as of sum_i w_i l_i for incoming gradients w_i.
         group: the processes, by default all.
 
-    Every rank has to make the same calls, backward included. The host waits for the sizes of the other ranks' shards.
+    Every rank has to make the same calls, backward included, with embeddings of one dtype and dimension. Where rows or
+    labels are gathered, the host waits for the sizes of the other ranks' shards.
 
     Raises:
         TypeError: ``loss`` is none of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
@@ -225,6 +226,7 @@ def _class_loss(
 ) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
     args = (ranks.scaled(embeddings), labels, *pairs)
+    # Rows of label -100 do not count in the losses on cosines either.
     counted = (labels != getattr(loss, "ignore_index", -100)).sum()
     return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction, counted)
 

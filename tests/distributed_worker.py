@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,13 +97,12 @@ class Case:
     reduction: str = "mean"
 
 
-def cases(world: int) -> Iterator[Case]:
-    for name in LOSSES:
-        for shards in SHARDS[world]:
-            yield Case(name, shards, torch.float64)
-        for reduction in ("sum", "none"):
-            yield Case(name, "uneven", torch.float64, reduction)
-        yield Case(name, "uneven", torch.float32)
+def cases(world: int, loss: str) -> Iterator[Case]:
+    for shards in SHARDS[world]:
+        yield Case(loss, shards, torch.float64)
+    for reduction in ("sum", "none"):
+        yield Case(loss, "uneven", torch.float64, reduction)
+    yield Case(loss, "uneven", torch.float32)
 
 
 def batch(case: Case, world: int) -> dict[str, torch.Tensor]:
@@ -154,34 +153,35 @@ def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: d
 # ---- the processes
 
 
-def shapes_of_calls(record: list) -> Callable:
-    """Puts the rows of both sides of every operator into ``record``."""
+def record_calls(record: list) -> None:
+    """Puts the numbers of rows of both sides of every operator that is called into ``record``."""
     for name in ("pair_loss", "linear_cross_entropy", "spce"):
         module = sys.modules[f"fastpair.ops.{name}"]
 
         def recorded(op, tensors, settings, differentiable, fused_loss=module.fused_loss):
-            other = tensors[1]
-            record.append((len(tensors[0]), len(tensors[0] if other is None else other)))
+            record.append((len(tensors[0]), len(tensors[0] if tensors[1] is None else tensors[1])))
             return fused_loss(op, tensors, settings, differentiable)
 
         module.fused_loss = recorded
 
 
-def run_cases(rank: int, world: int) -> dict:
+def run_cases(rank: int, world: int) -> tuple[dict, dict]:
+    """Results, and what operators were called with."""
     models = {dtype: DistributedDataParallel(make_model(dtype)) for dtype in (torch.float32, torch.float64)}
-    results = {}
-    calls: list = []
-    shapes_of_calls(calls)
-    for case in cases(world):
-        model, loss = models[case.dtype], GlobalBatchLoss(make_loss(case.loss, case.dtype, reduction=case.reduction))
-        rows = rows_of(rank, world, case.shards)
-        inputs = {name: t[rows] for name, t in batch(case, world).items()}
-        parameters = [*model.module.named_parameters(), *loss.loss.named_parameters(prefix="loss")]
-        anchors = anchors_of(case, rank, world)
-        calls.clear()
-        results[case] = compute(case, model, loss, parameters, inputs, anchors)
-        results[case]["calls"] = list(calls)
-    return results
+    results, calls = {}, {}
+    record: list = []
+    record_calls(record)
+    for name in LOSSES:
+        for case in cases(world, name):
+            model, loss = models[case.dtype], GlobalBatchLoss(make_loss(name, case.dtype, reduction=case.reduction))
+            rows = rows_of(rank, world, case.shards)
+            inputs = {key: t[rows] for key, t in batch(case, world).items()}
+            parameters = [*model.module.named_parameters(), *loss.loss.named_parameters(prefix="loss")]
+            anchors = anchors_of(case, rank, world)
+            record.clear()
+            results[case] = compute(case, model, loss, parameters, inputs, anchors)
+            calls[case] = list(record)
+    return results, calls
 
 
 def run_gather(rank: int, world: int) -> dict:
@@ -196,10 +196,6 @@ def run_gather(rank: int, world: int) -> dict:
         (y * weights).sum().backward()
         results[dtype] = {"rows": y.detach(), "gradient": x.grad}
     return results
-
-
-def supcon_case() -> Case:
-    return Case("supcon", "uneven", torch.float64)
 
 
 def run_ways_of_ddp(rank: int, world: int) -> dict:
@@ -267,7 +263,7 @@ def run_group(rank: int, world: int) -> dict:
     group = dist.new_group(list(range(world - 1)))
     if rank == world - 1:
         return {}
-    case = supcon_case()
+    case = Case("supcon", "uneven", torch.float64)
     inputs = {k: t[rows_of(rank, world, case.shards)] for k, t in batch(case, world).items()}
     model = DistributedDataParallel(make_model(case.dtype), process_group=group)
     loss = GlobalBatchLoss(make_loss(case.loss, case.dtype), group)
@@ -318,13 +314,15 @@ def main(rank: int, world: int, folder: str) -> None:
         world_size=world,
         timeout=datetime.timedelta(seconds=60),
     )
-    run = {
-        "cases": run_cases,
-        "gather": run_gather,
-        "ddp": run_ways_of_ddp,
-        "autocast": run_autocast,
-        "group": run_group,
-        "errors": run_errors,
+    results, calls = run_cases(rank, world)
+    done = {
+        "cases": results,
+        "calls": calls,
+        "gather": run_gather(rank, world),
+        "ddp": run_ways_of_ddp(rank, world),
+        "autocast": run_autocast(rank, world),
+        "group": run_group(rank, world),
+        "errors": run_errors(rank, world),
     }
-    torch.save({name: function(rank, world) for name, function in run.items()}, f"{folder}/{rank}.pt")
+    torch.save(done, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
