@@ -93,7 +93,7 @@ def check(kernel, chip, tmp_path):
     usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     stores = len(re.findall(r"\bSTL\b", tool("cuobjdump", "-sass", binary))) if usage["STACK"] else 0
     # The assembler may set a value or two aside to fit one more block on a multiprocessor: no want of registers.
-    assert stores <= (2 if usage["REG"] <= 128 else 0), (usage, stores)
+    assert stores <= (3 if usage["REG"] <= 128 else 0), (usage, stores)
     assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, usage
     assert kernel.metadata.shared <= CHIPS[chip]
 

@@ -218,7 +218,7 @@ def merged(partial, slots, n, rows, inside, REDUCTION: tl.constexpr):
             better = (a > first) | (a != a)
             first = tl.where(better, a, first)
             column = tl.where(better, stored, column)
-        at += CHANNELS * n
+        at += n * CHANNELS
     return first, second, column
 
 
@@ -228,7 +228,7 @@ def channel_sum(partial, slots, n, rows, inside):
     at = partial + rows
     for _ in range(slots):
         total += tl.load(at, mask=inside, other=0.0).to(tl.float64)
-        at += CHANNELS * n
+        at += n * CHANNELS
     return total
 
 

@@ -60,7 +60,7 @@ def scores(
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)
-        small = pair & (out < SMALL * norms)
+        small = pair & (out < norms * SMALL)
         if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
             out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
