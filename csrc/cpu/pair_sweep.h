@@ -214,11 +214,17 @@ class PairSweep {
   // second-level cache: one tall product is faster than several. Returns the first tile beyond.
   int64_t score_run(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, int64_t t, int64_t end) {
     const auto [I, J] = tiles[t];
-    const int64_t most = upper_ ? 1 : RUN_SCORES / (block_ * block_);
+    const int64_t row = I * block_, col = J * block_, cols = std::min(block_, s.cols - col);
+    // A tile on the diagonal that is large enough to be halved is computed by itself, a smaller one with those above.
+    const bool own = on_diagonal(s) && block_ >= 2 * LEAST_OWN;
+    if (own && I == J) {
+      compute_own_scores(x_, s.top + row, cols, distance_.metric, scores_at(I, col), ld(I));
+      return t + 1;
+    }
+    const int64_t most = upper_ ? 1 : std::min(RUN_SCORES / (block_ * block_), own ? J - I : end);
     int64_t length = 1;
     while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
-    const int64_t row = I * block_, rows = std::min(length * block_, s.rows - row);
-    const int64_t col = J * block_, cols = std::min(block_, s.cols - col);
+    const int64_t rows = std::min(length * block_, s.rows - row);
     compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I));
     return t + length;
   }

@@ -15,6 +15,8 @@ namespace fastpair {
 
 // With fewer samples the conversions cost more than the faster products save.
 constexpr int64_t MIN_HALF_ROWS = 256;
+// A tile on the diagonal is its own mirror image. It is halved down to products of the size of the smallest tiles.
+constexpr int64_t LEAST_OWN = 32;
 
 // Anchors or references, sorted by label and brought into the form that the metric's dot products need.
 template <typename T>
@@ -33,9 +35,10 @@ struct Samples {
 
   // Without labels the samples keep their order.
   Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
-    labels = label_tensor ? integer_vector(*label_tensor) : std::vector<int64_t>(n);
-    order = sorting_order(labels);
-    std::sort(labels.begin(), labels.end());
+    const std::vector<int64_t> unsorted = label_tensor ? integer_vector(*label_tensor) : std::vector<int64_t>(n);
+    order = sorting_order(unsorted);
+    labels.reserve(n);
+    for (const int64_t row : order) labels.push_back(unsorted[row]);
   }
 
   void load(const Tensor& x, const Distance& distance, const std::vector<T>& center, bool want_gradient) {
@@ -60,8 +63,8 @@ struct Samples {
         T* row = storage.get() + r * d;
         if (!in_place) copy_row(x, data, order[r], row);
         if (distance.unit_rows) {
-          inverse_norms[r] = inverse_norm(k.dot(row, row, d));
-          for (int64_t j = 0; j < d; ++j) row[j] *= inverse_norms[r];
+          const T inverse = inverse_norms[r] = inverse_norm(k.dot(row, row, d));
+          for (int64_t j = 0; j < d; ++j) row[j] *= inverse;
         }
         if (!center.empty()) {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
@@ -156,6 +159,20 @@ void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Sample
       const T exact = k.squared_distance(x.rows + (row + r) * d, y.rows + (col + c) * d, d);
       score = metric == Metric::Euclidean ? std::sqrt(exact) : exact;
     }
+  }
+}
+
+// Scores of samples [first, first + n) of x with each other: what is below the diagonal is copied from above it.
+// Products in bfloat16, which cost more to call than to compute at this size, are taken whole.
+template <typename T>
+void compute_own_scores(const Samples<T>& x, int64_t first, int64_t n, Metric metric, T* scores, int64_t ld) {
+  if (n < 2 * LEAST_OWN || x.half_rows.get()) return compute_scores(x, first, n, x, first, n, metric, scores, ld);
+  const int64_t half = n / 2;
+  compute_own_scores(x, first, half, metric, scores, ld);
+  compute_own_scores(x, first + half, n - half, metric, scores + half * ld + half, ld);
+  compute_scores(x, first, half, x, first + half, n - half, metric, scores + half, ld);
+  for (int64_t r = half; r < n; ++r) {
+    for (int64_t c = 0; c < half; ++c) scores[r * ld + c] = scores[c * ld + r];
   }
 }
 
