@@ -50,7 +50,7 @@ class _FusedLoss(torch.autograd.Function):
 def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return gradient * factor
-    if factor.device.type == "cpu" and factor.item() == 1:  # elsewhere a look at it would wait for the device
+    if factor.is_cpu and factor.item() == 1:  # elsewhere a look at it would wait for the device
         return gradient
     if not torch.is_grad_enabled():
         return gradient.mul_(factor)
@@ -75,7 +75,11 @@ class _NotTwice(torch.autograd.Function):
 def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | None]:
     """What ``backward`` returns for ``inputs``, given the gradients and the incoming one."""
     # Rounded to half precision only after the incoming gradient came in, so that a loss scale still saves small ones.
-    return [once(g.to(x.dtype), grad, *inputs) if want else None for g, want, x in zip(gradients, wanted, inputs)]
+    # A conversion to the same dtype costs microseconds.
+    return [
+        once(g if g.dtype == x.dtype else g.to(x.dtype), grad, *inputs) if want else None
+        for g, want, x in zip(gradients, wanted, inputs)
+    ]
 
 
 def once(gradient: Tensor, *causes: Tensor) -> Tensor:
