@@ -10,9 +10,9 @@ over that before the first step, in a process of its own, with all that the netw
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 
@@ -56,8 +56,10 @@ def trainer_of(loss: str, variant: str, n: int) -> Trainer:
     return trainer
 
 
-def first_step(trainer: Trainer) -> None:
-    trainer.train_step(*next(trainer.batches()))
+def stepper(trainer: Trainer) -> Callable[[], None]:
+    """Steps through one epoch after another."""
+    batches = itertools.chain.from_iterable(trainer.batches() for _ in itertools.count())
+    return lambda: trainer.train_step(*next(batches))
 
 
 def time_steps(loss: str, n: int, seconds: float) -> dict:
@@ -68,7 +70,7 @@ def time_steps(loss: str, n: int, seconds: float) -> dict:
         embeddings, labels = trainer.loss_inputs(*next(trainer.batches()))
         copies = [embeddings.detach().requires_grad_()]
         losses[variant] = (step(trainer.criterion, copies, labels), copies)
-        steps[variant] = partial(first_step, trainer)
+        steps[variant] = stepper(trainer)
     agree(losses, 1e-4)
     alone = {("loss", variant): run for variant, (run, _) in losses.items()}
     times = medians({**steps, **alone}, seconds)
@@ -80,9 +82,9 @@ def time_steps(loss: str, n: int, seconds: float) -> dict:
 
 def peak_memory(loss: str, variant: str, n: int) -> float:
     """MiB above the resident set before the first step. To be run in a fresh process."""
-    first_step(trainer_of(loss, variant, 16))
-    trainer = trainer_of(loss, variant, n)
-    return extra_peak(lambda: [first_step(trainer) for _ in range(3)])
+    stepper(trainer_of(loss, variant, 16))()
+    run = stepper(trainer_of(loss, variant, n))
+    return extra_peak(lambda: [run() for _ in range(3)])
 
 
 def rows(seconds: float, quick: bool) -> Iterator[dict]:

@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"train_dml.py: error: {error}", file=sys.stderr)
         return 2
-    except (Interrupted, KeyboardInterrupt):
-        print("interrupted; --resume continues the run", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     return 0
 
@@ -93,7 +93,10 @@ def run(arguments: dict) -> None:
         _refuse_changes(folder, before, config)
     else:
         processes.from_main(lambda: create_run(folder, config))
-    results, neighbours, queries = train(settings, data, device, processes, folder, say)
+    try:
+        results, neighbours, queries = train(settings, data, device, processes, folder, say)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        raise type(stop)(f"--output {folder} --resume continues the run" if processes.main else "") from None
     if processes.main:
         write_results(folder, config, results, data, queries, neighbours)
         say(f"\n{table(results, settings.recall_at)}\n\n{folder}: metrics.json, table.md, pictures and checkpoints")

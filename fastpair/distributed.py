@@ -222,10 +222,13 @@ def _class_loss(
     loss: losses.LinearCrossEntropyLoss | losses.ClassLoss,
     embeddings: Tensor,
     labels: Tensor,
-    *pairs: None,
+    indices_tuple: None = None,
+    ref_emb: None = None,
+    ref_labels: None = None,
 ) -> Tensor:
+    checks.no_pairs(indices_tuple, ref_emb, ref_labels)
     checks.embeddings_and_labels(embeddings, labels)
-    args = (ranks.scaled(embeddings), labels, *pairs)
+    args = (ranks.scaled(embeddings), labels)
     # Rows of label -100 do not count in the losses on cosines either.
     counted = (labels != getattr(loss, "ignore_index", -100)).sum()
     return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction, counted)

@@ -162,7 +162,8 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
     tiny_counts(monkeypatch)
     shallow_resnet(monkeypatch)
     # Without what each process does on its own: dropout, and the statistics of the last batch norm.
-    options = [*SMALL, "--dropout", "0", "--no-feature-norm", "--loss"]
+    options = [*SMALL, "--lr", "0.05", "--momentum", "0", "--no-nesterov", "--warmup", "0", "--dropout", "0"]
+    options += ["--no-feature-norm", "--loss"]
     runs = {}
     for tree, make in TREES.items():
         recipe, losses = tree.partition("-")[0], "ce,supcon" if tree == "cub" else "ce"
@@ -195,12 +196,19 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
         assert train_dml.main([*arguments, "--output", str(tmp_path / f"one-{tree}")]) == 0
         one, two = (json.loads((tmp_path / f"{n}-{tree}" / "metrics.json").read_text()) for n in ("one", "two"))
         assert two["config"]["processes"] == 2
+        torch.manual_seed(0)
+        chosen = settings.make_settings(tree.partition("-")[0], {"weights": "none", "image_size": 32})
+        start = dict(model.build_model(chosen, DATASETS["glyphs"](None)).named_parameters())
         for loss, result in one["results"].items():
-            expected, found = (r["0"]["history"]["loss"] for r in (result, two["results"][loss]))
-            assert len(expected) == len(found) == 4
-            # The first losses come from the same embeddings; then the sums of gradients round differently.
-            assert found[0] == pytest.approx(expected[0], rel=1e-5), (tree, loss)
-            assert found == pytest.approx(expected, rel=1e-2), (tree, loss)
+            assert result["0"]["steps"] == two["results"][loss]["0"]["steps"] == 4
+            first, second = (
+                torch.load(tmp_path / f"{n}-{tree}" / f"{loss}-0.last.pt", weights_only=True)["model"]
+                for n in ("one", "two")
+            )
+            moved = sum((first[name] - p).square().sum() for name, p in start.items())
+            apart = sum((first[name] - second[name]).square().sum() for name in start)
+            # Gradients that are off by the number of processes, or belong to half of the batch, put this near 1.
+            assert moved > 0 and (apart / moved).sqrt() < 0.01, (tree, loss)
 
 
 def test_recipes_are_those_of_the_paper():
@@ -289,6 +297,11 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     monkeypatch.setattr(model.torchvision.models, "resnet50", offline)
     with pytest.raises(UserError, match="--weights imagenet cannot be downloaded: no network"):
         model._resnet50("imagenet")
+
+
+def test_more_smoothing_than_there_are_other_classes_for_is_refused():
+    with pytest.raises(UserError, match=r"--label-smoothing is 0.9, but must be at most 0.8 with 5 classes"):
+        LOSSES["ce"].build(5, 3, settings.make_settings("glyphs", {"label_smoothing": 0.9}))
 
 
 # ---- running
@@ -412,7 +425,8 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(monkeypatch, tmp_path, capsy
 # ---- stopping and going on
 
 
-@pytest.mark.parametrize("loss, step", [("ce", 2), ("contrastive", 7), ("spce", 9), ("info_nce", 4)])
+# The twelfth step is the last.
+@pytest.mark.parametrize("loss, step", [("ce", 12), ("contrastive", 7), ("spce", 9), ("info_nce", 4)])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_path, whole_run, capsys, loss, step):
     options, whole = whole_run
     parts = tmp_path / "parts"
@@ -440,18 +454,20 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_pat
         assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     output = tmp_path / "run"
     images = make_image_folder(tmp_path / "images")
     arguments = (*short_run(images), "--epochs", 40, "--workers", 1, "--output", output)
-    process = subprocess.Popen(**command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(**command(*arguments), **pipes, start_new_session=True)
     checkpoint = output / "ce-0.last.pt"
     until = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # as a terminal and a launcher do: its readers are meant too
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and "--resume" in errors, errors
+    assert process.returncode == 130 and f"--output {output} --resume continues the run" in errors, errors
     assert "Traceback" not in errors
     done = subprocess.run(**command("--output", output, "--resume"), capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -549,6 +565,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
         (["--lr", "nan"], "--lr is nan, but must be finite and at least 0"),
         (["--lr", "0"], "--lr is 0, but must be positive"),
         (["--dropout", "1.5"], "--dropout is 1.5, but must be between 0 and 1"),
+        (["--jitter", "0,0,0,0.6"], "--jitter is 0,0,0,0.6, but the last, of the hue, must be at most 0.5"),
+        (["--recall-at", "2,4"], "--recall-at is 2,4, but must name 1"),
+        (["--image-size", "4"], "--image-size is 4, but must be at least 8 for --model small"),
         (["--jitter", "0.1,0.1"], "--jitter is 0.1,0.1, but must be 4 numbers"),
         (["--crop-scale", "1,0.5"], "--crop-scale is 1,0.5, but must not end below its start"),
         (["--resize", "16"], "--resize is 16, but must be at least --image-size, which is 32"),

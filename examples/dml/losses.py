@@ -10,6 +10,7 @@ from torch import nn
 from fastpair import losses as fp
 from fastpair.distributed import GlobalBatchLoss
 
+from .errors import UserError
 from .settings import Settings
 
 
@@ -22,7 +23,12 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, num_classes: int, embedding_size: int, settings: Settings):
         super().__init__()
-        smoothing = min(settings.label_smoothing * num_classes / max(num_classes - 1, 1), 1.0)
+        smoothing = settings.label_smoothing * num_classes / max(num_classes - 1, 1)
+        if smoothing > 1:
+            raise UserError(
+                f"--label-smoothing is {settings.label_smoothing}, but must be at most {1 - 1 / num_classes:.4g} with "
+                f"{num_classes} classes: the own class would get less than the others"
+            )
         classifier = fp.LinearCrossEntropyLoss(num_classes, embedding_size, label_smoothing=smoothing)
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)

@@ -68,7 +68,12 @@ def start(device: str) -> tuple[Processes, torch.device]:
         UserError: the device cannot be used.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and device == "cuda":
+    if world > 1 and device.startswith("cuda"):
+        if device != "cuda" or "LOCAL_RANK" not in os.environ:
+            raise UserError(
+                f"--device is {device}, but with {world} processes must be cuda, and the launcher must set LOCAL_RANK "
+                "for each, as torchrun does"
+            )
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=device).cpu()

@@ -90,6 +90,12 @@ class Settings:
                 raise UserError(f"{flag(name)} is {show((low, high))}, but must not end below its start")
         if self.resize is not None and self.resize < self.image_size:
             raise UserError(f"--resize is {self.resize}, but must be at least --image-size, which is {self.image_size}")
+        if 1 not in self.recall_at:
+            raise UserError(f"--recall-at is {show(self.recall_at)}, but must name 1, by which the best is chosen")
+        if self.jitter[3] > 0.5:
+            raise UserError(f"--jitter is {show(self.jitter)}, but the last, of the hue, must be at most 0.5")
+        if self.model == "small" and self.image_size < 8:
+            raise UserError(f"--image-size is {self.image_size}, but must be at least 8 for --model small")
         if self.lr == 0:
             raise UserError("--lr is 0, but must be positive")
         if self.nesterov and self.momentum == 0:

@@ -26,7 +26,7 @@ from .settings import Settings, flag, show
 
 # The unseen classes are looked at before, after, and in between at most this often.
 EVALUATIONS_DURING_TRAINING = 5
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 128
 # The bounds are measured on so many training images, the same all the time, and at most so often after the start.
 BOUNDS_IMAGES = 1024
 BOUNDS_POINTS = 24
@@ -181,6 +181,8 @@ class Trainer:
                 if self.epoch % points == 0 or self.epoch == epochs:
                     self._measure_bounds()
                 self._save()
+                if self.processes.any(bool(stop)):
+                    raise Interrupted
         if self.board is not None:
             self.board.close()
 
@@ -193,7 +195,9 @@ class Trainer:
             bar.update()
             if len(self._unread) >= READ_EVERY:
                 self._read_losses(bar)
-            if self.step_of_epoch < self.steps_per_epoch and self.processes.any(bool(stop)):
+            # The processes have to stop at the same step. That they ask each other makes the device wait, too.
+            ask = self.processes.world == 1 or self.step_of_epoch % READ_EVERY == 0
+            if ask and self.step_of_epoch < self.steps_per_epoch and self.processes.any(bool(stop)):
                 self._read_losses(bar)
                 self.seconds += time.perf_counter() - start
                 self._save()
@@ -245,8 +249,7 @@ class Trainer:
         for loss in losses:
             self.losses.append(loss)
             self._show({"loss": loss}, len(self.losses))
-            # With a loss scale an overflow is expected now and then: the optimizer skips that step.
-            if not math.isfinite(loss) and not self.scaler.is_enabled():
+            if not math.isfinite(loss):
                 raise UserError(
                     f"the {self.loss} loss is {loss} at step {len(self.losses)}; {flag('lr')} {show(self.settings.lr)} "
                     "may be too high"
@@ -350,6 +353,8 @@ class Trainer:
             for name in self.VALUES:
                 setattr(self, name, state[name])
             random = state["random"][self.processes.rank]
+            if self.processes.main and not self.checkpoint("best").is_file():
+                raise FileNotFoundError(f"{self.checkpoint('best').name}, which belongs to it, is missing")
         # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, ...
         except Exception as error:
             raise UserError(f"cannot continue from the checkpoint {path}: {error}") from error

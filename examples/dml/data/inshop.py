@@ -10,7 +10,7 @@ BENCHMARK = Benchmark(
     page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
     tree="""\
   In-shop Clothes Retrieval Benchmark/
-    Eval/list_eval_partition.txt
+    Eval/list_eval_partition.txt             or   list_eval_partition.txt
     Img/img/WOMEN/..., Img/img/MEN/...   or   img/WOMEN/..., img/MEN/...""",
     counts={"train": Counts(25882, 3997), "query": Counts(14218, 3985), "gallery": Counts(12612, 3985)},
 )
@@ -25,8 +25,9 @@ def inshop(data_dir: Path | None = None) -> RetrievalData:
     Raises:
         UserError: the folder, the list or an image is missing, or not what was published.
     """
-    root = BENCHMARK.find(data_dir, "Eval/list_eval_partition.txt")
-    file = root / "Eval" / "list_eval_partition.txt"
+    places = ("Eval/list_eval_partition.txt", "list_eval_partition.txt")
+    root = BENCHMARK.find(data_dir, *places)
+    file = next(root / place for place in places if (root / place).exists())
     parts = {name: [] for name in BENCHMARK.counts}
     columns = {"image_name": str, "item_id": str, "evaluation_status": str}
     for path, item, part in BENCHMARK.table(file, columns, header=2):

@@ -1,5 +1,6 @@
 """From images as they are to the batches that a network sees."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ class Preprocessing:
         square: scale both sides to ``resize``, whatever the image's shape, rather than the shorter one.
         scale, ratio: the share of the image that a random crop covers, and its width over its height.
         jitter: how far brightness, contrast, saturation and hue may change.
-        flip: mirror every other image.
 
     Raises:
         ValueError: ``resize`` is less than ``size``.
@@ -36,20 +36,17 @@ class Preprocessing:
     scale: tuple[float, float] = (0.16, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    flip: bool = True
 
     def __post_init__(self):
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize is {self.resize}, but must be at least size, which is {self.size}")
 
     def train(self) -> v2.Compose:
-        """A random crop, mirroring and jitter: from uint8 (channels, height, width) to float32 from 0 to 1."""
-        steps = [v2.RandomResizedCrop(self.size, self.scale, self.ratio)]
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if any(self.jitter):
-            steps.append(v2.ColorJitter(*self.jitter))
-        return self._pipeline(steps)
+        """Jitter, a random crop and mirroring: from uint8 (channels, height, width) to float32 from 0 to 1."""
+        # Before the crop, as the paper's code has it: contrast changes about the mean of the whole image.
+        jitter = [v2.ColorJitter(*self.jitter)] if any(self.jitter) else []
+        crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio)
+        return self._pipeline([*jitter, crop, v2.RandomHorizontalFlip()])
 
     def evaluate(self) -> v2.Compose:
         """The crop in the centre, without any chance: from uint8 (channels, height, width) to float32 from 0 to 1."""
@@ -129,7 +126,7 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
             views,
             batch_sampler=batches,
             collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_leave_group,
             generator=own,
             **options,
         )
@@ -144,9 +141,11 @@ def _as_it_is(batch):
     return batch
 
 
-def _leave_signals(_) -> None:
-    # A Ctrl-C reaches the workers too: what to do about it is for the process that trains to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_group(_) -> None:
+    # A Ctrl-C, or what a launcher sends, goes to the whole group: what to do about it is for the process that trains to
+    # say, which needs its workers to the end of the step.
+    os.setpgrp()
+    # Those of the process that trains were inherited.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
