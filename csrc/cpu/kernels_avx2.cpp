@@ -1,6 +1,7 @@
 #if defined(__x86_64__)
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 // After the standard headers, whose functions must stay what they are everywhere else.
 #if defined(__clang__)

@@ -2,33 +2,43 @@
 // on and FASTPAIR_SIMD_LEVEL naming the namespace. Nothing here may call a function that is compiled out of line in a
 // header: the linker keeps one copy of those, and it may be one that this machine cannot run.
 
+#include <type_traits>
+
 #include "cpu/kernels.h"
 #include "terms.h"
 
 namespace fastpair::FASTPAIR_SIMD_LEVEL {
 namespace {
 
-FASTPAIR_INLINE int clip(int64_t j, int64_t end) { return int(j < 0 ? 0 : (j > end ? end : j)); }
+FASTPAIR_INLINE int64_t clip(int64_t j, int64_t end) { return j < 0 ? 0 : (j > end ? end : j); }
 
-// The positives, or the negatives, in a row of the tile: the columns j of [begin, end) with `has(j)`, counted from the
-// tile's first. The self-pair is neither. Negatives are all columns but a stretch: one loop with a mask over the row
-// runs on whole vectors, where loops up to the stretch and beyond it would be mostly remainders.
-template <bool Positive>
-struct RowPairs {
-  int begin, end;
-  int self, pos_begin, pos_end;
+// As wide as T: a vector of them is then a mask for a vector of T. In loops of mixed widths, int over double, sums that
+// GCC 12 makes are wrong.
+template <typename T>
+using Count = std::conditional_t<sizeof(T) == sizeof(int), int, int64_t>;
 
-  template <typename T>
-  FASTPAIR_INLINE RowPairs(const Tile<T>& tile, int64_t r)
-      : self(tile.self ? int(tile.self[tile.row + r] - tile.col) : -1),
-        pos_begin(clip(tile.pos_begin[tile.row + r] - tile.col, tile.cols)),
-        pos_end(clip(tile.pos_end[tile.row + r] - tile.col, tile.cols)) {
-    begin = Positive ? pos_begin : 0;
-    end = Positive ? pos_end : pos_end - pos_begin == tile.cols ? 0 : int(tile.cols);
+// Runs f(begin, count, has) for the positives, or the negatives, in a row of the tile: the columns begin + k, k in
+// [0, count), with has(k), counted from the tile's first. The self-pair is neither. Negatives are all columns but a
+// stretch: one loop with a mask over the row runs on whole vectors, where loops up to the stretch and beyond it would
+// be mostly remainders. k starts at 0: from elsewhere an int may wrap, for all that a compiler told -fwrapv knows, and
+// loads would be gathers.
+template <bool Positive, typename T, typename F>
+FASTPAIR_INLINE void row_pairs(const Tile<T>& tile, int64_t r, const F& f) {
+  const int64_t i = tile.row + r, self = tile.self ? tile.self[i] - tile.col : -1;
+  const int64_t pos_begin = clip(tile.pos_begin[i] - tile.col, tile.cols);
+  const int64_t pos_end = clip(tile.pos_end[i] - tile.col, tile.cols);
+  if (Positive) {
+    const auto all = [](Count<T>) __attribute__((always_inline)) { return true; };
+    const bool among = self >= pos_begin && self < pos_end;
+    const int64_t begin = among ? self + 1 : pos_begin;
+    if (among) f(pos_begin, Count<T>(self - pos_begin), all);
+    f(begin, Count<T>(pos_end - begin), all);
+  } else if (pos_end - pos_begin < tile.cols) {
+    const auto has = [first = Count<T>(pos_begin), last = Count<T>(pos_end), self = Count<T>(self)](Count<T> k)
+                         __attribute__((always_inline)) { return ((k < first) | (k >= last)) & (k != self); };
+    f(0, Count<T>(tile.cols), has);
   }
-
-  FASTPAIR_INLINE bool has(int j) const { return (j != self) & (Positive || (j < pos_begin) | (j >= pos_end)); }
-};
+}
 
 // x for a pair, `none` for a column that is no pair. x is an argument so that it is computed either way: what stands
 // behind a condition is loaded and computed with masks, which is slower.
@@ -60,26 +70,28 @@ void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* 
   T* __restrict col_given_slope = Cols ? cols[2] : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const RowPairs<Positive> pairs(tile, r);
     const T given = GIVEN<Positive, Term> ? row_given[tile.row + r] : T(0);
     T sum = 0, nonzero = 0, given_slope = 0;
+    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : sum, nonzero, given_slope)
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const bool pair = pairs.has(j);
-      T value = if_pair(pair, value_of<Positive>(term, s[j], given), T(0));
-      sum += value;
-      nonzero += value == T(0) ? T(0) : T(1);
-      if constexpr (GIVEN<Positive, Term>) given_slope += if_pair(pair, term.given_slope(s[j], given), T(0));
-      if constexpr (Cols) {
-        if constexpr (GIVEN<Positive, Term>) {
-          const T other = col_given[tile.col + j];
-          value = if_pair(pair, value_of<Positive>(term, s[j], other), T(0));
-          col_given_slope[j] += if_pair(pair, term.given_slope(s[j], other), T(0));
+      for (Count<T> k = 0; k < count; ++k) {
+        const int64_t j = begin + k;
+        const bool pair = has(k);
+        T value = if_pair(pair, value_of<Positive>(term, s[j], given), T(0));
+        sum += value;
+        nonzero += value == T(0) ? T(0) : T(1);
+        if constexpr (GIVEN<Positive, Term>) given_slope += if_pair(pair, term.given_slope(s[j], given), T(0));
+        if constexpr (Cols) {
+          if constexpr (GIVEN<Positive, Term>) {
+            const T other = col_given[tile.col + j];
+            value = if_pair(pair, value_of<Positive>(term, s[j], other), T(0));
+            col_given_slope[j] += if_pair(pair, term.given_slope(s[j], other), T(0));
+          }
+          col_sum[j] += value;
+          col_nonzero[j] += value == T(0) ? T(0) : T(1);
         }
-        col_sum[j] += value;
-        col_nonzero[j] += value == T(0) ? T(0) : T(1);
       }
-    }
+    });
     rows[0][r] = sum;
     rows[1][r] = nonzero;
     rows[2][r] = given_slope;
@@ -90,41 +102,47 @@ void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* 
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
-  T* __restrict col_max = Cols ? cols[0] : nullptr;
   T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
   T* __restrict col_sum = Cols ? cols[2] : nullptr;
+  T row_max[MAX_BLOCK], col_max[MAX_BLOCK];
   for (int64_t j = 0; Cols && j < tile.cols; ++j) col_max[j] = none;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const RowPairs<Positive> pairs(tile, r);
     T highest = none;
+    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(max : highest)
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const T value = if_pair(pairs.has(j), value_of<Positive>(term, s[j], T(0)), none);
-      highest = highest < value ? value : highest;
-      if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
-    }
-    rows[0][r] = highest;
+      for (Count<T> k = 0; k < count; ++k) {
+        const int64_t j = begin + k;
+        const T value = if_pair(has(k), value_of<Positive>(term, s[j], T(0)), none);
+        highest = highest < value ? value : highest;
+        if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
+      }
+    });
+    row_max[r] = highest;
   }
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const RowPairs<Positive> pairs(tile, r);
-    const T shift = rows[0][r];
+    const T shift = row_max[r];
     T exponentials = 0, sum = 0;
+    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : exponentials, sum)
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const bool pair = pairs.has(j);
-      const T value = value_of<Positive>(term, s[j], T(0));
-      exponentials += exponential(if_pair(pair, value - shift, none));
-      if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_max[j], none));
-      if (SUMMED<Positive, Term>) {
-        sum += if_pair(pair, value, T(0));
-        if (Cols) col_sum[j] += if_pair(pair, value, T(0));
+      for (Count<T> k = 0; k < count; ++k) {
+        const int64_t j = begin + k;
+        const bool pair = has(k);
+        const T value = value_of<Positive>(term, s[j], T(0));
+        exponentials += exponential(if_pair(pair, value - shift, none));
+        if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_max[j], none));
+        if (SUMMED<Positive, Term>) {
+          sum += if_pair(pair, value, T(0));
+          if (Cols) col_sum[j] += if_pair(pair, value, T(0));
+        }
       }
-    }
+    });
+    rows[0][r] = shift;
     rows[1][r] = exponentials;
     rows[2][r] = sum;
   }
+  for (int64_t j = 0; Cols && j < tile.cols; ++j) cols[0][j] = col_max[j];
 }
 
 // Among equals the first; NaN passes for the largest, so that it shows.
@@ -136,34 +154,37 @@ void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const
   for (int64_t j = 0; Cols && j < tile.cols; ++j) col_best[j] = none;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const RowPairs<Positive> pairs(tile, r);
-    const auto value_at = [&](int j) __attribute__((always_inline)) {
-      return if_pair(pairs.has(j), value_of<Positive>(term, s[j], T(0)), none);
-    };
-    T highest = none;
-    int bad = 0;
+    T best = none, place = 0;
+    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+      const auto value_at = [&](Count<T> k) __attribute__((always_inline)) {
+        return if_pair(has(k), value_of<Positive>(term, s[begin + k], T(0)), none);
+      };
+      T highest = none;
+      int bad = 0;
 #pragma omp simd reduction(max : highest) reduction(| : bad)
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const T value = value_at(j);
-      highest = highest < value ? value : highest;
-      bad |= value != value;
-      if (Cols) {
-        const bool better = (value > col_best[j]) | (value != value);
-        col_best[j] = better ? value : col_best[j];
-        col_place[j] = better ? T(r + 1) : col_place[j];
+      for (Count<T> k = 0; k < count; ++k) {
+        const int64_t j = begin + k;
+        const T value = value_at(k);
+        highest = highest < value ? value : highest;
+        bad |= value != value;
+        if (Cols) {
+          const bool better = (value > col_best[j]) | (value != value);
+          col_best[j] = better ? value : col_best[j];
+          col_place[j] = better ? T(r + 1) : col_place[j];
+        }
       }
-    }
-    rows[0][r] = none;
-    rows[1][r] = 0;
-    if (!(highest > none) && !bad) continue;
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const T value = value_at(j);
-      if (bad ? value != value : value == highest) {
-        rows[0][r] = value;
-        rows[1][r] = T(j + 1);
-        break;
+      if (!(highest > best) && !bad) return;
+      for (Count<T> k = 0; k < count; ++k) {
+        const T value = value_at(k);
+        if (bad ? value != value : value == highest) {
+          best = value;
+          place = T(begin + k + 1);
+          break;
+        }
       }
-    }
+    });
+    rows[0][r] = best;
+    rows[1][r] = place;
   }
 }
 
@@ -233,23 +254,25 @@ void write_slopes(const Tile<T>& tile, const Term& term, const Weights<T>& rows,
     const int64_t i = tile.row + r;
     const T factor = kind.factor[i], shift = kind.shift[i], constant = kind.constant[i];
     const T given = GIVEN<Positive, Term> ? rows.given[i] : T(0);
-    const RowPairs<Positive> pairs(tile, r);
     T sum = 0;
+    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : sum)
-    for (int j = pairs.begin; j < pairs.end; ++j) {
-      const bool pair = pairs.has(j);
-      T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
-      if (Cols) {
-        value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
-                                        constants[j]);
+      for (Count<T> k = 0; k < count; ++k) {
+        const int64_t j = begin + k;
+        const bool pair = has(k);
+        T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
+        if (Cols) {
+          value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
+                                          constants[j]);
+        }
+        value *= score_slope<M>(s[j]);
+        s[j] = if_pair(pair, value, s[j]);
+        if (M != Metric::Dot) {
+          sum += if_pair(pair, value, T(0));
+          col_sums[j] += if_pair(pair, value, T(0));
+        }
       }
-      value *= score_slope<M>(s[j]);
-      s[j] = if_pair(pair, value, s[j]);
-      if (M != Metric::Dot) {
-        sum += if_pair(pair, value, T(0));
-        col_sums[j] += if_pair(pair, value, T(0));
-      }
-    }
+    });
     if (M != Metric::Dot) row_sums[r] += sum;
   }
 }
