@@ -108,10 +108,13 @@ def test_arcface_along_the_class_vector(backend):
     import fastpair
 
     their_loss, our_loss = theirs.ArcFaceLoss(3, 4), ours.ArcFaceLoss(3, 4)
+    # Whose cosine with itself is 1 however it is rounded.
+    our_loss.weight.data = torch.eye(3, 4)
     their_loss.W.data = our_loss.weight.data.T.clone()
     x = (our_loss.weight[:2] * 2).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(their_loss(x, torch.tensor([0, 1])), x)
-    assert gradient.isnan().any()
+    # Later PyTorch stops a gradient at the ends of a clamp.
+    assert gradient.isnan().any() == (torch.__version__ < "2.14")
     with fastpair.use_backend(backend):
         (gradient,) = torch.autograd.grad(our_loss(x, torch.tensor([0, 1])), x)
     assert gradient.isfinite().all()
