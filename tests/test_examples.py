@@ -207,8 +207,9 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
             )
             moved = sum((first[name] - p).square().sum() for name, p in start.items())
             apart = sum((first[name] - second[name]).square().sum() for name in start)
-            # Gradients that are off by the number of processes, or belong to half of the batch, put this near 1.
-            assert moved > 0 and (apart / moved).sqrt() < 0.01, (tree, loss)
+            # Gradients that are off by the number of processes, or belong to half of the batch, put this near 1; four
+            # steps of this length make some hundredths of what is rounded.
+            assert moved > 0 and (apart / moved).sqrt() < 0.1, (tree, loss)
 
 
 def test_recipes_are_those_of_the_paper():

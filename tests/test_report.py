@@ -26,10 +26,10 @@ def test_report(tmp_path):
     command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "made-up.json"), "--output", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     text = (tmp_path / "made-up.md").read_text()
-    assert "| supcon n=256 | 18 | 45 (2.5×) | – | 2.0 |" in text
+    assert "| supcon n=256 | 18 | 45 (2.5×) | – | 2.00 |" in text
     # Where fastpair loses is shown like the rest.
     assert "| linear cross entropy K=100 | 2 | 5 (2.5×) | 1 (0.5×) | 2.0 |" in text
-    assert "| snca n=128 | 8 | 20 (2.5×) | – | 2.0 |" in text, "in the table, though two sizes make no curve"
+    assert "| snca n=128 | 8 | 20 (2.5×) | – | 2.00 |" in text, "in the table, though two sizes make no curve"
     for kind in ("svg", "png"):
         assert (tmp_path / f"made-up-time.{kind}").stat().st_size > 1000
         assert (tmp_path / f"made-up-memory.{kind}").stat().st_size > 1000
