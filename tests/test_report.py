@@ -28,7 +28,7 @@ def test_report(tmp_path):
     text = (tmp_path / "made-up.md").read_text()
     assert "| supcon n=256 | 18 | 45 (2.5×) | – | 2.00 |" in text
     # Where fastpair loses is shown like the rest.
-    assert "| linear cross entropy K=100 | 2 | 5 (2.5×) | 1 (0.5×) | 2.0 |" in text
+    assert "| linear cross entropy K=100 | 2 | 5 (2.5×) | 1 (0.5×) | 2.00 |" in text
     assert "| snca n=128 | 8 | 20 (2.5×) | – | 2.00 |" in text, "in the table, though two sizes make no curve"
     for kind in ("svg", "png"):
         assert (tmp_path / f"made-up-time.{kind}").stat().st_size > 1000
