@@ -10,6 +10,29 @@
 
 namespace fastpair {
 
+// a * b, rounded before it goes on. A compiler that may fuse it into the sum or difference that takes it (g++ and nvcc do
+// by default) makes another number there than elsewhere: the term in an exponent would not be the one whose maximum is
+// its shift, and the difference of the two, of scores in the millions, is anything.
+#if defined(__CUDA_ARCH__)
+FASTPAIR_INLINE float product(float a, float b) { return __fmul_rn(a, b); }
+FASTPAIR_INLINE double product(double a, double b) { return __dmul_rn(a, b); }
+#elif defined(__clang__)
+template <typename T>
+FASTPAIR_INLINE T product(T a, T b) {
+#pragma clang fp contract(off)
+  return a * b;
+}
+#else
+#if __GNUC__ < 12
+#pragma GCC optimize("fp-contract=off")
+#define __builtin_assoc_barrier(x) (x)
+#endif
+template <typename T>
+FASTPAIR_INLINE T product(T a, T b) {
+  return __builtin_assoc_barrier(a * b);
+}
+#endif
+
 template <typename T>
 FASTPAIR_INLINE T relu(T x) {
   return x < T(0) ? T(0) : x;

@@ -15,32 +15,39 @@ enum class Metric { Dot, SqEuclidean, Euclidean };
 
 enum class Reduction { Sum, LogSumExp, Max };
 
-// What an anchor's positives, or its negatives, come to.
+// What an anchor's positives, or its negatives, come to. A log-sum-exp stays in two parts, the maximum and the logarithm
+// of the sum of the exponentials relative to it: beside large scores their sum has lost the second.
 struct Statistic {
   double pairs;        // how many there are
-  double value;        // the sum, log-sum-exp or maximum of their terms; minus infinity for the latter two of none
+  double value;        // the sum or maximum of their terms, also of a log-sum-exp; minus infinity for a maximum of none
+  double log_sum;      // of a log-sum-exp: the other part
   double nonzero;      // of a sum: how many of its terms are not zero
   double given_slope;  // of a sum: its derivative by `given`
   double sum;          // of a log-sum-exp with NEEDS_SUM: the sum of the terms
+
+  FASTPAIR_INLINE double log_sum_exp() const { return value + log_sum; }
 };
 
-// The derivative of an anchor's loss by a term u: factor * exp(u - shift) + constant, the first part only where the
-// terms are reduced to a log-sum-exp. The shift of none makes every exponential 0.
+FASTPAIR_INLINE double log_of_ratio(const Statistic& a, const Statistic& b) {
+  return (a.value - b.value) + (a.log_sum - b.log_sum);
+}
+
+// The derivative of an anchor's loss by a term u: factor * (the share of u in the log-sum-exp) + constant, the first
+// part only where the terms are reduced to one.
 struct Slope {
-  double factor = 0, shift = __builtin_inf(), constant = 0;
+  double factor = 0, constant = 0;
 };
 
-// A slope times `weight`, in the precision of the pairs.
+// A slope times `weight`, in the precision of the pairs: factor * exp(u - shift) + constant.
 template <typename T>
 struct RoundedSlope {
   T factor, shift, constant;
 
-  FASTPAIR_INLINE RoundedSlope(const Slope& slope, double weight)
-      : shift(T(slope.shift)), constant(T(slope.constant * weight)) {
-    // What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
-    const double rest = __builtin_isfinite(slope.shift) ? 1 + (double(shift) - slope.shift) : 1;
-    factor = T(slope.factor * weight * rest);
-  }
+  FASTPAIR_INLINE RoundedSlope(const Slope& slope, const Statistic& of_terms, double weight)
+      : factor(T(slope.factor * weight * exponential(-of_terms.log_sum))),
+        // The shift of none makes every exponential 0.
+        shift(of_terms.pairs == 0 ? T(__builtin_inf()) : T(of_terms.value)),
+        constant(T(slope.constant * weight)) {}
 };
 
 // An anchor's loss, what it counts in the mean, and its derivatives. Where the loss has SEPARATE_MEANS, the mean of its
@@ -106,8 +113,8 @@ struct ScaledScores : PairTerms {
   FASTPAIR_INLINE ScaledScores(const double* params, bool similarity)
       : scale(similarity ? T(params[0]) : -T(params[0])) {}
 
-  FASTPAIR_INLINE T positive(T s, T) const { return scale * s; }
-  FASTPAIR_INLINE T negative(T s, T) const { return scale * s; }
+  FASTPAIR_INLINE T positive(T s, T) const { return product(scale, s); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(scale, s); }
   FASTPAIR_INLINE T positive_slope(T, T) const { return scale; }
   FASTPAIR_INLINE T negative_slope(T, T) const { return scale; }
 };
@@ -120,10 +127,10 @@ struct Snca : ScaledScores<T> {
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
     if (pos.pairs == 0) return a;
-    const double among_all = sigmoid(neg.value - pos.value);
-    a.loss = softplus(neg.value - pos.value), a.count = 1;
-    a.pos = {.factor = -among_all, .shift = pos.value};
-    a.neg = {.factor = among_all, .shift = neg.value};
+    const double excess = log_of_ratio(neg, pos);
+    a.loss = softplus(excess), a.count = 1;
+    a.pos.factor = -sigmoid(excess);
+    a.neg.factor = sigmoid(excess);
     return a;
   }
 };
@@ -137,10 +144,10 @@ struct SupCon : ScaledScores<T> {
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
     if (pos.pairs == 0) return a;
-    const double excess = neg.value - pos.value;
-    a.loss = pos.value - pos.sum / pos.pairs + softplus(excess), a.count = 1;
-    a.pos = {.factor = sigmoid(-excess), .shift = pos.value, .constant = -1 / pos.pairs};
-    a.neg = {.factor = sigmoid(excess), .shift = neg.value};
+    const double excess = log_of_ratio(neg, pos);
+    a.loss = (pos.value - pos.sum / pos.pairs) + pos.log_sum + softplus(excess), a.count = 1;
+    a.pos = {.factor = sigmoid(-excess), .constant = -1 / pos.pairs};
+    a.neg.factor = sigmoid(excess);
     return a;
   }
 };
@@ -152,16 +159,16 @@ struct NtXent : ScaledScores<T> {
   static constexpr bool POSITIVES_GIVEN = true;
   FASTPAIR_INLINE NtXent(const double* params, bool similarity) : ScaledScores<T>(params, similarity) {}
 
-  FASTPAIR_INLINE T positive(T s, T given) const { return softplus(given - this->scale * s); }
+  FASTPAIR_INLINE T positive(T s, T given) const { return softplus(given - product(this->scale, s)); }
   FASTPAIR_INLINE T positive_slope(T s, T given) const { return -this->scale * given_slope(s, given); }
-  FASTPAIR_INLINE T given_slope(T s, T given) const { return sigmoid(given - this->scale * s); }
+  FASTPAIR_INLINE T given_slope(T s, T given) const { return sigmoid(given - product(this->scale, s)); }
 
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
     if (pos.pairs == 0) return a;
     a.loss = pos.value, a.count = pos.pairs;
-    a.pos = {.constant = 1};
-    a.neg = {.factor = pos.given_slope, .shift = neg.value};
+    a.pos.constant = 1;
+    a.neg.factor = pos.given_slope;
     return a;
   }
 };
@@ -203,16 +210,17 @@ struct MultiSimilarity : PairTerms {
         neg_scale(similarity ? T(beta) : -T(beta)),
         base(T(params[2])) {}
 
-  FASTPAIR_INLINE T positive(T s, T) const { return pos_scale * (s - base); }
-  FASTPAIR_INLINE T negative(T s, T) const { return neg_scale * (s - base); }
+  FASTPAIR_INLINE T positive(T s, T) const { return product(pos_scale, s - base); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(neg_scale, s - base); }
   FASTPAIR_INLINE T positive_slope(T, T) const { return pos_scale; }
   FASTPAIR_INLINE T negative_slope(T, T) const { return neg_scale; }
 
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
-    a.loss = softplus(pos.value) / alpha + softplus(neg.value) / beta, a.count = 1;
-    if (pos.pairs > 0) a.pos = {.factor = sigmoid(pos.value) / alpha, .shift = pos.value};
-    if (neg.pairs > 0) a.neg = {.factor = sigmoid(neg.value) / beta, .shift = neg.value};
+    const double pull = pos.log_sum_exp(), push = neg.log_sum_exp();
+    a.loss = softplus(pull) / alpha + softplus(push) / beta, a.count = 1;
+    a.pos.factor = sigmoid(pull) / alpha;
+    a.neg.factor = sigmoid(push) / beta;
     return a;
   }
 };
@@ -228,17 +236,18 @@ struct ProxyAnchor : PairTerms {
 
   FASTPAIR_INLINE ProxyAnchor(const double* params, bool) : margin(T(params[0])), alpha(T(params[1])) {}
 
-  FASTPAIR_INLINE T positive(T s, T) const { return -alpha * (s - margin); }
-  FASTPAIR_INLINE T negative(T s, T) const { return alpha * (s + margin); }
+  FASTPAIR_INLINE T positive(T s, T) const { return product(-alpha, s - margin); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(alpha, s + margin); }
   FASTPAIR_INLINE T positive_slope(T, T) const { return -alpha; }
   FASTPAIR_INLINE T negative_slope(T, T) const { return alpha; }
 
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
-    a.loss = softplus(pos.value), a.count = pos.pairs > 0 ? 1 : 0;
-    a.neg_loss = softplus(neg.value), a.neg_count = 1;
-    if (pos.pairs > 0) a.pos = {.factor = sigmoid(pos.value), .shift = pos.value};
-    if (neg.pairs > 0) a.neg = {.factor = sigmoid(neg.value), .shift = neg.value};
+    const double pull = pos.log_sum_exp(), push = neg.log_sum_exp();
+    a.loss = softplus(pull), a.count = pos.pairs > 0 ? 1 : 0;
+    a.neg_loss = softplus(push), a.neg_count = 1;
+    a.pos.factor = sigmoid(pull);
+    a.neg.factor = sigmoid(push);
     return a;
   }
 };
@@ -253,18 +262,17 @@ struct Circle : PairTerms {
 
   FASTPAIR_INLINE Circle(const double* params, bool) : m(T(params[0])), gamma(T(params[1])) {}
 
-  FASTPAIR_INLINE T positive(T s, T) const { return positive_slope(s, 0) * (s - 1 + m); }
-  FASTPAIR_INLINE T negative(T s, T) const { return negative_slope(s, 0) * (s - m); }
+  FASTPAIR_INLINE T positive(T s, T) const { return product(positive_slope(s, 0), s - 1 + m); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(negative_slope(s, 0), s - m); }
   FASTPAIR_INLINE T positive_slope(T s, T) const { return -gamma * relu(1 + m - s); }
   FASTPAIR_INLINE T negative_slope(T s, T) const { return gamma * relu(s + m); }
 
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
     if (pos.pairs == 0 || neg.pairs == 0) return a;
-    const double slope = sigmoid(pos.value + neg.value);
-    a.loss = softplus(pos.value + neg.value), a.count = 1;
-    a.pos = {.factor = slope, .shift = pos.value};
-    a.neg = {.factor = slope, .shift = neg.value};
+    const double total = pos.log_sum_exp() + neg.log_sum_exp();
+    a.loss = softplus(total), a.count = 1;
+    a.pos.factor = a.neg.factor = sigmoid(total);
     return a;
   }
 };
@@ -288,10 +296,9 @@ struct LiftedStructure : PairTerms {
   FASTPAIR_INLINE Anchor anchor(const Statistic& pos, const Statistic& neg) const {
     Anchor a;
     if (pos.pairs == 0 || neg.pairs == 0) return a;
-    const double total = pos.value + neg.value, slope = total > 0 ? 1 : 0;
+    const double total = pos.log_sum_exp() + neg.log_sum_exp();
     a.loss = relu(total), a.count = 1;
-    a.pos = {.factor = slope, .shift = pos.value};
-    a.neg = {.factor = slope, .shift = neg.value};
+    a.pos.factor = a.neg.factor = total > 0 ? 1 : 0;
     return a;
   }
 };
