@@ -10,28 +10,30 @@
 
 namespace fastpair {
 
-// a * b, rounded before it goes on. A compiler that may fuse it into the sum or difference that takes it (g++ and nvcc do
-// by default) makes another number there than elsewhere: the term in an exponent would not be the one whose maximum is
-// its shift, and the difference of the two, of scores in the millions, is anything.
+// a * b, rounded before it goes on. A compiler that may fuse it into the sum or difference that takes it makes another
+// number there than elsewhere: the term in an exponent would not be the one whose maximum is its shift, and the
+// difference of the two, of scores in the millions, is anything. nvcc fuses but what is rounded by name; the C++
+// compiler, whose vectoriser loses such names, is told to fuse nothing by itself (-ffp-contract=off, see setup.py).
+template <typename T>
+FASTPAIR_INLINE T product(T a, T b) {
 #if defined(__CUDA_ARCH__)
-FASTPAIR_INLINE float product(float a, float b) { return __fmul_rn(a, b); }
-FASTPAIR_INLINE double product(double a, double b) { return __dmul_rn(a, b); }
-#elif defined(__clang__)
-template <typename T>
-FASTPAIR_INLINE T product(T a, T b) {
-#pragma clang fp contract(off)
-  return a * b;
-}
+  if constexpr (sizeof(T) == sizeof(float)) return __fmul_rn(a, b);
+  return __dmul_rn(a, b);
 #else
-#if __GNUC__ < 12
-#pragma GCC optimize("fp-contract=off")
-#define __builtin_assoc_barrier(x) (x)
+  return a * b;
 #endif
-template <typename T>
-FASTPAIR_INLINE T product(T a, T b) {
-  return __builtin_assoc_barrier(a * b);
 }
+
+// a * b + c, fused where the machine can.
+template <typename T>
+FASTPAIR_INLINE T multiply_add(T a, T b, T c) {
+#if defined(FASTPAIR_FMA) || defined(__ARM_FEATURE_FMA)
+  if constexpr (sizeof(T) == sizeof(float)) return __builtin_fmaf(a, b, c);
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
 #endif
+}
 
 template <typename T>
 FASTPAIR_INLINE T relu(T x) {
@@ -44,16 +46,16 @@ FASTPAIR_INLINE float exponential(float x) {
   const float clamped = x > high ? high : (x < low ? low : x);
   // Adding 1.5 * 2^23 leaves the rounded quotient in the low bits of the sum.
   constexpr float shift = 12582912.0f;
-  const float shifted = clamped * 1.44269504089f + shift;
+  const float shifted = multiply_add(clamped, 1.44269504089f, shift);
   const float n = shifted - shift;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float r = multiply_add(n, 2.12194440e-4f, multiply_add(n, -0.693359375f, clamped));
   float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  p = multiply_add(p, r, 1.3981999507e-3f);
+  p = multiply_add(p, r, 8.3334519073e-3f);
+  p = multiply_add(p, r, 4.1665795894e-2f);
+  p = multiply_add(p, r, 1.6666665459e-1f);
+  p = multiply_add(p, r, 5.0000001201e-1f);
+  p = multiply_add(p * r, r, r) + 1.0f;
   const float scale = __builtin_bit_cast(float, (__builtin_bit_cast(int, shifted) << 23) + (127 << 23));
   const float result = p * scale;
   return x < low ? 0.0f : (x > high ? __builtin_inff() : result);
@@ -64,13 +66,13 @@ FASTPAIR_INLINE double exponential(double x) { return __builtin_exp(x); }
 FASTPAIR_INLINE float log_one_plus(float y) {
   const float z = y / (2.0f + y), square = z * z;
   float p = 1.0f / 15;
-  p = p * square + 1.0f / 13;
-  p = p * square + 1.0f / 11;
-  p = p * square + 1.0f / 9;
-  p = p * square + 1.0f / 7;
-  p = p * square + 1.0f / 5;
-  p = p * square + 1.0f / 3;
-  return 2 * z * (p * square + 1.0f);
+  p = multiply_add(p, square, 1.0f / 13);
+  p = multiply_add(p, square, 1.0f / 11);
+  p = multiply_add(p, square, 1.0f / 9);
+  p = multiply_add(p, square, 1.0f / 7);
+  p = multiply_add(p, square, 1.0f / 5);
+  p = multiply_add(p, square, 1.0f / 3);
+  return 2 * z * multiply_add(p, square, 1.0f);
 }
 FASTPAIR_INLINE double log_one_plus(double y) { return __builtin_log1p(y); }
 

@@ -10,6 +10,7 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define FASTPAIR_SIMD_LEVEL avx2
+#define FASTPAIR_FMA
 #include "cpu/kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -11,6 +11,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 #endif
 #define FASTPAIR_SIMD_LEVEL avx512
+#define FASTPAIR_FMA
 #include "cpu/kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -98,13 +98,19 @@ void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* 
   }
 }
 
+// What exponentials are relative to: not an infinite maximum, from which no infinite term has a difference.
+template <typename T>
+FASTPAIR_INLINE T shift_of(T maximum) {
+  return maximum == T(__builtin_inf()) || maximum == T(-__builtin_inf()) ? T(0) : maximum;
+}
+
 // Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
+  T* __restrict col_max = Cols ? cols[0] : nullptr;
   T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
   T* __restrict col_sum = Cols ? cols[2] : nullptr;
-  T row_max[MAX_BLOCK], col_max[MAX_BLOCK];
   for (int64_t j = 0; Cols && j < tile.cols; ++j) col_max[j] = none;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
@@ -118,11 +124,13 @@ void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* 
         if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
       }
     });
-    row_max[r] = highest;
+    rows[0][r] = highest;
   }
+  T col_shift[MAX_BLOCK];
+  for (int64_t j = 0; Cols && j < tile.cols; ++j) col_shift[j] = shift_of(col_max[j]);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const T shift = row_max[r];
+    const T shift = shift_of(rows[0][r]);
     T exponentials = 0, sum = 0;
     row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : exponentials, sum)
@@ -131,18 +139,16 @@ void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* 
         const bool pair = has(k);
         const T value = value_of<Positive>(term, s[j], T(0));
         exponentials += exponential(if_pair(pair, value - shift, none));
-        if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_max[j], none));
+        if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_shift[j], none));
         if (SUMMED<Positive, Term>) {
           sum += if_pair(pair, value, T(0));
           if (Cols) col_sum[j] += if_pair(pair, value, T(0));
         }
       }
     });
-    rows[0][r] = shift;
     rows[1][r] = exponentials;
     rows[2][r] = sum;
   }
-  for (int64_t j = 0; Cols && j < tile.cols; ++j) cols[0][j] = col_max[j];
 }
 
 // Among equals the first; NaN passes for the largest, so that it shows.
@@ -236,7 +242,7 @@ FASTPAIR_INLINE T anchor_slope(const Term& term, T s, T given, T factor, T shift
   constexpr Reduction reduction = Positive ? Term::POSITIVES : Term::NEGATIVES;
   T weight = constant;
   if constexpr (reduction == Reduction::LogSumExp) {
-    weight += factor * exponential(value_of<Positive>(term, s, given) - shift);
+    weight = multiply_add(factor, exponential(value_of<Positive>(term, s, given) - shift), constant);
   }
   return slope_of<Positive>(term, s, given) * weight;
 }
@@ -318,7 +324,7 @@ bool distances(Metric metric, T* scores, int64_t ld, int64_t rows, int64_t cols,
 #pragma omp simd reduction(| : inaccurate)
     for (int64_t j = 0; j < cols; ++j) {
       const T norms = norm + col_norms[j];
-      const T squared = relu(norms - 2 * s[j]);
+      const T squared = relu(multiply_add(T(-2), s[j], norms));
       inaccurate |= squared < T(SMALL_DISTANCE) * norms;
       s[j] = squared;
     }
@@ -342,8 +348,7 @@ void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* m
     highest = highest < logits[j] ? logits[j] : highest;
     total += logits[j];
   }
-  // A row of minus infinities has no maximum to shift by.
-  const T shift = highest == T(-__builtin_inf()) ? T(0) : highest;
+  const T shift = shift_of(highest);
 #pragma omp simd reduction(+ : exponentials)
   for (int64_t j = 0; j < n; ++j) exponentials += exponential(logits[j] - shift);
   *maximum = highest;
@@ -354,7 +359,7 @@ void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* m
 template <typename T>
 void row_probabilities(T* __restrict logits, int64_t n, T shift, T scale, T offset) {
 #pragma omp simd
-  for (int64_t j = 0; j < n; ++j) logits[j] = scale * exponential(logits[j] - shift) + offset;
+  for (int64_t j = 0; j < n; ++j) logits[j] = multiply_add(scale, exponential(logits[j] - shift), offset);
 }
 
 template <typename T>
@@ -409,7 +414,7 @@ template <typename T>
 T dot(const T* x, const T* y, int64_t n) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += x[j] * y[j];
+  for (int64_t j = 0; j < n; ++j) sum = multiply_add(x[j], y[j], sum);
   return sum;
 }
 
@@ -417,7 +422,10 @@ template <typename T>
 T squared_distance(const T* x, const T* y, int64_t n) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += (x[j] - y[j]) * (x[j] - y[j]);
+  for (int64_t j = 0; j < n; ++j) {
+    const T difference = x[j] - y[j];
+    sum = multiply_add(difference, difference, sum);
+  }
   return sum;
 }
 

@@ -116,7 +116,7 @@ class PairLoss {
     if (loss_->positives_given) {
       sweep.run({.add = {true, false}});
       for (AnchorSide<T>* side : sides()) {
-        for (int64_t i = 0; i < side->samples.n; ++i) side->given[i] = T(statistic(*side, 0, i).value);
+        for (int64_t i = 0; i < side->samples.n; ++i) side->given[i] = T(statistic(*side, 0, i).log_sum_exp());
       }
       sweep.run({.compute_scores = !kept, .add = {false, true}, .only_positives = true});
     } else {
@@ -174,7 +174,7 @@ class PairLoss {
       case Reduction::Sum:
         return {.pairs = double(pairs), .value = a, .nonzero = b, .given_slope = c};
       case Reduction::LogSumExp:
-        return {.pairs = double(pairs), .value = b == 0 ? a : a + std::log(b), .sum = c};
+        return {.pairs = double(pairs), .value = a, .log_sum = b == 0 ? 0 : std::log(b), .sum = c};
       case Reduction::Max:
         return {.pairs = double(pairs), .value = a};
     }
@@ -226,8 +226,10 @@ class PairLoss {
       }
       value_ += (args_.two_sided ? 0.5 : 1) * (totals_[0] / counts_[1] + totals_[2] / counts_[0]);
       for (int64_t i = 0; i < n; ++i) {
-        side->set_weight(i, 1, anchors[i].pos, weight(row_grad, *side, i, 1) / counts_[1]);
-        side->set_weight(i, 0, anchors[i].neg, weight(row_grad, *side, i, 0) / counts_[0]);
+        for_kinds([&](int kind) {
+          side->set_weight(i, kind, kind == 1 ? anchors[i].pos : anchors[i].neg, statistic(*side, kind, i),
+                           weight(row_grad, *side, i, kind) / counts_[kind]);
+        });
         if (args_.reduction == "none") {
           values_[side->samples.order[i]] += T((args_.two_sided ? 0.5 : 1) * (anchors[i].loss + anchors[i].neg_loss));
         }

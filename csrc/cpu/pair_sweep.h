@@ -69,8 +69,8 @@ struct AnchorSide {
     });
   }
 
-  void set_weight(int64_t i, int kind, const Slope& slope, double weight) {
-    const RoundedSlope<T> rounded(slope, weight);
+  void set_weight(int64_t i, int kind, const Slope& slope, const Statistic& of_terms, double weight) {
+    const RoundedSlope<T> rounded(slope, of_terms, weight);
     factor[kind][i] = rounded.factor;
     shift[kind][i] = rounded.shift;
     constant[kind][i] = rounded.constant;
@@ -294,7 +294,11 @@ class PairSweep {
         return;
       case Reduction::LogSumExp:
         if (count == 0) return;
-        if (a < value) {
+        if (std::isinf(a) || std::isinf(value)) {
+          // Nothing so far, or an infinite term, relative to whose sum nothing else counts, but NaN does.
+          b = (std::isnan(b) ? b : a < value ? 0 : b) + (std::isnan(count) || !(value < a) ? count : 0);
+          a = std::max(a, value);
+        } else if (a < value) {
           b = b * std::exp(a - value) + count;
           a = value;
         } else {
