@@ -15,8 +15,8 @@ enum class Metric { Dot, SqEuclidean, Euclidean };
 
 enum class Reduction { Sum, LogSumExp, Max };
 
-// What an anchor's positives, or its negatives, come to. A log-sum-exp stays in two parts, the maximum and the logarithm
-// of the sum of the exponentials relative to it: beside large scores their sum has lost the second.
+// What an anchor's positives, or its negatives, come to. A log-sum-exp stays in two parts, the maximum and the
+// logarithm of the sum of the exponentials relative to it: beside large scores their sum has lost the second.
 struct Statistic {
   double pairs;        // how many there are
   double value;        // the sum or maximum of their terms, also of a log-sum-exp; minus infinity for a maximum of none

@@ -12,7 +12,6 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
-#include "cpu/simd.h"
 
 // Exported by the BLAS inside libtorch_cpu on most platforms; where it is not, the dispatcher's product takes over.
 extern "C" {
@@ -83,16 +82,6 @@ bool has_blas() {
   return use;
 }
 
-bool has_native_bfloat16() {
-#if defined(__x86_64__)
-  // Machines with AMX have this too.
-  static const bool native = __builtin_cpu_supports("avx512bf16") && simd() == Simd::Avx512;
-  return native;
-#else
-  return false;
-#endif
-}
-
 template <>
 void gemm<float>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
                  int64_t ldb, bool accumulate, float* c, int64_t ldc) {
@@ -107,16 +96,6 @@ void gemm<double>(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const doubl
   if (is_empty(m, n, k, accumulate, c, ldc)) return;
   if (has_blas()) return row_major(dgemm_, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
   gemm_dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
-}
-
-void gemm(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t lda, const BFloat16* b,
-          int64_t ldb, bool accumulate, float* c, int64_t ldc) {
-  if (is_empty(m, n, k, accumulate, c, ldc)) return;
-  const Scratch<BFloat16> product(m * n);
-  dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(product.get(), Op::None, m, n, n));
-  for (int64_t i = 0; i < m; ++i) {
-    kernels<float>().from_bfloat16(product.get() + i * n, n, accumulate, c + i * ldc);
-  }
 }
 
 }  // namespace fastpair

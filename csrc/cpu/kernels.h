@@ -88,10 +88,6 @@ struct Kernels {
 
   void (*add_to)(T* x, const T* y, int64_t n);
 
-  // From and to the bits of bfloat16, rounding to nearest even; out += where `accumulate`.
-  void (*from_bfloat16)(const void* in, int64_t n, bool accumulate, T* out);
-  void (*to_bfloat16)(const T* in, int64_t n, void* out);
-
   T (*dot)(const T* x, const T* y, int64_t n);
   T (*squared_distance)(const T* x, const T* y, int64_t n);
 };

@@ -387,30 +387,6 @@ void add_to(T* __restrict x, const T* __restrict y, int64_t n) {
 }
 
 template <typename T>
-void from_bfloat16(const void* in, int64_t n, bool accumulate, T* __restrict out) {
-  const uint16_t* __restrict bits = static_cast<const uint16_t*>(in);
-  if (accumulate) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) out[j] += __builtin_bit_cast(float, uint32_t(bits[j]) << 16);
-  } else {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) out[j] = __builtin_bit_cast(float, uint32_t(bits[j]) << 16);
-  }
-}
-
-template <typename T>
-void to_bfloat16(const T* __restrict in, int64_t n, void* out) {
-  uint16_t* __restrict to = static_cast<uint16_t*>(out);
-#pragma omp simd
-  for (int64_t j = 0; j < n; ++j) {
-    const float value = float(in[j]);
-    const uint32_t bits = __builtin_bit_cast(uint32_t, value);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to[j] = uint16_t(value != value ? 0x7fc0 : rounded);
-  }
-}
-
-template <typename T>
 T dot(const T* x, const T* y, int64_t n) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -457,8 +433,6 @@ constexpr Kernels<T> KERNELS = {
     .row_probabilities = &row_probabilities<T>,
     .smooth_triplets = &smooth_triplets<T>,
     .add_to = &add_to<T>,
-    .from_bfloat16 = &from_bfloat16<T>,
-    .to_bfloat16 = &to_bfloat16<T>,
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,
 };

@@ -239,11 +239,7 @@ class PairLoss {
 
   // The gradient of maxima: one positive and one negative an anchor.
   void add_extreme_pairs() {
-    struct Pair {
-      int64_t row, col;
-      T slope;  // by the dot product
-    };
-    std::vector<Pair> pairs;
+    std::vector<SinglePair<T>> pairs;
     const double sign = distance_.similarity ? 1 : -1;
     for (int64_t i = 0; i < x_.n; ++i) {
       for_kinds([&](int kind) {
@@ -258,30 +254,8 @@ class PairLoss {
         pairs.push_back({i, int64_t(total.of[1]) - 1, T(rows_->constant[kind][i] * term_slope * score_slope)});
       });
     }
-    add_pairs(pairs, x_, references(), [](const Pair& p) { return p.row; }, [](const Pair& p) { return p.col; });
-    add_pairs(pairs, references(), x_, [](const Pair& p) { return p.col; }, [](const Pair& p) { return p.row; });
-  }
-
-  // Adds to the gradient of one side; each of its rows belongs to one task.
-  template <typename Pair, typename Own, typename Other>
-  static void add_pairs(const std::vector<Pair>& pairs, Samples<T>& side, const Samples<T>& others, const Own& own,
-                        const Other& other) {
-    if (!side.has_gradient) return;
-    std::vector<int64_t> begin(side.n + 1, 0), by_row(pairs.size());
-    for (const Pair& p : pairs) ++begin[own(p) + 1];
-    std::partial_sum(begin.begin(), begin.end(), begin.begin());
-    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-    for (size_t k = 0; k < pairs.size(); ++k) by_row[next[own(pairs[k])]++] = k;
-    const int64_t d = side.d;
-    parallel_rows(side.n, 2 * d, [&](int64_t i) {
-      T* __restrict to = side.gradient.get() + i * d;
-      for (int64_t k = begin[i]; k < begin[i + 1]; ++k) {
-        const Pair& p = pairs[by_row[k]];
-        const T* __restrict from = others.rows + other(p) * d;
-        for (int64_t j = 0; j < d; ++j) to[j] += p.slope * from[j];
-        if (!side.slope_sums.empty()) side.slope_sums[i] += p.slope;
-      }
-    });
+    add_single_pairs(pairs, x_, &SinglePair<T>::row, references(), &SinglePair<T>::col);
+    add_single_pairs(pairs, references(), &SinglePair<T>::col, x_, &SinglePair<T>::row);
   }
 
   Results results() {

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -113,6 +114,7 @@ class PairSweep {
       size += block_ * ld(I);
     }
     scores_ = Scratch<T>(size);
+    close_.resize(blocks(square_rows_) * blocks(square_cols_));
     partial_[0] = Scratch<T>(CHANNELS * blocks(square_cols_) * square_rows_);
     if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
@@ -207,7 +209,9 @@ class PairSweep {
 
     collect(rows_, s.top, s.rows, 0, s.left, col_blocks, pass);
     if (col_side == 1) collect(cols_, s.left, s.cols, 1, s.top, row_blocks, pass);
-    if (pass.gradient) add_gradients(s, pass);
+    if (!pass.gradient) return;
+    add_gradients(s, pass);
+    add_close_pairs(on_diagonal(s));
   }
 
   // Computes the scores of tiles[t] and of those before `end` that lie below it, up to a number that stays in the
@@ -215,17 +219,32 @@ class PairSweep {
   int64_t score_run(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, int64_t t, int64_t end) {
     const auto [I, J] = tiles[t];
     const int64_t row = I * block_, col = J * block_, cols = std::min(block_, s.cols - col);
+    std::vector<SinglePair<T>> close;
+    std::vector<SinglePair<T>>* found = x_.has_gradient || y_.has_gradient ? &close : nullptr;
     // A tile on the diagonal that is large enough to be halved is computed by itself, a smaller one with those above.
     const bool own = on_diagonal(s) && block_ >= 2 * LEAST_OWN;
-    if (own && I == J) {
-      compute_own_scores(x_, s.top + row, cols, distance_.metric, scores_at(I, col), ld(I));
-      return t + 1;
-    }
-    const int64_t most = upper_ ? 1 : std::min(RUN_SCORES / (block_ * block_), own ? J - I : end);
     int64_t length = 1;
-    while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
-    const int64_t rows = std::min(length * block_, s.rows - row);
-    compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I));
+    if (own && I == J) {
+      compute_upper_scores(x_, s.top + row, cols, distance_.metric, scores_at(I, col), ld(I), found);
+    } else {
+      const int64_t most = upper_ ? 1 : std::min(RUN_SCORES / (block_ * block_), own ? J - I : end);
+      while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
+      const int64_t rows = std::min(length * block_, s.rows - row);
+      compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I), found);
+    }
+    const bool has_diagonal = on_diagonal(s) && I + length - 1 == J;
+    if (has_diagonal) mirror(scores_at(J, col), cols, ld(J));
+    for (int64_t k = 0; k < length; ++k) close_at(I + k, J).clear();
+    for (const SinglePair<T>& p : close) {
+      const int64_t tile = (p.row - s.top) / block_;
+      std::vector<SinglePair<T>>& pairs = close_at(tile, J);
+      if (!has_diagonal || tile != J) {
+        pairs.push_back(p);
+      } else if (p.row < p.col) {
+        pairs.push_back(p);
+        pairs.push_back({p.col, p.row, T(0)});
+      }
+    }
     return t + length;
   }
 
@@ -259,7 +278,42 @@ class PairSweep {
       const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
       loss_.slopes(tile, params_.data(), distance_.metric, distance_.similarity, of_rows,
                    symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums, col_sums);
+      take_out(tile, close_at(I, J), row_sums, col_sums);
     }
+  }
+
+  // The close pairs of a tile: see is_close.
+  std::vector<SinglePair<T>>& close_at(int64_t I, int64_t J) { return close_[I * blocks(square_cols_) + J]; }
+
+  // Moves the slopes of `pairs` to them from the tile, and makes the sums anew of its rows and columns that they lie
+  // in.
+  static void take_out(const Tile<T>& tile, std::vector<SinglePair<T>>& pairs, T* row_sums, T* col_sums) {
+    const auto at = [&](int64_t r, int64_t c) -> T& { return tile.scores[r * tile.ld + c]; };
+    for (SinglePair<T>& p : pairs) std::swap(p.slope, at(p.row - tile.row, p.col - tile.col));
+    std::array<bool, MAX_BLOCK> row_done{}, col_done{};
+    for (const SinglePair<T>& p : pairs) {
+      const int64_t r = p.row - tile.row, c = p.col - tile.col;
+      if (!std::exchange(row_done[r], true)) row_sums[r] = std::accumulate(&at(r, 0), &at(r, tile.cols), T(0));
+      if (std::exchange(col_done[c], true)) continue;
+      col_sums[c] = 0;
+      for (int64_t i = 0; i < tile.rows; ++i) col_sums[c] += at(i, c);
+    }
+  }
+
+  // In the order of the tiles. Those on the diagonal hold each pair twice, from either side.
+  void add_close_pairs(bool diagonal) {
+    std::vector<SinglePair<T>> by_row, by_col;
+    const int64_t across = blocks(square_cols_);
+    for (size_t tile = 0; tile < close_.size(); ++tile) {
+      std::vector<SinglePair<T>>& pairs = close_[tile];
+      by_row.insert(by_row.end(), pairs.begin(), pairs.end());
+      if (!(diagonal && int64_t(tile) / across == int64_t(tile) % across)) {
+        by_col.insert(by_col.end(), pairs.begin(), pairs.end());
+      }
+      pairs.clear();
+    }
+    add_single_pairs(by_row, x_, &SinglePair<T>::row, y_, &SinglePair<T>::col);
+    add_single_pairs(by_col, y_, &SinglePair<T>::col, x_, &SinglePair<T>::row);
   }
 
   // Adds up what the tiles of a square left for the samples [begin, begin + count) of one side, in a fixed order.
@@ -370,6 +424,7 @@ class PairSweep {
   bool upper_ = false;
   std::vector<int64_t> panels_;
   Scratch<T> scores_;
+  std::vector<std::vector<SinglePair<T>>> close_;  // of each tile of a square
   Scratch<T> partial_[2];
 };
 

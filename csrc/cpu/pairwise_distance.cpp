@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
@@ -84,9 +85,18 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
   parallel_for(blocks(side.n), [&](int64_t block) {
     const int64_t row = block * BLOCK, rows = std::min(BLOCK, side.n - row);
     const Scratch<T> tile(rows * BLOCK);
+    std::vector<SinglePair<T>> close;
     for (int64_t col = 0; col < other.n; col += BLOCK) {
       const int64_t cols = std::min(BLOCK, other.n - col);
-      if (metric == Metric::Euclidean) compute_scores(side, row, rows, other, col, cols, metric, tile.get(), BLOCK);
+      close.clear();
+      if (metric == Metric::Euclidean) {
+        compute_scores(side, row, rows, other, col, cols, metric, tile.get(), BLOCK, &close);
+        for (SinglePair<T>& p : close) {
+          T& score = tile.get()[(p.row - row) * BLOCK + p.col - col];
+          const T distance = std::exchange(score, T(0));
+          p.slope = distance == T(0) ? T(0) : -grad_at(p.row, p.col) / distance;
+        }
+      }
       for (int64_t r = 0; r < rows; ++r) {
         T sum = 0;
         for (int64_t c = 0; c < cols; ++c) {
@@ -102,6 +112,9 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
         if (metric != Metric::Dot) side.slope_sums[row + r] += sum;
       }
       add_products(Op::None, rows, cols, tile.get(), BLOCK, other, col, side.gradient.get() + row * d);
+      for (const SinglePair<T>& p : close) {
+        add_difference(p.slope, other.rows + p.col * d, side.rows + p.row * d, d, side.gradient.get() + p.row * d);
+      }
     }
   });
 }

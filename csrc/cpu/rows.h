@@ -21,8 +21,6 @@ template <>
 inline constexpr ScalarType scalar_type<float> = ScalarType::Float;
 template <>
 inline constexpr ScalarType scalar_type<double> = ScalarType::Double;
-template <>
-inline constexpr ScalarType scalar_type<torch::headeronly::BFloat16> = ScalarType::BFloat16;
 
 // f(pointer to the data in its own type), for the floating dtypes.
 template <typename F>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,6 @@
 
 namespace fastpair {
 
-// With fewer samples the conversions cost more than the faster products save.
-constexpr int64_t MIN_HALF_ROWS = 256;
 // A tile on the diagonal is its own mirror image. It is halved down to products of the size of the smallest tiles.
 constexpr int64_t LEAST_OWN = 32;
 
@@ -28,7 +27,6 @@ struct Samples {
   const T* rows;
   std::vector<T> norms;          // squared norms, for distances
   std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
-  Scratch<BFloat16> half_rows;   // `rows` in bfloat16, where products are taken in it
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
   std::vector<T> slope_sums;  // for distances: what the gradient owes to the norms
@@ -45,15 +43,11 @@ struct Samples {
     const bool distances = distance.metric != Metric::Dot;
     const bool in_order = std::is_sorted(order.begin(), order.end());
     const bool in_place = !distances && !distance.unit_rows && in_order && is_plain<T>(x);
-    // Squared distances are differences of products, which bfloat16 is too coarse for.
-    const bool half =
-        x.scalar_type() == ScalarType::BFloat16 && !distances && n >= MIN_HALF_ROWS && has_native_bfloat16();
     if (!in_place) storage = Scratch<T>(n * d);
     rows = in_place ? static_cast<const T*>(x.const_data_ptr()) : storage.get();
     if (distance.unit_rows) inverse_norms.resize(n);
     if (distances) norms.resize(n);
     if (distances) slope_sums.assign(n, T(0));
-    if (half) half_rows = Scratch<BFloat16>(n * d);
     has_gradient = want_gradient;
     if (want_gradient) gradient = Scratch<T>(n * d);
 
@@ -70,7 +64,6 @@ struct Samples {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
         }
         if (distances) norms[r] = k.dot(row, row, d);
-        if (half) k.to_bfloat16(row, d, half_rows.get() + r * d);
         if (want_gradient) std::memset(gradient.get() + r * d, 0, d * sizeof(T));
       });
     });
@@ -135,17 +128,29 @@ std::vector<T> center_of(const Tensor& x, const Distance& distance) {
   return center;
 }
 
-// Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld.
+// Whether a distance is so small beside the norms that its square, as |x|^2 + |y|^2 - 2xy, has lost too many digits.
+template <typename T>
+bool is_close(Metric metric, T score, T norms) {
+  const T squared = metric == Metric::Euclidean ? score * score : score;
+  return squared <= T(SMALL_DISTANCE) * norms;
+}
+
+// What pair (row, col) adds to a gradient by itself: its slope, by the dot product, times the difference of the
+// samples. Sums over samples and over norms, of which the difference is what remains, would leave little of it for
+// close ones.
+template <typename T>
+struct SinglePair {
+  int64_t row, col;
+  T slope;
+};
+
+// Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld. Distances of
+// close pairs are those of the differences, and the pairs are appended to `close`, if there is one, save those of a
+// sample with itself.
 template <typename T>
 void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
-                    Metric metric, T* scores, int64_t ld) {
+                    Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr) {
   const int64_t d = x.d;
-  if constexpr (std::is_same_v<T, float>) {
-    if (const BFloat16 *x_half = x.half_rows.get(), *y_half = y.half_rows.get(); x_half && y_half) {
-      gemm(Op::None, Op::Transpose, rows, cols, d, x_half + row * d, d, y_half + col * d, d, false, scores, ld);
-      return;
-    }
-  }
   gemm(Op::None, Op::Transpose, rows, cols, d, x.rows + row * d, d, y.rows + col * d, d, false, scores, ld);
   if (metric == Metric::Dot) return;
   const Kernels<T>& k = kernels<T>();
@@ -154,26 +159,31 @@ void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Sample
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
       T& score = scores[r * ld + c];
-      const T squared = metric == Metric::Euclidean ? score * score : score;
-      if (!(squared <= T(SMALL_DISTANCE) * (row_norms[r] + col_norms[c]))) continue;
+      if (!is_close(metric, score, row_norms[r] + col_norms[c])) continue;
       const T exact = k.squared_distance(x.rows + (row + r) * d, y.rows + (col + c) * d, d);
       score = metric == Metric::Euclidean ? std::sqrt(exact) : exact;
+      if (close && !(&x == &y && row + r == col + c)) close->push_back({row + r, col + c, T(0)});
     }
   }
 }
 
-// Scores of samples [first, first + n) of x with each other: what is below the diagonal is copied from above it.
-// Products in bfloat16, which cost more to call than to compute at this size, are taken whole.
+// Copies what is above the diagonal of a square below it: a product need not round (i, j) as it does (j, i).
 template <typename T>
-void compute_own_scores(const Samples<T>& x, int64_t first, int64_t n, Metric metric, T* scores, int64_t ld) {
-  if (n < 2 * LEAST_OWN || x.half_rows.get()) return compute_scores(x, first, n, x, first, n, metric, scores, ld);
-  const int64_t half = n / 2;
-  compute_own_scores(x, first, half, metric, scores, ld);
-  compute_own_scores(x, first + half, n - half, metric, scores + half * ld + half, ld);
-  compute_scores(x, first, half, x, first + half, n - half, metric, scores + half, ld);
-  for (int64_t r = half; r < n; ++r) {
-    for (int64_t c = 0; c < half; ++c) scores[r * ld + c] = scores[c * ld + r];
+void mirror(T* scores, int64_t n, int64_t ld) {
+  for (int64_t r = 1; r < n; ++r) {
+    for (int64_t c = 0; c < r; ++c) scores[r * ld + c] = scores[c * ld + r];
   }
+}
+
+// compute_scores on and above the diagonal, of samples [first, first + n) of x with each other.
+template <typename T>
+void compute_upper_scores(const Samples<T>& x, int64_t first, int64_t n, Metric metric, T* scores, int64_t ld,
+                          std::vector<SinglePair<T>>* close) {
+  if (n < 2 * LEAST_OWN) return compute_scores(x, first, n, x, first, n, metric, scores, ld, close);
+  const int64_t half = n / 2;
+  compute_upper_scores(x, first, half, metric, scores, ld, close);
+  compute_upper_scores(x, first + half, n - half, metric, scores + half * ld + half, ld, close);
+  compute_scores(x, first, half, x, first + half, n - half, metric, scores + half, ld, close);
 }
 
 // out (m, d) += op(slopes) samples[first ...], op(slopes) being (m, k) with the derivatives by the dot products.
@@ -181,18 +191,34 @@ template <typename T>
 void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
                   T* out) {
   const int64_t d = samples.d;
-  if constexpr (std::is_same_v<T, float>) {
-    if (const BFloat16* half = samples.half_rows.get()) {
-      const int64_t rows = op == Op::None ? m : k, cols = op == Op::None ? k : m;
-      const Scratch<BFloat16> half_slopes(rows * cols);
-      for (int64_t r = 0; r < rows; ++r) {
-        kernels<float>().to_bfloat16(slopes + r * ld, cols, half_slopes.get() + r * cols);
-      }
-      gemm(op, Op::None, m, d, k, half_slopes.get(), cols, half + first * d, d, true, out, d);
-      return;
-    }
-  }
   gemm(op, Op::None, m, d, k, slopes, ld, samples.rows + first * d, d, true, out, d);
+}
+
+template <typename T>
+void add_difference(T slope, const T* __restrict other, const T* __restrict own, int64_t d, T* __restrict out) {
+  for (int64_t j = 0; j < d; ++j) out[j] += slope * (other[j] - own[j]);
+}
+
+// Adds single pairs to the gradient of the side that they name by `own`; each of its rows belongs to one task. A dot
+// product has no norms: there a pair adds the other sample.
+template <typename T>
+void add_single_pairs(const std::vector<SinglePair<T>>& pairs, Samples<T>& side, int64_t SinglePair<T>::* own,
+                      const Samples<T>& others, int64_t SinglePair<T>::* other) {
+  if (!side.has_gradient || pairs.empty()) return;
+  std::vector<int64_t> begin(side.n + 1, 0), by_row(pairs.size());
+  for (const SinglePair<T>& p : pairs) ++begin[p.*own + 1];
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (size_t k = 0; k < pairs.size(); ++k) by_row[next[pairs[k].*own]++] = k;
+  const int64_t d = side.d;
+  const std::vector<T> origin(side.norms.empty() ? d : 0, T(0));
+  parallel_rows(side.n, 2 * d, [&](int64_t i) {
+    const T* self = side.norms.empty() ? origin.data() : side.rows + i * d;
+    for (int64_t k = begin[i]; k < begin[i + 1]; ++k) {
+      const SinglePair<T>& p = pairs[by_row[k]];
+      add_difference(p.slope, others.rows + p.*other * d, self, d, side.gradient.get() + i * d);
+    }
+  });
 }
 
 }  // namespace fastpair

@@ -188,6 +188,8 @@ struct TripletSweep {
   // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
   const int64_t ld = ((y.n + 15) / 16 | 1) * 16;
   const Scratch<T> scores = Scratch<T>(panel_rows * ld);
+  std::vector<std::vector<SinglePair<T>>> close =
+      std::vector<std::vector<SinglePair<T>>>(blocks(panel_rows, row_block) * blocks(y.n, col_block));
 
   T* at(int64_t row, int64_t col) const { return scores.get() + row * ld + col; }
 
@@ -220,7 +222,9 @@ struct TripletSweep {
 
   void compute_panel(int64_t top, int64_t rows) {
     for_tiles(rows, [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
-      compute_scores(x, top + row, count, y, col, cols, distance.metric, at(row, col), ld);
+      std::vector<SinglePair<T>>& pairs = close[row / row_block * blocks(y.n, col_block) + col / col_block];
+      pairs.clear();
+      compute_scores(x, top + row, count, y, col, cols, distance.metric, at(row, col), ld, weights ? &pairs : nullptr);
       if (!symmetric || row == col) return;
       for (int64_t c = col; c < col + cols; ++c) {
         for (int64_t r = row; r < row + count; ++r) *at(c, r) = *at(r, c);
@@ -271,6 +275,23 @@ struct TripletSweep {
     });
   }
 
+  // Takes their slopes out of the panel. In a symmetric one tiles on the diagonal name each pair twice, from either
+  // side, and those above it once, with the same slope below.
+  void add_close_pairs(int64_t top) {
+    std::vector<SinglePair<T>> by_row, by_col;
+    for (const std::vector<SinglePair<T>>& pairs : close) {
+      for (SinglePair<T> p : pairs) {
+        std::swap(p.slope, *at(p.row - top, p.col));
+        by_row.push_back(p);
+        const bool twice = symmetric && p.row / row_block == p.col / col_block;
+        if (symmetric && !twice) *at(p.col, p.row) = 0;
+        if (!twice) by_col.push_back(p);
+      }
+    }
+    add_single_pairs(by_row, x, &SinglePair<T>::row, y, &SinglePair<T>::col);
+    add_single_pairs(by_col, y, &SinglePair<T>::col, x, &SinglePair<T>::row);
+  }
+
   void add_gradients(int64_t top, int64_t rows) {
     // The slopes G of a symmetric panel become G + G^T, whose product with the samples is the whole gradient.
     if (symmetric) {
@@ -280,6 +301,7 @@ struct TripletSweep {
         }
       });
     }
+    add_close_pairs(top);
     parallel_for(x.has_gradient ? blocks(rows, row_block) : 0, [&](int64_t block) {
       const int64_t row = block * row_block, count = std::min(row_block, rows - row);
       add_products(Op::None, count, y.n, at(row, 0), ld, y, 0, x.gradient.get() + (top + row) * x.d);
