@@ -200,6 +200,9 @@ class PairSweep {
         if (visited(s, I, J, pass)) tiles.emplace_back(I, J);
       }
     }
+    if (pass.compute_scores) {
+      for (std::vector<SinglePair<T>>& pairs : close_) pairs.clear();
+    }
     parallel_ranges(tiles.size(), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin, done = begin; t < end; ++t) {
         if (pass.compute_scores && t == done) done = score_run(s, tiles, t, end);
@@ -234,7 +237,6 @@ class PairSweep {
     }
     const bool has_diagonal = on_diagonal(s) && I + length - 1 == J;
     if (has_diagonal) mirror(scores_at(J, col), cols, ld(J));
-    for (int64_t k = 0; k < length; ++k) close_at(I + k, J).clear();
     for (const SinglePair<T>& p : close) {
       const int64_t tile = (p.row - s.top) / block_;
       std::vector<SinglePair<T>>& pairs = close_at(tile, J);
@@ -310,7 +312,6 @@ class PairSweep {
       if (!(diagonal && int64_t(tile) / across == int64_t(tile) % across)) {
         by_col.insert(by_col.end(), pairs.begin(), pairs.end());
       }
-      pairs.clear();
     }
     add_single_pairs(by_row, x_, &SinglePair<T>::row, y_, &SinglePair<T>::col);
     add_single_pairs(by_col, y_, &SinglePair<T>::col, x_, &SinglePair<T>::row);

@@ -221,9 +221,9 @@ struct TripletSweep {
   }
 
   void compute_panel(int64_t top, int64_t rows) {
+    for (std::vector<SinglePair<T>>& pairs : close) pairs.clear();
     for_tiles(rows, [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
       std::vector<SinglePair<T>>& pairs = close[row / row_block * blocks(y.n, col_block) + col / col_block];
-      pairs.clear();
       compute_scores(x, top + row, count, y, col, cols, distance.metric, at(row, col), ld, weights ? &pairs : nullptr);
       if (!symmetric || row == col) return;
       for (int64_t c = col; c < col + cols; ++c) {
