@@ -16,7 +16,7 @@ namespace fastpair {
 // compiler, whose vectoriser loses such names, is told to fuse nothing by itself (-ffp-contract=off, see setup.py).
 template <typename T>
 FASTPAIR_INLINE T product(T a, T b) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(FASTPAIR_EMULATED)
   if constexpr (sizeof(T) == sizeof(float)) return __fmul_rn(a, b);
   return __dmul_rn(a, b);
 #else
@@ -88,6 +88,13 @@ FASTPAIR_INLINE T sigmoid(T x) {
 
 FASTPAIR_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTPAIR_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+
+// What the exponentials of a log-sum-exp are relative to: its maximum, but no infinite one, from which no infinite term
+// has a difference.
+template <typename T>
+FASTPAIR_INLINE T shift_of(T maximum) {
+  return maximum == T(__builtin_inf()) || maximum == T(-__builtin_inf()) ? T(0) : maximum;
+}
 
 // 1 / |x|, 0 for a zero row. An infinite norm must not pass for that of a zero row.
 template <typename T>

@@ -98,12 +98,6 @@ void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* 
   }
 }
 
-// What exponentials are relative to: not an infinite maximum, from which no infinite term has a difference.
-template <typename T>
-FASTPAIR_INLINE T shift_of(T maximum) {
-  return maximum == T(__builtin_inf()) || maximum == T(-__builtin_inf()) ? T(0) : maximum;
-}
-
 // Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
 template <bool Positive, bool Cols, typename T, typename Term>
 void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {

@@ -18,9 +18,9 @@ namespace {
 template <Reduction REDUCTION>
 struct Partial {
   int pairs = 0;
-  float highest = -INFINITY;  // of a log-sum-exp: the shift of its exponentials
+  float highest = -INFINITY;  // of a log-sum-exp and a maximum
   int place = -1;             // of a maximum: where it is
-  float value = 0;            // the sum, of exponentials for a log-sum-exp
+  float value = 0;            // the sum; of a log-sum-exp, of the exponentials relative to the highest
   float nonzero = 0, given_slope = 0, terms = 0;
 
   __device__ __forceinline__ void add(float u, float slope, int j) {
@@ -36,7 +36,7 @@ struct Partial {
 
   // In a second round, when `highest` is that of all lanes.
   __device__ __forceinline__ void add_exponential(float u) {
-    if constexpr (REDUCTION == Reduction::LogSumExp) value += exponential(u - highest), terms += u;
+    if constexpr (REDUCTION == Reduction::LogSumExp) value += exponential(u - shift_of(highest)), terms += u;
   }
 
   // Of a maximum: NaN passes for the largest, so that it shows, and among equals the first is taken.
@@ -64,13 +64,12 @@ struct Partial {
     nonzero = warp_sum(nonzero), given_slope = warp_sum(given_slope);
   }
 
-  __device__ double log_sum_exp() const { return pairs == 0 ? highest : highest + log(double(value)); }
-
   __device__ Statistic statistic() const {
     if constexpr (REDUCTION == Reduction::Sum) {
       return {.pairs = double(pairs), .value = value, .nonzero = nonzero, .given_slope = given_slope};
     } else if constexpr (REDUCTION == Reduction::LogSumExp) {
-      return {.pairs = double(pairs), .value = log_sum_exp(), .sum = terms};
+      const double log_sum = value == 0 ? 0 : log(double(value));
+      return {.pairs = double(pairs), .value = highest, .log_sum = log_sum, .sum = terms};
     } else {
       return {.pairs = double(pairs), .value = highest};
     }
@@ -164,18 +163,19 @@ struct Loss {
     float given = 0;
     if constexpr (Term::POSITIVES_GIVEN) {
       add_up(s, i, given, &neg, nullptr);
-      given = float(neg.log_sum_exp());
+      given = float(neg.statistic().log_sum_exp());
       add_up(s, i, given, nullptr, &pos);
     } else {
       add_up(s, i, given, &neg, &pos);
     }
-    const Anchor a = term.anchor(pos.statistic(), neg.statistic());
+    const Statistic of_pos = pos.statistic(), of_neg = neg.statistic();
+    const Anchor a = term.anchor(of_pos, of_neg);
     if (lane() == 0) {
       double* totals = side.totals + i;
       totals[0] = a.loss, totals[side.n] = a.count, totals[2 * side.n] = a.neg_loss, totals[3 * side.n] = a.neg_count;
       if constexpr (!SUMS) {
-        store_weights(side, i, 0, a.neg, neg.place);
-        store_weights(side, i, 1, a.pos, pos.place);
+        store_weights(side, i, 0, a.neg, of_neg, neg.place);
+        store_weights(side, i, 1, a.pos, of_pos, pos.place);
         side.weights[6 * side.n + i] = given;
       }
     }
@@ -183,8 +183,8 @@ struct Loss {
   }
 
   __device__ __forceinline__ void store_weights(const Side& side, int i, int kind, const Slope& slope,
-                                                int place) const {
-    const RoundedSlope<float> rounded(slope, anchor_weight(i, kind));
+                                                const Statistic& of_terms, int place) const {
+    const RoundedSlope<float> rounded(slope, of_terms, anchor_weight(i, kind));
     float* out = side.weights + 3 * kind * side.n + i;
     out[0] = rounded.factor, out[side.n] = rounded.shift, out[2 * side.n] = rounded.constant;
     if constexpr (Term::NEGATIVES == Reduction::Max) side.extremes[kind * side.n + i] = place;

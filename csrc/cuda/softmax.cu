@@ -43,7 +43,7 @@ __device__ void softmax_rows(const Softmax& p, Room& room) {
     const auto factor = [&](int k) { return p.class_norms ? row_scale * p.class_norms[k] : 1.0f; };
     const float* products = p.products + int64_t(i) * p.ld;
     float own_logit = 0, own_slope = 1;
-    const auto bare = [&](int k) { return products[k] * factor(k) + (p.bias ? p.bias[k] : 0); };
+    const auto bare = [&](int k) { return product(products[k], factor(k)) + (p.bias ? p.bias[k] : 0); };
     if (own >= 0) {
       own_logit = bare(own);
       own_slope = target.apply(&own_logit);
@@ -58,17 +58,18 @@ __device__ void softmax_rows(const Softmax& p, Room& room) {
       exponentials += exponential(logit(k) - highest);
       if (spread != 0) total += logit(k);
     }
-    const float normaliser = highest + float(log(block_sum(exponentials, room.sums)));
-    float loss = normaliser - rest * own_logit;
+    const double sum_exp = block_sum(exponentials, room.sums);
+    float loss = float((highest - double(rest) * own_logit) + log(sum_exp));
     if (spread != 0) loss -= spread * float(block_sum(total, room.sums));
     // An exception for a label that is no class would wait for the device.
     if (!known) loss = NAN;
     if (ignored) loss = 0;
     if (threadIdx.x == 0) p.losses[i] = loss;
     if (!p.slopes) continue;
+    const float normaliser = float(1 / sum_exp);
     const float weight = ignored ? 0 : !known ? NAN : share * (p.row_grad ? p.row_grad[i] : 1);
     for (int k = threadIdx.x; k < p.classes; k += THREADS) {
-      float slope = exponential(logit(k) - normaliser) - spread;
+      float slope = exponential(logit(k) - highest) * normaliser - spread;
       if (k == own) slope = (slope - rest) * own_slope;
       slope = ignored ? 0 : slope * weight * factor(k);
       const T rounded = from_float<T>(slope);

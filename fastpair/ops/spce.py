@@ -53,12 +53,14 @@ def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None
         return reference.spce(embeddings, labels, reduction)
     if backend in ("cuda", "triton"):
         # Cross-entropy with the class means for weights. How many classes there are only the device knows: there are as
-        # many weights as samples, and those of no class are ruled out.
+        # many weights as samples, and those of no class are ruled out. Half precision cannot hold a mean: its rounding,
+        # times the length of a sample, is what losses are wrong by.
         with torch.autocast(embeddings.device.type, enabled=False):
-            group, sums = class_sums(embeddings.to(reference.accumulate_dtype(embeddings.dtype)), labels)
-            weight = (sums / max(len(embeddings), 1)).to(embeddings.dtype)
+            z = embeddings.to(reference.accumulate_dtype(embeddings.dtype))
+            group, sums = class_sums(z, labels)
+            weight = sums / max(len(z), 1)
             bias = torch.full_like(weight[:, 0], -torch.inf).index_fill_(0, group, 0)
-            if len(embeddings) == 0:
-                return embeddings.sum(1) if reduction == "none" else embeddings.sum()
-            return linear_cross_entropy(embeddings, weight, group, bias, 0.0, -100, reduction, backend)
+            if len(z) == 0:
+                return z.sum(1) if reduction == "none" else z.sum()
+            return linear_cross_entropy(z, weight, group, bias, 0.0, -100, reduction, backend)
     return fused_loss(torch.ops.fastpair.spce.default, (embeddings, labels), (reduction,), differentiable=1)

@@ -20,6 +20,8 @@ import fastpair.backends.cuda
 import fastpair.config
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# Whether the emulator's products are fused with sums, as a GPU's are.
+FUSED = os.environ.get("FASTPAIR_EMULATE_FUSED") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
 SOURCES = Path(__file__).parents[2] / "csrc"
 EMULATOR = Path(__file__).with_name("emulator")
@@ -31,8 +33,10 @@ def build_emulator(folder: Path) -> Path:
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler {compiler!r} to build the emulator with")
     include = ["-I", EMULATOR, "-I", SOURCES, *(f"-I{path}" for path in cpp_extension.include_paths())]
-    # Attributes of device code mean nothing on the host.
+    # Attributes of device code mean nothing on the host. Its compiler fuses products with sums, the host's if it is told.
     flags = ["-std=c++20", "-O2", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    flags += ["-DFASTPAIR_EMULATED"]
+    flags += ["-ffp-contract=fast", "-mfma"] if FUSED else ["-ffp-contract=off"]
 
     def compile_one(source: Path) -> Path:
         done = folder / f"{source.parent.name}-{source.stem}.o"

@@ -18,6 +18,11 @@ if os.environ.get("TRITON_INTERPRET") == "1" or shutil.which("nvcc") is None:
     pytest.skip("compiled once, where nvcc is", allow_module_level=True)
 
 
+def cuobjdump() -> str:
+    triton = pytest.importorskip("triton")  # which brings it, where the toolkit's is missing
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+
+
 def report(folder: Path, chip: int, file: str) -> str:
     command = ["nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch=sm_{chip}", "-Xptxas=-v", "-cubin"]
     command += ["-I", SOURCES, "-o", folder / f"{file}.{chip}.cubin", SOURCES / "cuda" / f"{file}.cu"]
@@ -33,6 +38,38 @@ def reports(tmp_path_factory):
     cases = [(chip, file) for chip in CHIPS for file in FILES]
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(cases, pool.map(lambda case: report(folder, *case), cases)))
+
+
+# What is exponentiated: a term less its shift. And the same written as if no compiler fused.
+SHIFTED_TERMS = """
+#include "terms.h"
+using namespace fastpair;
+template <typename Term>
+__global__ void terms(const double* params, const float* s, const float* shift, float* out) {
+  const Term term(params, true);
+  out[0] = term.positive(s[0], s[1]) - shift[0];
+  out[1] = term.negative(s[2], s[3]) - shift[1];
+}
+template __global__ void terms<ScaledScores<float>>(const double*, const float*, const float*, float*);
+template __global__ void terms<MultiSimilarity<float>>(const double*, const float*, const float*, float*);
+template __global__ void terms<ProxyAnchor<float>>(const double*, const float*, const float*, float*);
+template __global__ void terms<Circle<float>>(const double*, const float*, const float*, float*);
+template __global__ void terms<LiftedStructure<float>>(const double*, const float*, const float*, float*);
+__global__ void fused(float scale, const float* s, const float* shift, float* out) { *out = scale * *s - *shift; }
+"""
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_no_product_is_fused_with_its_shift(chip, tmp_path):
+    source, binary = tmp_path / "terms.cu", tmp_path / "terms.cubin"
+    source.write_text(SHIFTED_TERMS)
+    command = ["nvcc", "-std=c++20", "-O3", f"-arch=sm_{chip}", "-cubin", "-I", SOURCES, "-o", binary, source]
+    subprocess.run(list(map(str, command)), check=True)
+    code = subprocess.run([cuobjdump(), "-sass", binary], check=True, capture_output=True, text=True).stdout
+    kernels = {name: body for name, body in re.findall(r"Function : (\S+)(.*?)(?=Function :|$)", code, re.S)}
+    assert len(kernels) == 6
+    for name, body in kernels.items():
+        assert ("FFMA" in body) == ("fused" in name), f"{name}\n{body}"
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -1,0 +1,20 @@
+"""Embeddings of every length on the GPU backends: see ../scales.py."""
+
+import pytest
+import torch
+from scales import GRID, faults
+
+SCALES = {
+    torch.float32: (1e-12, 1e-3, 1.0, 1e3, 1e6, 1e12),
+    torch.bfloat16: (1e-12, 1.0, 1e3, 1e12),
+    torch.float16: (1e-3, 1.0, 1e3),
+}
+
+
+@pytest.mark.parametrize("dtype", SCALES, ids=str)
+@pytest.mark.parametrize("loss", GRID)
+def test_lengths(loss, dtype, backend, device):
+    if backend == "cuda" and loss in ("triplet", "triplet-smooth"):
+        pytest.skip("Triton's, or the reference's")
+    found = faults(GRID[loss], SCALES[dtype], dtype, backend, 24, 6, device)
+    assert not found, found
