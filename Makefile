@@ -48,6 +48,7 @@ test-gpu:
 	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 	$(VENV)/bin/python -m benchmarks.end_to_end --quick
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
+	OMP_NUM_THREADS=1 FASTPAIR_EMULATE_FUSED=1 $(VENV)/bin/pytest -q tests/gpu/test_lengths.py
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
 # With the PyTorch that PYTHON has, which has to match the driver. The benchmarks run when tests failed too, and say so in

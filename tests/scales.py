@@ -105,12 +105,13 @@ def rounded(inputs, seed):
 
 def faults(calls, scales, dtype, backend, n, d, device="cpu"):
     """What a backend gets wrong in the ``calls`` of a loss, a line each."""
-    return "\n".join(
-        f"{label}, scale {scale:g}: {fault}"
-        for function, trained, label in calls
-        for scale in scales
-        for fault in faults_of_one(function, trained, inputs_for(function, trained, scale, dtype, n, d), backend, device)
-    )
+    found = []
+    for function, trained, label in calls:
+        for scale in scales:
+            inputs = inputs_for(function, trained, scale, dtype, n, d)
+            faults = faults_of_one(function, trained, inputs, backend, device)
+            found += [f"{label}, scale {scale:g}: {fault}" for fault in faults]
+    return "\n".join(found)
 
 
 def faults_of_one(function, trained, inputs, backend, device):

@@ -33,10 +33,10 @@ def build_emulator(folder: Path) -> Path:
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler {compiler!r} to build the emulator with")
     include = ["-I", EMULATOR, "-I", SOURCES, *(f"-I{path}" for path in cpp_extension.include_paths())]
-    # Attributes of device code mean nothing on the host. Its compiler fuses products with sums, the host's if it is told.
+    # Attributes of device code mean nothing on the host.
     flags = ["-std=c++20", "-O2", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    flags += ["-DFASTPAIR_EMULATED"]
-    flags += ["-ffp-contract=fast", "-mfma"] if FUSED else ["-ffp-contract=off"]
+    # The compiler of device code fuses products with sums, the host's where it is told to.
+    flags += ["-DFASTPAIR_EMULATED", *(["-ffp-contract=fast", "-mfma"] if FUSED else ["-ffp-contract=off"])]
 
     def compile_one(source: Path) -> Path:
         done = folder / f"{source.parent.name}-{source.stem}.o"

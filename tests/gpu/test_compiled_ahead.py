@@ -15,16 +15,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 triton = pytest.importorskip("triton")
 
+import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from fastpair.backends.triton import pair_kernels, rows  # noqa: E402
-from fastpair.backends.triton.launch import CANDIDATES, DEFAULT  # noqa: E402
+from fastpair.backends.triton.launch import CANDIDATES, COMPILED, DEFAULT  # noqa: E402
 from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
 from fastpair.backends.triton.pairs import METRICS  # noqa: E402
 from fastpair.backends.triton.pairwise_distance import distance_kernel  # noqa: E402
 from fastpair.backends.triton.retrieval import best_kernel  # noqa: E402
-from fastpair.backends.triton.terms import LOSSES, MAX  # noqa: E402
+from fastpair.backends.triton.terms import LOG_SUM_EXP, LOSSES, MAX  # noqa: E402
 from fastpair.backends.triton.triplets import triplet_kernel  # noqa: E402
 
 # Bytes of shared memory that one block may have.
@@ -71,7 +72,7 @@ TYPES = {
 EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "classes", "grad_down"}
 
 
-def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32"):
+def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED):
     """``dtype`` of the embeddings, the slopes and the distances."""
     types = {**TYPES, **dict.fromkeys(("x", "y", "grad", "out", "slopes", "residuals"), "*" + dtype), "scale": scale}
     signature, values, attributes = {}, {}, {}
@@ -83,7 +84,7 @@ def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32"):
         if signature[name].startswith("*") or name in EVEN:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, values, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps})
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps, **compiled})
 
 
 def check(kernel, chip, tmp_path):
@@ -183,6 +184,32 @@ def test_kernels_of_the_anchors(name, chip, tmp_path):
     reductions = {"POSITIVES": loss.positives, "NEGATIVES": loss.negatives}
     constants = reductions | {"ANCHOR": loss.anchor, "SELF": 1, "ROW_GRAD": True, "BLOCK": 128, "self_index": None}
     check(built(pair_kernels.anchor_kernel, chip, constants), chip, tmp_path)
+
+
+@triton.jit
+def shifted_terms_kernel(best, losses, given, p0, p1, p2, TERMS: tl.constexpr, NEGATIVES: tl.constexpr):
+    """What is exponentiated, of positives or of negatives: a term less its shift."""
+    u, _du, v, _dv = TERMS(tl.load(best), 0.0, 1.0, p0, p1, p2)
+    tl.store(losses, (v if NEGATIVES else u) - tl.load(given))
+
+
+@chips
+def test_no_product_is_fused_with_its_shift(chip, tmp_path):
+    exponentiated = {
+        (loss.terms, negatives)
+        for loss in LOSSES.values()
+        for negatives, reduction in ((False, loss.positives), (True, loss.negatives))
+        if reduction == LOG_SUM_EXP.value
+    }
+    assert len(exponentiated) == 11
+    for compiled, fused in ((COMPILED, 0), ({}, 9)):  # the lifted structure's are no products
+        found = 0
+        for terms, negatives in exponentiated:
+            constants = {"TERMS": terms, "NEGATIVES": negatives}
+            binary = tmp_path / "kernel.cubin"
+            binary.write_bytes(built(shifted_terms_kernel, chip, constants, warps=1, compiled=compiled).asm["cubin"])
+            found += "FFMA" in tool("cuobjdump", "-sass", binary)
+        assert found == fused
 
 
 @chips

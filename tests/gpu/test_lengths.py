@@ -16,5 +16,10 @@ SCALES = {
 def test_lengths(loss, dtype, backend, device):
     if backend == "cuda" and loss in ("triplet", "triplet-smooth"):
         pytest.skip("Triton's, or the reference's")
-    found = faults(GRID[loss], SCALES[dtype], dtype, backend, 24, 6, device)
+    scales = SCALES[dtype]
+    if backend == "triton" and device == "cpu":  # the interpreter takes milliseconds a launch
+        if dtype != torch.float32:
+            pytest.skip("on a GPU")
+        scales = (1.0, 1e6)
+    found = faults(GRID[loss], scales, dtype, backend, 24, 6, device)
     assert not found, found

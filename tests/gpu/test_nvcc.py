@@ -66,7 +66,7 @@ def test_no_product_is_fused_with_its_shift(chip, tmp_path):
     command = ["nvcc", "-std=c++20", "-O3", f"-arch=sm_{chip}", "-cubin", "-I", SOURCES, "-o", binary, source]
     subprocess.run(list(map(str, command)), check=True)
     code = subprocess.run([cuobjdump(), "-sass", binary], check=True, capture_output=True, text=True).stdout
-    kernels = {name: body for name, body in re.findall(r"Function : (\S+)(.*?)(?=Function :|$)", code, re.S)}
+    kernels = dict(re.findall(r"Function : (\S+)(.*?)(?=Function :|$)", code, re.S))
     assert len(kernels) == 6
     for name, body in kernels.items():
         assert ("FFMA" in body) == ("fused" in name), f"{name}\n{body}"

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.products import Factor, product
+from fastpair.backends.triton.launch import COMPILED
 from fastpair.backends.triton.pairs import ceil_div
 from fastpair.backends.triton.rows import Rows
 
@@ -112,9 +113,9 @@ def softmax_kernel(
             total += tl.where(k < classes, logit, 0.0)
     top = tl.max(highest, 0)
     shift = tl.where(highest == -float("inf"), -float("inf"), highest - top)
-    normaliser = top + tl.log(tl.sum(exponentials * tl.exp(shift), 0))
+    sum_exp = tl.sum(exponentials * tl.exp(shift), 0)
     # NaN in a logit is in the exponentials, not in the maximum.
-    loss = normaliser - (1 - smoothing) * target
+    loss = (top - (1 - smoothing) * target) + tl.log(sum_exp)
     if SMOOTH:
         loss -= smoothing / classes * tl.sum(total, 0)
     loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
@@ -126,7 +127,7 @@ def softmax_kernel(
             inside = k < classes
             logit = class_logits(at, k, classes, bias, row_scale, weight_scale, scale, KIND, BIAS)
             logit = tl.where(k == own, target, logit)
-            slope = tl.exp(logit - normaliser) - smoothing / classes
+            slope = tl.exp(logit - top) / sum_exp - smoothing / classes
             slope = tl.where(k == own, (slope - (1 - smoothing)) * target_slope, slope)
             slope = tl.where(counted, slope * weight, 0.0)
             if KIND != LINEAR:
@@ -214,6 +215,7 @@ def linear_cross_entropy(
             SLOPES=gradients,
             SPLIT=gradients and len(slopes) > 1,
             BLOCK=min(max(triton.next_power_of_2(classes), 16), 2048),
+            **COMPILED,
         )
         if not gradients:
             continue

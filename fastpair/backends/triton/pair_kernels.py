@@ -62,7 +62,7 @@ def collect(first, second, terms, cols, REDUCTION: tl.constexpr):
         # One exponential: of the two shifts the larger becomes the new one. Of none there is nothing to shift.
         nearer = tl.exp(tl.where(terms == first, 0.0, -tl.abs(terms - first)))
         added = tl.where(terms == -float("inf"), 0.0, tl.where(terms > first, 1.0, nearer))
-        second = tl.where(terms > first, second * nearer, second) + added
+        second = tl.fma(second, tl.where(terms > first, nearer, 1.0), added)
         first = tl.maximum(first, terms)
     else:
         # NaN passes for the largest, so that it shows.
@@ -73,6 +73,12 @@ def collect(first, second, terms, cols, REDUCTION: tl.constexpr):
 
 
 @triton.jit
+def relative_to(shift, highest):
+    """exp(shift - highest), 1 for what is itself the highest, infinite or not."""
+    return tl.exp(tl.where(shift == highest, 0.0, shift - highest))
+
+
+@triton.jit
 def over_places(first, second, REDUCTION: tl.constexpr):
     """What came to all places of a row."""
     if REDUCTION == SUM:
@@ -80,8 +86,7 @@ def over_places(first, second, REDUCTION: tl.constexpr):
         row_second = tl.sum(second, 1)
     elif REDUCTION == LOG_SUM_EXP:
         row_first = tl.max(first, 1)
-        shift = tl.where(row_first == -float("inf"), 0.0, row_first)
-        row_second = tl.sum(second * tl.exp(first - shift[:, None]), 1)
+        row_second = tl.sum(second * relative_to(first, row_first[:, None]), 1)
     else:
         undefined = first != first
         row_first = tl.max(tl.where(undefined, float("inf"), first), 1)
@@ -211,8 +216,7 @@ def merged(partial, slots, n, rows, inside, REDUCTION: tl.constexpr):
         elif REDUCTION == LOG_SUM_EXP:
             # Of no pairs both are empty; a NaN is in the sum.
             highest = tl.maximum(first, a)
-            shift = tl.where(highest == -float("inf"), 0.0, highest)
-            second = second * tl.exp(first - shift) + b * tl.exp(a - shift)
+            second = second * relative_to(first, highest) + b * relative_to(a, highest)
             first = highest
         else:
             better = (a > first) | (a != a)
@@ -234,15 +238,14 @@ def channel_sum(partial, slots, n, rows, inside):
 
 @triton.jit
 def statistic(first, second, third, REDUCTION: tl.constexpr):
-    """Value, aux and slope by ``given`` as ``terms`` wants them."""
+    """Value, log_sum, aux and slope by ``given`` as ``terms`` wants them."""
+    log_sum = tl.zeros_like(first)
+    aux = second
     if REDUCTION == LOG_SUM_EXP:
-        # The logarithm of no sum, whose shift is minus infinity.
-        value = first + tl.log(tl.where(second == 0, 1.0, second))
+        # The logarithm of no sum, whose maximum is minus infinity.
+        log_sum = tl.log(tl.where(second == 0, 1.0, second))
         aux = third
-    else:
-        value = first
-        aux = second
-    return value, aux, third
+    return first, log_sum, aux, third
 
 
 @triton.jit
@@ -251,20 +254,18 @@ def given_kernel(partial, slots, given, n, NEGATIVES: tl.constexpr, BLOCK: tl.co
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
     first, second, _column = merged(partial + 4 * n, slots, n, rows, inside, NEGATIVES)
-    value, _aux, _by_given = statistic(first, second, second, NEGATIVES)
-    tl.store(given + rows, value.to(tl.float32), mask=inside)
+    value, log_sum, _aux, _by_given = statistic(first, second, second, NEGATIVES)
+    tl.store(given + rows, (value + log_sum).to(tl.float32), mask=inside)
 
 
 @triton.jit
-def store_weights(out, n, inside, slope, weight):
-    factor, shift, constant = slope
-    rounded = shift.to(tl.float32)
-    # What rounding the shift takes away goes to the factor: the exponent may be in the hundreds.
-    finite = (shift > -float("inf")) & (shift < float("inf"))
-    rest = tl.where(finite, 1 + (rounded.to(tl.float64) - shift), 1.0)
-    tl.store(out, (factor * weight * rest).to(tl.float32), mask=inside)
-    tl.store(out + n, rounded, mask=inside)
-    tl.store(out + 2 * n, (constant * weight).to(tl.float32), mask=inside)
+def store_weights(out, n, inside, slope, kind, weight):
+    """Factor, shift and constant: the derivative by a term u is factor exp(u - shift) + constant."""
+    tl.store(out, (slope[0] * weight * tl.exp(-kind[2])).to(tl.float32), mask=inside)
+    # The shift of none makes every exponential 0.
+    shift = tl.where(kind[0] == 0, float("inf"), kind[1])
+    tl.store(out + n, shift.to(tl.float32), mask=inside)
+    tl.store(out + 2 * n, (slope[1] * weight).to(tl.float32), mask=inside)
 
 
 @triton.jit
@@ -303,18 +304,18 @@ def anchor_kernel(
         selves += 1
     if SELF == LISTED_SELF:
         selves += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
-    pos_value, pos_aux, by_given = statistic(pos_first, pos_second, pos_third, POSITIVES)
-    neg_value, neg_aux, _unused = statistic(neg_first, neg_second, neg_second, NEGATIVES)
-    pos = (pos_pairs, pos_value, pos_aux, by_given)
-    neg = (m - pos_pairs - selves, neg_value, neg_aux, neg_second)
+    pos_value, pos_log_sum, pos_aux, by_given = statistic(pos_first, pos_second, pos_third, POSITIVES)
+    neg_value, neg_log_sum, neg_aux, _unused = statistic(neg_first, neg_second, neg_second, NEGATIVES)
+    pos = (pos_pairs, pos_value, pos_log_sum, pos_aux, by_given)
+    neg = (m - pos_pairs - selves, neg_value, neg_log_sum, neg_aux, neg_second)
 
     loss, count, neg_loss, neg_count, pull, push = ANCHOR(pos, neg, p0, p1, p2)
     tl.store(losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     weight = tl.full(rows.shape, 1.0, tl.float64)
     if ROW_GRAD:
         weight = tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
-    store_weights(weights + rows, n, inside, pull, weight)
-    store_weights(weights + 3 * n + rows, n, inside, push, weight)
+    store_weights(weights + rows, n, inside, pull, pos, weight)
+    store_weights(weights + 3 * n + rows, n, inside, push, neg, weight)
     if POSITIVES == MAX:
         tl.store(extremes + rows, pos_first.to(tl.float32), mask=inside)
         tl.store(extremes + n + rows, pos_column, mask=inside)
@@ -400,12 +401,14 @@ def anchor_slopes(
         constant = tl.expand_dims(tl.load(at + 2 * n, mask=inside, other=0.0), AXIS)
         if POSITIVES == LOG_SUM_EXP:
             factor = tl.expand_dims(tl.load(at, mask=inside, other=0.0), AXIS)
-            constant += factor * tl.exp(u - tl.expand_dims(tl.load(at + n, mask=inside, other=0.0), AXIS))
+            shift = tl.expand_dims(tl.load(at + n, mask=inside, other=0.0), AXIS)
+            constant = factor * tl.exp(u - shift) + constant
         pull = pull * constant
         constant = tl.expand_dims(tl.load(at + 5 * n, mask=inside, other=0.0), AXIS)
         if NEGATIVES == LOG_SUM_EXP:
             factor = tl.expand_dims(tl.load(at + 3 * n, mask=inside, other=0.0), AXIS)
-            constant += factor * tl.exp(v - tl.expand_dims(tl.load(at + 4 * n, mask=inside, other=0.0), AXIS))
+            shift = tl.expand_dims(tl.load(at + 4 * n, mask=inside, other=0.0), AXIS)
+            constant = factor * tl.exp(v - shift) + constant
         push = push * constant
     return tl.where(positive, du * pull, dv * push), u, v
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastpair.backends.triton import pair_kernels as kernels
-from fastpair.backends.triton.launch import processors
+from fastpair.backends.triton.launch import COMPILED, processors
 from fastpair.backends.triton.pairs import Anchors, Pairs, ceil_div, sides
 from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
@@ -110,6 +110,7 @@ class PairSweep(Pairs):
                 n,
                 NEGATIVES=self.loss.negatives,
                 BLOCK=ANCHOR_BLOCK,
+                **COMPILED,
             )
             self.collect(rows, cols, True, False)
         else:
@@ -137,12 +138,13 @@ class PairSweep(Pairs):
             SELF=self.self_kind,
             ROW_GRAD=row_grad is not None,
             BLOCK=ANCHOR_BLOCK,
+            **COMPILED,
         )
         rows.partial = None
 
     def _nothing(self, rows: Anchors) -> Tensor:
         """The statistics of anchors without references."""
-        partial = torch.zeros(1, kernels.CHANNELS.value, len(rows), device=rows.rows.x.device)
+        partial = rows.new(1, kernels.CHANNELS.value, len(rows)).zero_()
         for channel, reduction in ((0, self.loss.positives), (4, self.loss.negatives)):
             if reduction != SUM.value:
                 partial[:, channel] = -torch.inf
@@ -274,7 +276,7 @@ def pair_loss(
     # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
     if terms.sums and reduction in ("mean", "sum") and not two_sided and len(y) > 0:
         known = not (mean and terms.separate_means)
-        x.share = torch.full((2,), 1 / max(len(x), 1) if mean else 1.0, device=embeddings.device)
+        x.share = x.new(2).fill_(1 / max(len(x), 1) if mean else 1.0)
         y.share = x.share
         both = y is x
         sweep.slopes(weighted=False, both=both, gradient=gradients and known, totals=True)
@@ -316,4 +318,5 @@ def reduce_totals(side: Anchors, value: Tensor, part: float, mean: bool, loss: L
         SEPARATE=loss.separate_means,
         TERM_TOTALS=anchors is not None,
         BLOCK=1024,
+        **COMPILED,
     )

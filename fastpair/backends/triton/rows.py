@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastpair.backends.triton.launch import COMPILED
+
 ROWS, MOST_COLUMNS = 8, 512  # of a block of a program
 
 
@@ -87,7 +89,7 @@ def grid(n: int) -> tuple[int]:
 
 
 def blocks(d: int) -> dict:
-    return {"ROWS": ROWS, "COLUMNS": min(triton.next_power_of_2(d), MOST_COLUMNS)}
+    return {"ROWS": ROWS, "COLUMNS": min(triton.next_power_of_2(d), MOST_COLUMNS), **COMPILED}
 
 
 def centered(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -7,10 +7,15 @@ losses whose positives need it. ``anchor(positives, negatives, p0, p1, p2)`` mak
 
     (loss, count, loss of the negatives, their count, slope of the positives' terms, slope of the negatives')
 
-A kind comes as (how many pairs, value, aux, slope by ``given``), aux being the number of terms that are not zero for a
-sum, and the sum of the terms for a log-sum-exp. A slope (factor, shift, constant) says that the derivative of the loss
-by a term u is factor exp(u - shift) + constant. The loss and the count of the negatives are apart where their mean is
-(``separate_means``), and zero elsewhere. Anchors are made in float64.
+A kind comes as (how many pairs, value, log_sum, aux, slope by ``given``). A log-sum-exp is value + log_sum, its maximum
+and the logarithm of the sum relative to it: beside large scores their sum has lost the second. aux is the number of
+terms that are not zero for a sum, and the sum of the terms for a log-sum-exp. A slope (factor, constant) says that the
+derivative of the loss by a term u is factor times the share of u in the log-sum-exp, plus constant. The loss and the
+count of the negatives are apart where their mean is (``separate_means``), and zero elsewhere. Anchors are made in
+float64.
+
+Terms are rounded before a shift is taken from them, as the kernels are compiled to fuse no product with a sum but by
+``tl.fma`` (see ``launch.COMPILED``): what is exponentiated is the very number whose maximum was taken.
 """
 
 from __future__ import annotations
@@ -58,8 +63,10 @@ def softplus(x):
     y = tl.exp(tl.where(x < 0, x, -x))
     z = y / (2 + y)
     q = z * z
-    p = (((((q / 15 + 1 / 13) * q + 1 / 11) * q + 1 / 9) * q + 1 / 7) * q + 1 / 5) * q + 1 / 3
-    return relu(x) + 2 * z * (p * q + 1)
+    p = q / 15 + 1 / 13
+    for divisor in tl.static_range(11, 0, -2):
+        p = tl.fma(p, q, tl.full(p.shape, 1 / divisor, p.dtype))
+    return relu(x) + 2 * z * p
 
 
 @triton.jit
@@ -135,28 +142,38 @@ def hard_triplet_terms(s, given, sign, margin, unused1, unused2):
 
 
 @triton.jit
+def log_sum_exp(kind):
+    return kind[1] + kind[2]
+
+
+@triton.jit
+def log_of_ratio(a, b):
+    return (a[1] - b[1]) + (a[2] - b[2])
+
+
+@triton.jit
 def sums_apart_anchor(pos, neg, p0, p1, p2):
     """Each kind a sum with a mean of its own over its non-zero terms. Hadsell et al., CVPR 2006."""
     zero = pos[1] * 0
-    return pos[1], pos[2], neg[1], neg[2], (zero, zero, zero + 1), (zero, zero, zero + 1)
+    return pos[1], pos[3], neg[1], neg[3], (zero, zero + 1), (zero, zero + 1)
 
 
 @triton.jit
 def sums_anchor(pos, neg, p0, p1, p2):
     """Boudiaf et al., ECCV 2020, Table 1 (contrastive); Zhai et al., ICCV 2023, eq. 1 (sigmoid)."""
     zero = tl.zeros_like(pos[1])
-    return pos[1] + neg[1], zero + 1, zero, zero, (zero, zero, zero + 1), (zero, zero, zero + 1)
+    return pos[1] + neg[1], zero + 1, zero, zero, (zero, zero + 1), (zero, zero + 1)
 
 
 @triton.jit
 def snca_anchor(pos, neg, scale, p1, p2):
     """log sum_{P and N} exp(u) - log sum_P exp(u). Wu et al., ECCV 2018; Goldberger et al., NeurIPS 2004."""
     counts = pos[0] > 0
-    excess = tl.where(counts, neg[1] - pos[1], 0.0)
+    excess = tl.where(counts, log_of_ratio(neg, pos), 0.0)
     zero = tl.zeros_like(excess)
     among_all = tl.where(counts, sigmoid(excess), 0.0)
     loss = tl.where(counts, softplus(excess), 0.0)
-    return loss, counts.to(excess.dtype), zero, zero, (-among_all, pos[1], zero), (among_all, neg[1], zero)
+    return loss, counts.to(excess.dtype), zero, zero, (-among_all, zero), (among_all, zero)
 
 
 @triton.jit
@@ -164,56 +181,57 @@ def supcon_anchor(pos, neg, scale, p1, p2):
     """log sum_{P and N} exp(u) - (1/|P|) sum_P u. Khosla et al., NeurIPS 2020, eq. 2."""
     counts = pos[0] > 0
     pairs = tl.where(counts, pos[0], 1.0)
-    excess = tl.where(counts, neg[1] - pos[1], 0.0)
+    excess = tl.where(counts, log_of_ratio(neg, pos), 0.0)
     zero = tl.zeros_like(excess)
-    loss = tl.where(counts, pos[1] - pos[2] / pairs + softplus(excess), 0.0)
-    pull = (tl.where(counts, sigmoid(-excess), 0.0), pos[1], tl.where(counts, -1 / pairs, 0.0))
-    return loss, counts.to(excess.dtype), zero, zero, pull, (tl.where(counts, sigmoid(excess), 0.0), neg[1], zero)
+    loss = tl.where(counts, (pos[1] - pos[3] / pairs) + pos[2] + softplus(excess), 0.0)
+    pull = (tl.where(counts, sigmoid(-excess), 0.0), tl.where(counts, -1 / pairs, 0.0))
+    return loss, counts.to(excess.dtype), zero, zero, pull, (tl.where(counts, sigmoid(excess), 0.0), zero)
 
 
 @triton.jit
 def ntxent_anchor(pos, neg, scale, p1, p2):
     """sum_P softplus(log sum_N exp(v) - u), averaged over the positive pairs. Sohn, NeurIPS 2016."""
     zero = tl.zeros_like(pos[1])
-    return pos[1], pos[0], zero, zero, (zero, zero, zero + 1), (pos[3], neg[1], zero)
+    return pos[1], pos[0], zero, zero, (zero, zero + 1), (pos[4], zero)
 
 
 @triton.jit
 def multi_similarity_anchor(pos, neg, alpha, beta, base):
     """softplus(A) / alpha + softplus(B) / beta. Wang et al., CVPR 2019, eq. 16."""
     zero = tl.zeros_like(pos[1])
-    loss = softplus(pos[1]) / alpha + softplus(neg[1]) / beta
-    pull, push = (sigmoid(pos[1]) / alpha, pos[1], zero), (sigmoid(neg[1]) / beta, neg[1], zero)
-    return loss, zero + 1, zero, zero, pull, push
+    pull, push = log_sum_exp(pos), log_sum_exp(neg)
+    loss = softplus(pull) / alpha + softplus(push) / beta
+    return loss, zero + 1, zero, zero, (sigmoid(pull) / alpha, zero), (sigmoid(push) / beta, zero)
 
 
 @triton.jit
 def proxy_anchor_anchor(pos, neg, margin, alpha, p2):
     """softplus(A), averaged over the proxies with positives, and softplus(B) over all. Kim et al., CVPR 2020, eq. 4."""
     zero = tl.zeros_like(pos[1])
-    pull, push = (sigmoid(pos[1]), pos[1], zero), (sigmoid(neg[1]), neg[1], zero)
-    return softplus(pos[1]), (pos[0] > 0).to(zero.dtype), softplus(neg[1]), zero + 1, pull, push
+    pull, push = log_sum_exp(pos), log_sum_exp(neg)
+    slopes = (sigmoid(pull), zero), (sigmoid(push), zero)
+    return softplus(pull), (pos[0] > 0).to(zero.dtype), softplus(push), zero + 1, slopes[0], slopes[1]
 
 
 @triton.jit
 def circle_anchor(pos, neg, m, gamma, p2):
     """softplus(A + B), the [.]_+ constants of the gradient. Sun et al., CVPR 2020, eq. 6 and 8."""
     counts = (pos[0] > 0) & (neg[0] > 0)
-    total = tl.where(counts, pos[1] + neg[1], 0.0)
+    total = tl.where(counts, log_sum_exp(pos) + log_sum_exp(neg), 0.0)
     zero = tl.zeros_like(total)
     slope = tl.where(counts, sigmoid(total), 0.0)
     loss = tl.where(counts, softplus(total), 0.0)
-    return loss, counts.to(zero.dtype), zero, zero, (slope, pos[1], zero), (slope, neg[1], zero)
+    return loss, counts.to(zero.dtype), zero, zero, (slope, zero), (slope, zero)
 
 
 @triton.jit
 def lifted_structure_anchor(pos, neg, pos_margin, neg_margin, p2):
     """[A + B]_+. Hermans et al., 2017, eq. 8."""
     counts = (pos[0] > 0) & (neg[0] > 0)
-    total = tl.where(counts, pos[1] + neg[1], 0.0)
+    total = tl.where(counts, log_sum_exp(pos) + log_sum_exp(neg), 0.0)
     zero = tl.zeros_like(total)
     slope = tl.where(total > 0, 1.0, zero)
-    return relu(total), counts.to(zero.dtype), zero, zero, (slope, pos[1], zero), (slope, neg[1], zero)
+    return relu(total), counts.to(zero.dtype), zero, zero, (slope, zero), (slope, zero)
 
 
 @triton.jit
@@ -223,7 +241,7 @@ def hard_triplet_anchor(pos, neg, margin, p1, p2):
     excess = tl.where(counts, pos[1] + neg[1] + margin, 0.0)
     zero = tl.zeros_like(excess)
     loss = relu(excess)
-    slope = (zero, zero, tl.where(excess <= 0, 0.0, zero + 1))
+    slope = (zero, tl.where(excess <= 0, 0.0, zero + 1))
     return loss, (loss != 0).to(zero.dtype), zero, zero, slope, slope
 
 
@@ -234,7 +252,7 @@ def smooth_hard_triplet_anchor(pos, neg, margin, p1, p2):
     excess = tl.where(counts, pos[1] + neg[1] + margin, 0.0)
     zero = tl.zeros_like(excess)
     loss = tl.where(counts, softplus(excess), 0.0)
-    slope = (zero, zero, tl.where(counts, sigmoid(excess), 0.0))
+    slope = (zero, tl.where(counts, sigmoid(excess), 0.0))
     return loss, (loss != 0).to(zero.dtype), zero, zero, slope, slope
 
 

@@ -23,7 +23,7 @@ def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
         a = tl.load(x_at + k).to(tl.float32) * x_scale
         b = tl.load(y_at + k).to(tl.float32) * y_scale
         difference = a[:, None] - b[None, :]
-        out += difference * difference
+        out = tl.fma(difference, difference, out)
     return out
 
 
@@ -56,7 +56,8 @@ def scores(
     small against the norms has lost digits as a difference of products, and the tile's are computed again."""
     out = products
     if UNIT:
-        out = out * x_scale[:, None] * y_scale[None, :]
+        # The scales' product first, which is the same for a pair and its mirror image.
+        out = out * (x_scale[:, None] * y_scale[None, :])
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.triton import pairs as pairs_module
+from fastpair.backends.triton.launch import COMPILED
 from fastpair.backends.triton.pairs import METRICS, Pairs, Side, ceil_div, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.terms import relu, sigmoid, softplus
@@ -249,6 +250,7 @@ def triplet_loss(
             UNIT=METRICS[distance][1],
             BLOCK_P=4,
             BLOCK_N=256,
+            **COMPILED,
         )
         if gradients:
             cut = [part[: bottom - top, :m] for part in parts]
