@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -84,6 +85,14 @@ _BACKENDS: dict[str, _Backend] = {
     "reference": _Backend(device_types=None, problem=None),
 }
 
+
+def _constant_when_traced(function):
+    """What ``torch.compiler.assume_constant_result`` makes of it, but that imports the compiler, for a second and more:
+    it runs once, at trace time, rather than break the graph."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 # The usable ones by device type, the reference path not among them.
 _FUSED: dict[str, list[str]] = {}
 for _name, _backend in _BACKENDS.items():
@@ -100,7 +109,7 @@ _warned_device_types: set[str] = set()
 
 
 def _usable(name: str) -> _Backend:
-    backend = _BACKENDS.get(name) if isinstance(name, str) else None
+    backend = _BACKENDS.get(name) if isinstance(name, str) else None  # what cannot be hashed is no name either
     if backend is None:
         raise ValueError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
     if backend.problem is not None:
@@ -200,7 +209,7 @@ _OLDEST_CAPABILITY = (8, 0)
 _has_older_devices: bool | None = None
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_traced
 def _some_device_is_too_old() -> bool:
     """Whether one of this machine's GPUs cannot run the CUDA kernels. Known at the first call with a CUDA tensor: an
     import is not to start CUDA."""
@@ -211,7 +220,7 @@ def _some_device_is_too_old() -> bool:
     return _has_older_devices
 
 
-@torch.compiler.assume_constant_result  # torch.compile runs it once, at trace time, rather than break the graph
+@_constant_when_traced
 def _warn_reference(device_type: str) -> None:
     if device_type in _warned_device_types:
         return
@@ -220,8 +229,18 @@ def _warn_reference(device_type: str) -> None:
         f"fastpair runs {device_type} tensors on the dense reference path, slowly and with the whole score matrix in "
         f'memory: {_why_reference(device_type)}. Ask for backend="reference" to choose it without this warning.',
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=_depth_of_the_caller(),
     )
+
+
+def _depth_of_the_caller() -> int:
+    """As warnings count from the function that calls this one: the first frame outside fastpair and the calls of
+    torch's modules."""
+    inner = (os.path.dirname(__file__) + os.sep, os.path.join(os.path.dirname(torch.__file__), "nn", "modules", ""))
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inner):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def _why_reference(device_type: str) -> str:

@@ -197,7 +197,7 @@ def _pair_loss(
     ranks: _Ranks,
     loss: losses.PairLoss,
     embeddings: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     indices_tuple: None = None,
     ref_emb: None = None,
     ref_labels: None = None,
@@ -229,8 +229,7 @@ def _class_loss(
     checks.no_pairs(indices_tuple, ref_emb, ref_labels)
     checks.embeddings_and_labels(embeddings, labels)
     args = (ranks.scaled(embeddings), labels)
-    # Rows of label -100 do not count in the losses on cosines either.
-    counted = (labels != getattr(loss, "ignore_index", -100)).sum()
+    counted = (labels != loss.ignore_index).sum() if hasattr(loss, "ignore_index") else len(labels)
     return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction, counted)
 
 
@@ -273,7 +272,7 @@ def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tens
     with torch.autocast(embeddings.device.type, enabled=False):
         x = ranks.scaled(embeddings)
         group, means, _ = _class_means(ranks, x.to(accumulate_dtype(x.dtype)), labels)
-        args = (x, means.to(x.dtype), group, None, 0.0, -100)
+        args = (x, means.to(x.dtype), group, None, 0.0, None)
         return ranks.reduced(lambda reduction: ops.linear_cross_entropy(*args, reduction, None), loss.reduction, len(x))
 
 

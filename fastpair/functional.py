@@ -513,6 +513,7 @@ def _pair_loss(
 ) -> Tensor:
     settings = {"distance": distance, "reduction": reduction, "backend": backend}
     if indices_tuple is not None:
+        checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, exclude_self)
         return ops.mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings, **mined_settings)
     return ops.pair_loss(loss, params, embeddings, labels, ref_emb, ref_labels, exclude_self=exclude_self, **settings)
 
@@ -727,7 +728,7 @@ def _cosine_cross_entropy(
         labels,
         None,
         0.0,
-        -100,
+        None,
         reduction,
         backend,
         logits=logits,

@@ -5,6 +5,7 @@ Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=No
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -517,9 +518,16 @@ class CrossBatchMemory(nn.Module):
         super().__init__()
         checks.at_least("embedding_size", embedding_size, 1)
         checks.at_least("memory_size", memory_size, 1)
+        arguments = ("embeddings", "labels", "indices_tuple", "ref_emb", "ref_labels", "exclude_self")
+        try:
+            inspect.signature(loss.forward).bind(*arguments)
+        except (AttributeError, TypeError):
+            raise TypeError(
+                f"loss must be called as a PairLoss is, loss({', '.join(arguments)}), got {type(loss).__name__}"
+            ) from None
         self.loss = loss
         self.miner = miner
-        self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size))
+        self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size, dtype=torch.float32))
         self.register_buffer("label_memory", torch.zeros(memory_size, dtype=torch.int64))
         self.reset_queue()
 
@@ -561,6 +569,7 @@ class CrossBatchMemory(nn.Module):
         else:
             if indices_tuple is not None:
                 raise ValueError("indices_tuple must be None where enqueue_mask is given, got both")
+            checks.tensor("enqueue_mask", enqueue_mask, "a tensor of booleans")
             if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape:
                 raise ValueError(
                     f"enqueue_mask must be booleans of shape {tuple(labels.shape)}, got {enqueue_mask.dtype} "
@@ -570,6 +579,8 @@ class CrossBatchMemory(nn.Module):
             embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
         if len(queued) > memory_size:
             raise ValueError(f"embeddings must have at most memory_size = {memory_size} rows, got {len(queued)}")
+        if indices_tuple is not None:
+            checks.indices_tuple(indices_tuple, embeddings, embeddings)
 
         places = self._enqueue(queued, queued_labels)
         ref_emb = self.embedding_memory[: self.filled].to(embeddings.dtype)
@@ -579,7 +590,6 @@ class CrossBatchMemory(nn.Module):
             return self.loss(embeddings, labels, None, ref_emb, ref_labels, own)
         pairs = self._pairs(embeddings, labels, ref_emb, ref_labels, own)
         if indices_tuple is not None:
-            checks.indices_tuple(indices_tuple, embeddings, embeddings)
             pairs = _joined(pairs, indices_tuple, places)
         return self.loss(embeddings, labels, pairs, ref_emb, ref_labels)
 

@@ -49,6 +49,7 @@ def nearest_neighbors(
     if gallery is not None:
         checks.like("gallery", gallery, "query", query)
     checks.one_of("metric", metric, checks.METRICS)
+    checks.integer("k", k)
     items = query if gallery is None else gallery
     available = max(len(items) - int(gallery is None), 0)
     if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
@@ -149,8 +150,8 @@ def recall_at_k(
 
     Source: Jegou et al., TPAMI 2011; as used for metric learning by Oh Song et al., CVPR 2016.
     """
-    depths = [k] if isinstance(k, Integral) else list(k)
-    if not depths or min(depths) < 1:
+    depths = [k] if isinstance(k, Integral) else list(k) if isinstance(k, Sequence) else []
+    if not depths or not all(isinstance(depth, Integral) and depth >= 1 for depth in depths):
         raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
     _check(query, query_labels, gallery, gallery_labels)
     checks.one_of("metric", metric, checks.METRICS)

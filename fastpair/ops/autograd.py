@@ -89,8 +89,17 @@ def once(gradient: Tensor, *causes: Tensor) -> Tensor:
     return gradient
 
 
+def refuse_transforms() -> None:
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            "fastpair's kernels do not run inside the transforms of torch.func (grad, vmap, jacrev and so on): use "
+            "torch.autograd, or backend='reference'"
+        )
+
+
 def fused_loss(op, tensors: tuple, settings: tuple, differentiable: int) -> Tensor:
     """The value of ``op``, with gradients for those of the first ``differentiable`` tensors that require one."""
+    refuse_transforms()
     grad_mode = torch.is_grad_enabled()
     wanted = tuple(grad_mode and t is not None and t.requires_grad for t in tensors[:differentiable])
     if torch.compiler.is_compiling():

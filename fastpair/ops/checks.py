@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral, Real
 
 import torch
@@ -15,11 +14,25 @@ INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 METRICS = ("sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean", "cosine", "dot")
 REDUCTIONS = ("mean", "sum", "none")
 PAIR_REDUCTIONS = (*REDUCTIONS, "totals")
+# What float32, in which most kernels compute, can hold: settings between these, and their inverses, are numbers in it.
+LEAST, MOST = 2.0**-126, 2.0**126
+
+
+def tensor(name: str, value: Tensor, what: str = "a tensor") -> None:
+    """One that the kernels can read: dense, and whole in this process."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {kind}")
+    if type(value).__name__ == "DTensor":
+        raise TypeError(f"{name} must be a tensor of one process, as DTensor.to_local() gives it, got a DTensor")
+    if value.device.type == "meta":
+        raise ValueError(f"{name} must have data, got a tensor on the device meta")
 
 
 def matrix(name: str, value: Tensor, columns: str = "d") -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    tensor(name, value)
     if value.ndim != 2:
         raise ValueError(f"{name} must have two dimensions (n, {columns}), got shape {tuple(value.shape)}")
     if value.dtype not in FLOATING:
@@ -27,8 +40,7 @@ def matrix(name: str, value: Tensor, columns: str = "d") -> None:
 
 
 def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor of integers, got {type(value).__name__}")
+    tensor(name, value, "a tensor of integers")
     if value.dtype not in INTEGER:
         raise TypeError(f"{name} must have an integer dtype, got {value.dtype}")
     if value.ndim != 1 or value.shape[0] != owner.shape[0]:
@@ -38,12 +50,19 @@ def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     same_device(name, value, of, owner)
 
 
-def class_range(labels: Tensor, classes: int) -> None:
+def class_range(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or len(labels) == 0:
         return  # a look at the values would wait for the device
     low, high = (int(value) for value in labels.aminmax())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must lie in [0, {classes}), got values from {low} to {high}")
+    if low >= 0 and high < classes:
+        return
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_index is not None:
+        wrong &= labels != ignore_index
+    if wrong.any():
+        place = int(wrong.nonzero()[0])
+        others = "" if ignore_index is None else f" or be ignore_index = {ignore_index}"
+        raise ValueError(f"labels must lie in [0, {classes}){others}, got {int(labels[place])} at position {place}")
 
 
 def same_device(name: str, value: Tensor, of: str, owner: Tensor) -> None:
@@ -67,8 +86,7 @@ def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     """A vector with one entry a row of ``owner``, of its dtype and device."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor or None, got {type(value).__name__}")
+    tensor(name, value, "a tensor or None")
     if value.ndim != 1 or value.shape[0] != owner.shape[0]:
         raise ValueError(f"{name} must have shape ({owner.shape[0]},), got {tuple(value.shape)}")
     if value.dtype != owner.dtype:
@@ -83,8 +101,9 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
         raise ValueError(f"indices_tuple must be a tuple of 3 tensors (triplets) or 4 (pairs), got {got}")
     for place, indices in enumerate(value):
         name = f"indices_tuple[{place}]"
-        if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype not in INTEGER:
-            got = f"{indices.dtype} {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
+        tensor(name, indices, "a tensor of integers")
+        if indices.ndim != 1 or indices.dtype not in INTEGER:
+            got = f"{indices.dtype} {tuple(indices.shape)}"
             raise TypeError(f"{name} must be a one-dimensional tensor of integers, got {got}")
         same_device(name, indices, "embeddings", embeddings)
         partner = value[place - place % 2] if len(value) == 4 else value[0]
@@ -99,6 +118,23 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
                 raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
 
 
+def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, exclude_self) -> None:
+    """What listed pairs leave unused: it has to fit all the same."""
+    matrix("embeddings", embeddings)
+    if labels is not None:
+        class_labels("labels", labels, "embeddings", embeddings)
+    if ref_labels is not None:
+        if ref_emb is None:
+            raise ValueError("ref_emb must be given with ref_labels, got None")
+        matrix("ref_emb", ref_emb)
+        class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
+    if exclude_self is not None:
+        raise ValueError(
+            "exclude_self must be None where indices_tuple lists the pairs, which leaves out what is not listed, "
+            f"got {type(exclude_self).__name__}"
+        )
+
+
 def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
     """A loss on classes is called like a loss on pairs, but has none."""
     for name, value in (("indices_tuple", indices_tuple), ("ref_emb", ref_emb), ("ref_labels", ref_labels)):
@@ -107,7 +143,7 @@ def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
 
 
 def one_of(name: str, value: str, options: tuple) -> None:
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
 
 
@@ -150,6 +186,8 @@ def probabilities(value: Tensor, embeddings: Tensor) -> None:
 def number(name: str, value: float) -> None:
     if not isinstance(value, (float, int, Real)):  # the plain types first: an abstract one takes ten times as long
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, int) and not -MOST <= value <= MOST:
+        raise ValueError(f"{name} must fit a floating-point number, got an integer of {value.bit_length()} bits")
 
 
 def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, power: int) -> None:
@@ -164,28 +202,29 @@ def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, po
 
 
 def single(name: str, value: Tensor) -> None:
+    tensor(name, value)
     if value.numel() != 1 or value.dtype not in FLOATING:
         raise ValueError(f"{name} must be a floating tensor of one element, got {value.dtype} {tuple(value.shape)}")
 
 
 def positive(name: str, value: float) -> None:
     number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not LEAST <= value <= MOST:
+        raise ValueError(f"{name} must be positive and finite, in float32 too, got {value}")
 
 
 def finite(name: str, value: float) -> None:
     number(name, value)
-    if not -math.inf < value < math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
+    if not -MOST <= value <= MOST:
+        raise ValueError(f"{name} must be finite, in float32 too, got {value}")
 
 
 def positive_or_none(name: str, value: float | None) -> None:
     if value is None:
         return
     number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, or None, got {value}")
+    if not LEAST <= value <= MOST:
+        raise ValueError(f"{name} must be positive and finite, in float32 too, or None, got {value}")
 
 
 def fraction(name: str, value: float) -> None:

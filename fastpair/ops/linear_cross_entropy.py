@@ -14,6 +14,8 @@ from fastpair.ops.pair_loss import is_large
 
 # On a GPU all logits are held at a time up to so many. Reckoned in benchmarks/PREDICTIONS.md, not measured.
 SMALL = 1 << 25
+# The operators' ignore_index where no label is ignored.
+NO_LABEL = torch.iinfo(torch.int64).min
 
 
 def _fake(
@@ -38,7 +40,7 @@ def linear_cross_entropy(
     labels: Tensor,
     bias: Tensor | None,
     label_smoothing: float,
-    ignore_index: int,
+    ignore_index: int | None,
     reduction: str,
     backend: str | None,
     *,
@@ -62,7 +64,10 @@ def linear_cross_entropy(
     if weight.shape[0] == 0:
         raise ValueError(f"{weight_name} must have at least one row, one a class, got shape {tuple(weight.shape)}")
     checks.fraction("label_smoothing", label_smoothing)
-    checks.integer("ignore_index", ignore_index)
+    if ignore_index is not None:
+        checks.integer("ignore_index", ignore_index)
+    checks.class_range(labels, len(weight), ignore_index)
+    ignore_index = NO_LABEL if ignore_index is None else ignore_index
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
     backend = choose_backend(device, backend, embeddings.dtype, large=is_large(embeddings, weight, SMALL))

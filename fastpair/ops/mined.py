@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastpair.backends import reference
+from fastpair.config import choose_backend
 from fastpair.ops import checks
 from fastpair.ops.pairwise_distance import pairwise_distance
 
@@ -35,6 +36,8 @@ def mined_pair_loss(
         checks.like("ref_emb", ref_emb, "embeddings", embeddings)
     checks.one_of("distance", distance, checks.METRICS)
     checks.one_of("reduction", reduction, checks.PAIR_REDUCTIONS)
+    if backend is not None:
+        choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it makes the scores alone
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
     lists = [indices.long() for indices in indices_tuple]

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastpair.backends import reference
 from fastpair.config import choose_backend
 from fastpair.ops import checks
-from fastpair.ops.autograd import distinct, fake_gradients, input_gradients
+from fastpair.ops.autograd import distinct, fake_gradients, input_gradients, refuse_transforms
 from fastpair.ops.kernels import define, operator
 from fastpair.ops.pair_loss import is_large
 
@@ -48,6 +48,7 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | N
     backend = choose_backend(x.device.type, backend, x.dtype, large=is_large(x, x if y is None else y))
     if backend == "reference":
         return reference.pairwise_distance(x, y, metric)
+    refuse_transforms()
     if torch.compiler.is_compiling():
         x, y = distinct((x, y))
     return _PairwiseDistance.apply(x, y, metric, backend)

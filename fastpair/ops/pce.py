@@ -52,7 +52,7 @@ def pce_rows(z: Tensor, group: Tensor, means: Tensor, centers: Tensor, lam: floa
     weight = centers / lam
     # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
     first = torch.zeros_like(group)
-    log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, -100, "none", backend) + z @ weight[0]
+    log_sum_exp = linear_cross_entropy(z, weight, first, None, 0.0, None, "none", backend) + z @ weight[0]
     positives = (z * means[group]).sum(1)
     return log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
 

@@ -62,5 +62,5 @@ def spce(embeddings: Tensor, labels: Tensor, reduction: str, backend: str | None
             bias = torch.full_like(weight[:, 0], -torch.inf).index_fill_(0, group, 0)
             if len(z) == 0:
                 return z.sum(1) if reduction == "none" else z.sum()
-            return linear_cross_entropy(z, weight, group, bias, 0.0, -100, reduction, backend)
+            return linear_cross_entropy(z, weight, group, bias, 0.0, None, reduction, backend)
     return fused_loss(torch.ops.fastpair.spce.default, (embeddings, labels), (reduction,), differentiable=1)
