@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <exception>
 
 namespace fastpair {
 
@@ -14,10 +16,21 @@ inline int64_t task_length(int64_t total, int64_t most) {
   return std::clamp<int64_t>((share + 15) / 16 * 16, 32, most);
 }
 
-// f(begin, end) for contiguous ranges that make up [0, n), over torch's own thread pool. f must not throw.
+// f(begin, end) for contiguous ranges, of at least `grain`, that make up [0, n), over torch's own thread pool. What f
+// throws in a thread, as where memory runs out, is thrown again here when all threads are done.
 template <typename F>
-void parallel_ranges(int64_t n, const F& f) {
-  if (n > 0) torch::stable::parallel_for(0, n, 1, f);
+void parallel_ranges(int64_t n, const F& f, int64_t grain = 1) {
+  if (n <= 0) return;
+  std::exception_ptr error;
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
+  });
+  if (error) std::rethrow_exception(error);
 }
 
 // f(i) for i in [0, n).
@@ -31,11 +44,13 @@ void parallel_for(int64_t n, const F& f) {
 // Rows are cheap one by one: enough of them in a task to be worth a thread.
 template <typename F>
 void parallel_rows(int64_t n, int64_t work_per_row, const F& f) {
-  if (n <= 0) return;
   const int64_t grain = (int64_t(1) << 14) / (work_per_row + 1) + 1;
-  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+  parallel_ranges(
+      n,
+      [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) f(i);
+      },
+      grain);
 }
 
 }  // namespace fastpair
