@@ -371,21 +371,23 @@ def check(call: Call, seed: int) -> list[str]:
     truth = truth_of(call.inputs)
     plain = evaluate(call, call.inputs, "reference", seed)
     got = evaluate(call, call.inputs, "cpu", seed)
-    others = []
-    problems = []
+    clean = all(v is None or v.isfinite().all() for v in call.inputs.values())
+    others, problems = [], []
     for name, want in truth.items():
         have, usual = got[name], plain[name]
         if have.shape != want.shape or have.dtype != usual.dtype:
             problems.append(f"{name}: {described(have)} for {described(usual)}")
             continue
         sound = want.isfinite() & usual.isfinite()
+        if name != "value" and not clean:
+            continue  # which zeros a NaN makes NaN of is not said
         if not have[sound].isfinite().all():
             problems.append(f"{name}: not finite where the reference is, {show(have, sound)} for {show(want, sound)}")
             continue
         if name == "value" and have[~want.isfinite() & ~usual.isfinite()].isfinite().any():
             problems.append(f"{name}: finite where the truth is not, {show(have, ~sound)} for {show(want, ~sound)}")
             continue
-        if name != "value" and (call.always_flat or call.steepness() > 1e11):
+        if (name != "value" or call.function is FP.arcface_loss) and (call.always_flat or call.steepness() > 1e11):
             continue  # only rounding, or what float64 itself has too few digits for
         if not sound.all() and call.settings.get("reduction") == "totals":
             continue  # what is counted beside a sum that is NaN is nobody's
@@ -398,9 +400,9 @@ def check(call: Call, seed: int) -> list[str]:
         others = others or list(neighbours(call, dtype, truth_of, seed))
         for near_truth, near_plain in others:
             both = sound & near_truth[name].isfinite() & near_plain[name].isfinite()
-            noise = 3 * distance_between(near_plain[name], near_truth[name], both) + rounding
+            noise = 4 * distance_between(near_plain[name], near_truth[name], both) + rounding
             change = distance_between(near_truth[name], want, both)
-            allowed = max(allowed, noise + (32 if dtype == torch.float64 else 4) * change)
+            allowed = max(allowed, noise + (256 if dtype == torch.float64 else 4) * change)
             allowed = allowed if both.equal(sound) else math.inf
         if error > allowed:
             problems.append(f"{name}: error {error:.3g}, allowed {allowed:.3g}, norm {size:.3g}")
@@ -410,10 +412,10 @@ def check(call: Call, seed: int) -> list[str]:
 def rounding_of(call: Call, dtype: torch.dtype, size: float) -> float:
     """Some tens of eps; more in float64, where the truth is no better than what is held against it. A result that
     cancels to nothing has the rounding of its terms, whose size is reckoned from the settings and the rows."""
-    eps = torch.finfo(dtype).eps * (1024 if dtype == torch.float64 else 32)
+    eps = torch.finfo(dtype).eps * (10000 + 16 * call.steepness() if dtype == torch.float64 else 32)
     norms = call.norms()
     terms = call.sharpness() * (norms.max() + 1 / norms.min()).item() if len(norms) else 0.0
-    return eps * max(size, 1e-3 * terms)
+    return eps * (terms if size < 1e-6 * terms else max(size, 1e-3 * terms))
 
 
 def neighbours(call: Call, dtype: torch.dtype, truth_of: Callable, seed: int):

@@ -8,7 +8,21 @@
 #include <cstdint>
 #include <exception>
 
+#if defined(__SANITIZE_THREAD__)
+extern "C" void __tsan_acquire(void* address);
+extern "C" void __tsan_release(void* address);
+#endif
+
 namespace fastpair {
+
+// The thread sanitizer cannot look into torch's thread pool. It is told that what was done before a parallel region is
+// seen in it, and what was done in it behind: at addresses that are known before anything is read from memory.
+#if defined(__SANITIZE_THREAD__)
+inline char region_begins, region_ends;
+#define FASTPAIR_ORDER(call) call
+#else
+#define FASTPAIR_ORDER(call)
+#endif
 
 // How many of `total` rows or columns make a task: small works are cut finer, so that every thread has some of them.
 inline int64_t task_length(int64_t total, int64_t most) {
@@ -23,13 +37,18 @@ void parallel_ranges(int64_t n, const F& f, int64_t grain = 1) {
   if (n <= 0) return;
   std::exception_ptr error;
   std::atomic_flag failed = ATOMIC_FLAG_INIT;
-  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+  const auto task = [&](int64_t begin, int64_t end) {
+    FASTPAIR_ORDER(__tsan_acquire(&region_begins));
     try {
       f(begin, end);
     } catch (...) {
       if (!failed.test_and_set()) error = std::current_exception();
     }
-  });
+    FASTPAIR_ORDER(__tsan_release(&region_ends));
+  };
+  FASTPAIR_ORDER(__tsan_release(&region_begins));
+  torch::stable::parallel_for(0, n, grain, task);
+  FASTPAIR_ORDER(__tsan_acquire(&region_ends));
   if (error) std::rethrow_exception(error);
 }
 
