@@ -118,7 +118,7 @@ class TripletRow {
       T sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = begin; j < end; ++j) {
-        const T one = !(d[j] < low) & (d[j] < high) ? T(1) : T(0);
+        const T one = (!(d[j] < low) & (d[j] < high)) ? T(1) : T(0);
         slopes[j] -= one;
         sum += one;
       }
