@@ -87,7 +87,7 @@ sanitize-cpu: $(VENV)/requirements
 
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks.compare
