@@ -4,6 +4,7 @@
 #   make test    lint the Python code and run the whole test suite
 #   make gpu     on a machine with a GPU: run the GPU tests and benchmarks with its own PyTorch, results in GPU_RESULTS
 #   make sanitize  on such a machine: the CUDA kernels under compute-sanitizer's memcheck and racecheck
+#   make sanitize-cpu  the CPU kernels under the compiler's sanitizers, of addresses, undefined behaviour and threads
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
 #   make clean   remove .venv and everything that was built
@@ -26,10 +27,12 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.c
 # The folders stand for files that were added or removed.
 BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(dir $(CXX_SOURCES))))
 
+, := ,
+
 # Tests that take every phase of every kernel at small shapes.
 SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_distance
 
-.PHONY: demo test test-cpu test-gpu gpu sanitize lint bench clean
+.PHONY: demo test test-cpu test-gpu gpu sanitize sanitize-cpu lint bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -64,9 +67,27 @@ sanitize:
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m pytest -q tests/gpu/test_kernels.py -k "cuda and ($(SANITIZED))"
 	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON) -m pytest -q tests/gpu/test_kernels.py -k "cuda and ($(SANITIZED))"
 
+# build/<kind>/lib holds the package with an extension that is built for the sanitizers -fsanitize=<flags>, which have to
+# be loaded first of all; of Python's and torch's own memory they say nothing. Threads in one address space layout alone,
+# with the SIMD level that the machine has.
+preloaded = LD_PRELOAD="$$($(CXX) -print-file-name=$(1)) $$($(CXX) -print-file-name=libstdc++.so)"
+built_for = rm -rf build/$(1) && FASTPAIR_BUILD_CUDA=0 CFLAGS="-fsanitize=$(2)" LDFLAGS="-fsanitize=$(2)" \
+  $(VENV)/bin/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
+SANITIZED_CPU := tests/sanitized.py tests/test_robustness.py::test_misaligned_tensors
+
+sanitize-cpu: $(VENV)/requirements
+	$(call built_for,address,address$(,)undefined)
+	for level in baseline avx2 avx512; do \
+	  FASTPAIR_SIMD=$$level ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    PYTHONPATH=build/address/lib $(call preloaded,libasan.so) $(VENV)/bin/pytest -q $(SANITIZED_CPU) || exit 1; \
+	done
+	$(call built_for,thread,thread)
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 PYTHONPATH=build/thread/lib $(call preloaded,libtsan.so) \
+	  setarch -R $(VENV)/bin/pytest -q -s tests/sanitized.py
+
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks.compare

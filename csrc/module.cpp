@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cpu/interrupt.h"
 #include "cpu/simd.h"
 
 namespace py = pybind11;
@@ -40,9 +41,16 @@ py::dict build_info() {
   return info;
 }
 
+// Operators run without the GIL, and their gradients may run in threads of autograd's, where this looks at nothing.
+void check_signals() {
+  const py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  fastpair::set_signal_check(&check_signals);
   m.doc() = "Host-side facts about fastpair's compiled kernels.";
   m.def("build_info", &build_info,
         "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus) and what it "

@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "cpu/gemm.h"
+#include "cpu/interrupt.h"
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
 
@@ -60,7 +61,9 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   const Scratch<Statistics> statistics(class_blocks * row_block);
   std::vector<T> target_logit(row_block), target_slope(row_block), shift(row_block), normaliser(row_block);
 
+  Interruptions interruptions;
   for (int64_t begin = 0; begin < rows; begin += row_block) {
+    interruptions.look();
     const int64_t count = std::min(row_block, rows - begin);
     const T* x = embeddings(begin, count, block_rows.get());
 
@@ -240,7 +243,7 @@ class UnitRows {
     });
   }
   void copy(int64_t r, T* out) const {
-    with_floating(t_, [&](const auto* data) { copy_row(t_, data, rows_[r], out); });
+    with_floating(t_, [&](const auto data) { copy_row(t_, data, rows_[r], out); });
   }
 
   const Tensor& t_;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <string>
 #include <vector>
 
 #if defined(__linux__)
@@ -28,6 +29,17 @@ struct Block {
   size_t bytes;
 };
 
+// Says how much memory there was not.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(size_t bytes)
+      : message_("fastpair cannot allocate memory: no " + std::to_string(bytes) + " bytes") {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
 class Cache {
  public:
   // A kept block of just this size: a training loop asks for the same ones at every step. nullptr where there is none.
@@ -41,11 +53,15 @@ class Cache {
     return data;
   }
 
-  void give(void* data, size_t bytes) {
+  void give(void* data, size_t bytes) noexcept {
     // One that is larger than all that is kept would push out the others and then itself.
     if (bytes > KEPT) return std::free(data);
     const std::lock_guard lock(mutex_);
-    blocks_.push_back({data, bytes});
+    try {
+      blocks_.push_back({data, bytes});
+    } catch (const std::bad_alloc&) {
+      return std::free(data);
+    }
     total_ += bytes;
     // The oldest go first: what the current batch size needs stays.
     while (total_ > KEPT) {
@@ -74,7 +90,7 @@ void* acquire_memory(size_t bytes) {
   if (void* kept = cache().take(bytes)) return kept;
   const bool large = bytes >= 2 * HUGE_PAGE;
   void* data = std::aligned_alloc(large ? HUGE_PAGE : LINE, bytes);
-  if (data == nullptr) throw std::bad_alloc();
+  if (data == nullptr) throw OutOfMemory(bytes);
   if (large) prefer_huge_pages(data, bytes);
   return data;
 }

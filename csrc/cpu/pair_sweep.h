@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/interrupt.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/samples.h"
@@ -137,6 +138,7 @@ class PairSweep {
   void run(const Pass& pass) {
     for (int64_t top = 0; top < x_.n; top += square_rows_) {
       for (int64_t left = symmetric_ ? top : 0; left < y_.n; left += square_cols_) {
+        interruptions_.look();
         visit_square({top, std::min(square_rows_, x_.n - top), left, std::min(square_cols_, y_.n - left)}, pass);
       }
     }
@@ -421,6 +423,7 @@ class PairSweep {
   Samples<T>& y_;
   const int64_t* self_;
   const bool symmetric_, two_sided_;
+  Interruptions interruptions_;
   int64_t block_, square_rows_, square_cols_;
   bool upper_ = false;
   std::vector<int64_t> panels_;

@@ -44,8 +44,8 @@ struct Sides {
 // f(pointer) with the data of a tensor that is to be written.
 template <typename F>
 void with_floating_output(const Tensor& t, const F& f) {
-  with_floating(
-      t, [&](const auto* data) { f(const_cast<std::remove_const_t<std::remove_pointer_t<decltype(data)>>*>(data)); });
+  with_floating(t,
+                [&](const auto data) { f(static_cast<typename decltype(data)::value_type*>(t.mutable_data_ptr())); });
 }
 
 Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const std::string& metric) {
@@ -132,7 +132,7 @@ std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const 
     using T = decltype(zero);
     Sides<T> sides(x, y, metric, grad_x, grad_y);
     const int64_t down = grad.stride(0), across = grad.stride(1);
-    with_floating(grad, [&](const auto* g) {
+    with_floating(grad, [&](const auto g) {
       const auto of_row = [&](int64_t i, int64_t j) { return static_cast<T>(g[i * down + j * across]); };
       const auto of_col = [&](int64_t j, int64_t i) { return static_cast<T>(g[i * down + j * across]); };
       if (grad_x) add_gradient(sides.x, sides.y(), sides.distance.metric, of_row);

@@ -10,25 +10,25 @@ double sum(const std::vector<double>& values) { return std::accumulate(values.be
 std::vector<int64_t> integer_vector(const Tensor& t) {
   std::vector<int64_t> out(t.numel());
   const int64_t stride = t.stride(0);
-  const auto read = [&](const auto* data) {
+  const auto read = [&](const auto data) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(data[i * stride]);
   };
   const void* data = t.const_data_ptr();
   switch (t.scalar_type()) {
     case ScalarType::Long:
-      read(static_cast<const int64_t*>(data));
+      read(Elements<int64_t>(data));
       break;
     case ScalarType::Int:
-      read(static_cast<const int32_t*>(data));
+      read(Elements<int32_t>(data));
       break;
     case ScalarType::Short:
-      read(static_cast<const int16_t*>(data));
+      read(Elements<int16_t>(data));
       break;
     case ScalarType::Char:
-      read(static_cast<const int8_t*>(data));
+      read(Elements<int8_t>(data));
       break;
     case ScalarType::Byte:
-      read(static_cast<const uint8_t*>(data));
+      read(Elements<uint8_t>(data));
       break;
     default:
       STD_TORCH_CHECK(false, "expected integer labels, got ", torch::headeronly::toString(t.scalar_type()));

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "arguments.h"
@@ -22,18 +23,36 @@ inline constexpr ScalarType scalar_type<float> = ScalarType::Float;
 template <>
 inline constexpr ScalarType scalar_type<double> = ScalarType::Double;
 
-// f(pointer to the data in its own type), for the floating dtypes.
+// What a tensor of the user's holds. It may lie at any address: torch.frombuffer takes any offset.
+template <typename In>
+class Elements {
+ public:
+  using value_type = In;
+
+  explicit Elements(const void* data) : data_(static_cast<const char*>(data)) {}
+  Elements operator+(int64_t offset) const { return Elements(data_ + offset * int64_t(sizeof(In))); }
+  In operator[](int64_t i) const {
+    In value;
+    std::memcpy(&value, data_ + i * int64_t(sizeof(In)), sizeof(In));
+    return value;
+  }
+
+ private:
+  const char* data_;
+};
+
+// f(the elements in their own type), for the floating dtypes.
 template <typename F>
 void with_floating(const Tensor& t, const F& f) {
   switch (t.scalar_type()) {
     case ScalarType::Float:
-      return f(static_cast<const float*>(t.const_data_ptr()));
+      return f(Elements<float>(t.const_data_ptr()));
     case ScalarType::Double:
-      return f(static_cast<const double*>(t.const_data_ptr()));
+      return f(Elements<double>(t.const_data_ptr()));
     case ScalarType::BFloat16:
-      return f(static_cast<const torch::headeronly::BFloat16*>(t.const_data_ptr()));
+      return f(Elements<torch::headeronly::BFloat16>(t.const_data_ptr()));
     case ScalarType::Half:
-      return f(static_cast<const torch::headeronly::Half*>(t.const_data_ptr()));
+      return f(Elements<torch::headeronly::Half>(t.const_data_ptr()));
     default:
       STD_TORCH_CHECK(false, "expected a floating dtype, got ", torch::headeronly::toString(t.scalar_type()));
   }
@@ -47,9 +66,9 @@ auto with_compute_type(const Tensor& t, const F& f) {
 
 // out = t[row, :], `data` being the elements of t.
 template <typename In, typename T>
-void copy_row(const Tensor& t, const In* data, int64_t row, T* out) {
+void copy_row(const Tensor& t, Elements<In> data, int64_t row, T* out) {
   const int64_t d = t.size(1), stride = t.stride(1);
-  const In* from = data + row * t.stride(0);
+  const Elements<In> from = data + row * t.stride(0);
   if (stride == 1) {
     for (int64_t j = 0; j < d; ++j) out[j] = static_cast<T>(from[j]);
   } else {
@@ -62,7 +81,7 @@ template <typename T, typename Row>
 void copy_rows(const Tensor& t, int64_t n, const Row& row, T* out) {
   const int64_t d = t.size(1);
   with_floating(
-      t, [&](const auto* data) { parallel_rows(n, d, [&](int64_t r) { copy_row(t, data, row(r), out + r * d); }); });
+      t, [&](const auto data) { parallel_rows(n, d, [&](int64_t r) { copy_row(t, data, row(r), out + r * d); }); });
 }
 
 double sum(const std::vector<double>& values);
@@ -72,7 +91,7 @@ template <typename T>
 std::vector<T> floating_vector(const Tensor& t) {
   std::vector<T> out(t.numel());
   const int64_t stride = t.stride(0);
-  with_floating(t, [&](const auto* data) {
+  with_floating(t, [&](const auto data) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<T>(data[i * stride]);
   });
   return out;
@@ -87,7 +106,8 @@ std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels);
 // Whether t is already what copy_rows would make of it.
 template <typename T>
 bool is_plain(const Tensor& t) {
-  return t.scalar_type() == scalar_type<T> && t.is_contiguous();
+  const bool aligned = reinterpret_cast<uintptr_t>(t.const_data_ptr()) % alignof(T) == 0;
+  return t.scalar_type() == scalar_type<T> && t.is_contiguous() && aligned;
 }
 
 // Uninitialised, on the CPU.

@@ -52,7 +52,7 @@ struct Samples {
     if (want_gradient) gradient = Scratch<T>(n * d);
 
     const Kernels<T>& k = kernels<T>();
-    with_floating(x, [&](const auto* data) {
+    with_floating(x, [&](const auto data) {
       parallel_rows(n, d, [&](int64_t r) {
         T* row = storage.get() + r * d;
         if (!in_place) copy_row(x, data, order[r], row);
@@ -110,7 +110,7 @@ std::vector<T> center_of(const Tensor& x, const Distance& distance) {
   if (distance.metric == Metric::Dot || distance.unit_rows) return {};
   const int64_t n = x.size(0), d = x.size(1), down = x.stride(0), across = x.stride(1);
   std::vector<double> sum(d, 0), squares(d, 0);
-  with_floating(x, [&](const auto* data) {
+  with_floating(x, [&](const auto data) {
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < d; ++j) {
         const double value = static_cast<double>(data[i * down + j * across]);

@@ -16,6 +16,8 @@
 #include <limits>
 #include <utility>
 
+#include "cpu/interrupt.h"
+
 namespace fastpair {
 namespace {
 
@@ -116,7 +118,7 @@ class TripletRow {
       T sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = begin; j < end; ++j) {
-        const T one = !(d[j] < low) & (d[j] < high) ? T(1) : T(0);
+        const T one = (!(d[j] < low) & (d[j] < high)) ? T(1) : T(0);
         slopes[j] -= one;
         sum += one;
       }
@@ -194,7 +196,9 @@ struct TripletSweep {
   T* at(int64_t row, int64_t col) const { return scores.get() + row * ld + col; }
 
   void run() {
+    Interruptions interruptions;
     for (int64_t top = 0; top < x.n; top += panel_rows) {
+      interruptions.look();
       const int64_t rows = std::min(panel_rows, x.n - top);
       compute_panel(top, rows);
       // A task takes rows from all over the panel: those of a large class have more triplets.
