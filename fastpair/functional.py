@@ -4,6 +4,10 @@ Sums are kept in float32 (float64 for float64 inputs) and losses are returned in
 without the pairs that a loss is made of, has loss zero and zero gradients; NaN and infinity propagate. Losses can be
 differentiated once. Arguments of a wrong type raise TypeError, of a wrong shape or value ValueError.
 
+Tensors are dense (``torch.strided``) and whole: no sparse, nested or mkldnn tensors, no DTensor. ``torch.compile`` and
+``torch.export`` take every loss but those of listed pairs; the transforms of ``torch.func`` (grad, vmap, jacrev) take
+``backend="reference"``.
+
 ``backend`` overrides the kernel that is chosen for the tensors' device: see :func:`fastpair.use_backend`.
 
 The pair losses share these arguments. P_i are the references of anchor i's class, its positives, N_i the others:
@@ -600,7 +604,8 @@ def linear_cross_entropy(
     Args:
         embeddings: z (n, d).
         weight: class weights (K, d), of the embeddings' dtype unless autocast is on, K >= 1.
-        labels: integers (n,) in [0, K), or ``ignore_index``. On the CPU a label out of range raises RuntimeError.
+        labels: integers (n,) in [0, K), or ``ignore_index``. Another label raises ValueError on the CPU; on a GPU,
+            where a look at it would wait for the device, it makes the loss NaN.
         bias: (K,) or None.
         label_smoothing: in [0, 1].
         ignore_index: rows with this label have loss 0, no gradient, and do not count in the mean.
@@ -609,6 +614,7 @@ def linear_cross_entropy(
 
     Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), eq. for L_CE.
     """
+    checks.integer("ignore_index", ignore_index)
     return ops.linear_cross_entropy(embeddings, weight, labels, bias, label_smoothing, ignore_index, reduction, backend)
 
 
@@ -626,7 +632,7 @@ def normalized_softmax_loss(
     Args:
         embeddings: z (n, d).
         weight: class weights w (K, d), of the embeddings' dtype unless autocast is on.
-        labels: integers (n,) in [0, K). On the CPU a label out of range raises RuntimeError.
+        labels: integers (n,) in [0, K), none of which is ignored; others as for :func:`linear_cross_entropy`.
         temperature: positive.
         reduction: "mean", "sum" or "none".
 
@@ -746,7 +752,7 @@ def center_loss(
     Args:
         embeddings: z (n, d).
         labels: integers (n,) in [0, K).
-        centers: c (K, d).
+        centers: c (K, d), of any floating dtype.
         reduction: "mean", "sum" or "none".
 
     Source: Wen et al., ECCV 2016, eq. 2; Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1.

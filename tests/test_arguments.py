@@ -1,13 +1,15 @@
 """Arguments that do not fit: the exception's type, and that its message names the argument."""
 
+from functools import partial
+
 import pytest
 import torch
-from support import BACKENDS
+from support import BACKENDS, needs_cpu_kernels
 
 import fastpair
 import fastpair.functional as FP
 from fastpair import retrieval
-from fastpair.losses import ContrastiveLoss, LinearCrossEntropyLoss, PCELoss, SPCELoss
+from fastpair.losses import ContrastiveLoss, CrossBatchMemory, LinearCrossEntropyLoss, PCELoss, SPCELoss, SupConLoss
 
 X, Y = torch.ones(4, 3), torch.ones(5, 3)
 LABELS, REF_LABELS = torch.arange(4), torch.arange(5)
@@ -221,3 +223,120 @@ def test_no_dimensions(backend):
         except ValueError as refusal:
             got, want = str(refusal)[: len(name)], name
         assert got == want if isinstance(got, str) else torch.allclose(got, want)
+
+
+SPARSE, TRIPLE = X.to_sparse(), (LABELS, LABELS, LABELS)
+UNREADABLE = {
+    "huge-margin": (lambda: FP.triplet_margin_loss(X, LABELS, margin=10**400), ValueError, "margin must"),
+    "huge-m": (lambda: FP.circle_loss(X, LABELS, m=-(10**400)), ValueError, "m must"),
+    "no-inverse": (lambda: FP.supcon_loss(X, LABELS, temperature=1e-310), ValueError, "temperature must"),
+    "no-float32": (lambda: FP.cosface_loss(X, W, LABELS, scale=1e39), ValueError, "scale must"),
+    "numpy": (lambda: FP.info_nce_loss(X, X.numpy()), TypeError, "ref_emb must"),
+    "list": (lambda: FP.siglip_loss(X, X.tolist()), TypeError, "ref_emb must"),
+    "none": (lambda: FP.info_nce_loss(X, None), TypeError, "ref_emb must"),
+    "sparse": (lambda: FP.supcon_loss(SPARSE, LABELS), TypeError, "embeddings must be a dense tensor"),
+    "sparse-labels": (lambda: FP.spce_loss(X, LABELS.to_sparse()), TypeError, "labels must be a dense tensor"),
+    "sparse-p": (lambda: FP.pce_loss(X, LABELS, P.to_sparse(), lam=1.0), TypeError, "probabilities must be a dense"),
+    "sparse-centers": (lambda: FP.center_loss(X, LABELS, W.to_sparse()), TypeError, "centers must be a dense tensor"),
+    "sparse-query": (lambda: retrieval.recall_at_k(SPARSE, LABELS), TypeError, "query must be a dense tensor"),
+    "mkldnn": (lambda: FP.pairwise_distance(X.to_mkldnn()), TypeError, "x must be a dense tensor"),
+    "nested": (
+        lambda: FP.supcon_loss(torch.nested.nested_tensor([X, X], layout=torch.jagged), LABELS),
+        TypeError,
+        "embeddings must be a dense tensor",
+    ),
+    "list-reduction": (lambda: FP.supcon_loss(X, LABELS, reduction=["mean"]), ValueError, "reduction must"),
+    "list-backend": (lambda: FP.supcon_loss(X, LABELS, backend=["cpu"]), ValueError, "backend must"),
+    "list-triplets": (
+        lambda: FP.triplet_margin_loss(X, LABELS, triplets_per_anchor=["hard"]),
+        ValueError,
+        "triplets_per_anchor must",
+    ),
+    "dict-use-backend": (lambda: fastpair.use_backend({}).__enter__(), ValueError, "backend must"),
+    "k-string": (lambda: retrieval.recall_at_k(X, LABELS, k="12"), ValueError, "k must"),
+    "k-strings": (lambda: retrieval.recall_at_k(X, LABELS, k=["1"]), ValueError, "k must"),
+    "k-fraction": (lambda: retrieval.nearest_neighbors(X, k=1.5), TypeError, "k must"),
+    "class": (
+        lambda: FP.linear_cross_entropy(X, W, LABELS + 4),
+        ValueError,
+        r"labels must lie in \[0, 6\) or be ignore_index = -100, got 6 at position 2",
+    ),
+    # Losses on cosines have no ignore_index.
+    "class-100": (lambda: FP.arcface_loss(X, W, LABELS - 100), ValueError, r"labels must lie in \[0, 6\), got -100"),
+    "proxy-100": (lambda: FP.proxy_nca_loss(X, W, LABELS - 100), ValueError, r"labels must lie in \[0, 6\), got -100"),
+    "listed-labels": (lambda: FP.supcon_loss(X, "junk", indices_tuple=TRIPLE), TypeError, "labels must"),
+    "listed-refs": (lambda: FP.supcon_loss(X, None, None, LABELS, indices_tuple=TRIPLE), ValueError, "ref_emb must"),
+    "listed-self": (
+        lambda: FP.supcon_loss(X, None, indices_tuple=TRIPLE, exclude_self=True),
+        ValueError,
+        "exclude_self must",
+    ),
+    "listed-backend": (lambda: FP.supcon_loss(X, None, indices_tuple=TRIPLE, backend="b"), ValueError, "backend must"),
+    "memory-of-another": (lambda: CrossBatchMemory(torch.nn.CosineEmbeddingLoss(), 3), TypeError, "loss must"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_kernels_cannot_read(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "csrc" not in str(caught.value)
+
+
+def test_a_refused_batch_leaves_the_memory_as_it_was():
+    memory = CrossBatchMemory(SupConLoss(), 3, 8)
+    with pytest.raises(ValueError, match=r"indices_tuple\[0\] must hold rows"):
+        memory(X, LABELS, (LABELS + 9, LABELS, LABELS))
+    with pytest.raises(TypeError, match="enqueue_mask must be a tensor of booleans, got list"):
+        memory(X, LABELS, enqueue_mask=[True] * 4)
+    assert memory.filled == memory.queue_idx == 0
+
+
+@needs_cpu_kernels
+def test_transforms_of_torch_func():
+    def loss(x, backend=None):
+        return FP.supcon_loss(x, LABELS % 2, backend=backend) + FP.pairwise_distance(x, backend=backend).sum()
+
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for transformed in (torch.func.grad(loss), torch.func.jacrev(loss)):
+        with pytest.raises(RuntimeError, match="fastpair's kernels do not run inside the transforms of torch.func"):
+            transformed(x)
+    leaf = x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x, "reference"), want)
+
+
+def test_the_default_dtype_decides_nothing():
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    labels, weight = torch.arange(12) // 2, torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    triplets = (labels, labels + 1, labels + 2)
+    calls = [
+        *(partial(FP.contrastive_loss, x, labels, reduction=reduction) for reduction in ("mean", "totals")),
+        *(partial(FP.supcon_loss, x, labels, backend=backend) for backend in BACKENDS),
+        partial(FP.triplet_margin_loss, x, None, indices_tuple=triplets),
+        partial(FP.siglip_loss, x, x.flip(0)),
+        partial(FP.arcface_loss, x, weight, labels),
+        partial(FP.spce_loss, x, labels),
+        partial(FP.pce_loss, x, labels, torch.ones(12, 2) / 2, lam=0.1),
+        lambda: torch.tensor(list(retrieval.recall_at_k(x, labels).values()), dtype=torch.float64),
+        lambda: torch.tensor(retrieval.map_at_r(x.requires_grad_(), labels), dtype=torch.float64),
+    ]
+    want = [call() for call in calls]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = [call() for call in calls]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_export_with_any_number_of_rows():
+    class Model(torch.nn.Module):
+        def forward(self, x, labels):
+            return FP.supcon_loss(x, labels) + FP.pairwise_distance(x).sum() + FP.linear_cross_entropy(x, x, labels)
+
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(Model(), (X, LABELS), dynamic_shapes=({0: rows}, {0: rows})).module()
+    x, labels = torch.randn(1100, 3, generator=torch.Generator().manual_seed(0)), torch.arange(1100) // 2
+    torch.testing.assert_close(program(x, labels), Model()(x, labels))

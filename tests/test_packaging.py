@@ -35,6 +35,48 @@ def run_python(code: str, folder: Path, **variables: str) -> str:
 # ---- configuration
 
 
+def test_import_is_quick_and_brings_no_compiler(tmp_path):
+    code = """
+import sys, time, torch
+before, start = set(sys.modules), time.perf_counter()
+import fastpair
+took, new = time.perf_counter() - start, set(sys.modules) - before
+assert not any(name.startswith(("torch._dynamo", "torch._inductor", "sympy", "triton")) for name in new), new
+print(took)
+"""
+    # 0.06 s on a quiet machine; what it must not be is the seconds of a compiler.
+    assert min(float(run_python(code, tmp_path)) for _ in range(3)) < 0.3
+
+
+def test_types_of_the_package_are_for_users(tmp_path):
+    """A user's strict type checker sees the package's types."""
+    mypy = pytest.importorskip("mypy.api")
+    script = tmp_path / "user.py"
+    script.write_text(
+        """
+import torch
+import fastpair
+import fastpair.functional as FP
+
+def step(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    loss = fastpair.losses.SupConLoss(temperature=0.1)
+    value: torch.Tensor = FP.contrastive_loss(x, labels, distance="cosine", pos_margin=1.0)
+    recall: dict[int, float] = fastpair.retrieval.recall_at_k(x, labels, k=(1, 2))
+    with fastpair.use_backend("reference"):
+        value = value + FP.supcon_loss(x, labels, temperature=0.5) * recall[1]
+    total: torch.Tensor = loss(x, labels)
+    return total + value
+"""
+    )
+    (tmp_path / "wrong.py").write_text("import fastpair.functional as FP\nFP.supcon_loss(1, 2, temperature='hot')\n")
+    options = ["--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
+    options += ["--follow-imports", "silent", "--python-executable", sys.executable]
+    shown, problem, status = mypy.run([*options, str(script)])
+    assert status == 0, shown + problem
+    shown, problem, status = mypy.run([*options, str(tmp_path / "wrong.py")])
+    assert shown.count("[arg-type]") == 3, shown + problem
+
+
 def test_python_m_fastpair_is_show_config(tmp_path, capsys):
     done = subprocess.run([sys.executable, "-m", "fastpair"], cwd=tmp_path, capture_output=True, text=True, check=True)
     fastpair.show_config()
@@ -232,6 +274,12 @@ with warnings.catch_warnings(record=True) as caught:
 assert torch.isfinite(x.grad).all() and losses[0] == losses[2]
 ours = [w for w in caught if "fastpair" in str(w.message)]
 assert len(ours) == 1, ours
+assert ours[0].filename == "<string>" and ours[0].lineno == 9, (ours[0].filename, ours[0].lineno)
+fastpair.config._warned_device_types.clear()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    fastpair.losses.SupConLoss()(x, labels)
+assert [(w.filename, w.lineno) for w in caught] == [("<string>", 18)], caught
 assert "fastpair._C" in str(ours[0].message) and "reinstall" in str(ours[0].message)
 for ask in (lambda: fastpair.use_backend("cpu").__enter__(), lambda: FP.contrastive_loss(x, labels, backend="cpu")):
     try:

@@ -73,7 +73,7 @@ struct Kernels {
   int pair_loss_count;
 
   // Dot products (rows, cols) to distances, in place, given the squared norms. Returns whether some squared distance is
-  // so small beside the norms that cancellation has cost it its accuracy.
+  // NaN, as differences of infinite norms are, or so small beside the norms that cancellation has cost it its accuracy.
   bool (*distances)(Metric, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms, const T* col_norms);
 
   // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum.

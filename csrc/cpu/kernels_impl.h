@@ -319,7 +319,7 @@ bool distances(Metric metric, T* scores, int64_t ld, int64_t rows, int64_t cols,
     for (int64_t j = 0; j < cols; ++j) {
       const T norms = norm + col_norms[j];
       const T squared = relu(multiply_add(T(-2), s[j], norms));
-      inaccurate |= squared < T(SMALL_DISTANCE) * norms;
+      inaccurate |= !(squared >= T(SMALL_DISTANCE) * norms);
       s[j] = squared;
     }
     if (metric == Metric::Euclidean) {

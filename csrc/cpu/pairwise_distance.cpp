@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -89,16 +90,10 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
     for (int64_t col = 0; col < other.n; col += BLOCK) {
       const int64_t cols = std::min(BLOCK, other.n - col);
       close.clear();
-      if (metric == Metric::Euclidean) {
+      if (metric != Metric::Dot) {
         compute_scores(side, row, rows, other, col, cols, metric, tile.get(), BLOCK, &close);
-        for (SinglePair<T>& p : close) {
-          T& score = tile.get()[(p.row - row) * BLOCK + p.col - col];
-          const T distance = std::exchange(score, T(0));
-          p.slope = distance == T(0) ? T(0) : -grad_at(p.row, p.col) / distance;
-        }
       }
       for (int64_t r = 0; r < rows; ++r) {
-        T sum = 0;
         for (int64_t c = 0; c < cols; ++c) {
           T& slope = tile.get()[r * BLOCK + c];
           const T grad = grad_at(row + r, col + c);
@@ -107,9 +102,12 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
                   : metric == Metric::SqEuclidean ? T(-2) * grad
                   : slope == T(0)                 ? T(0)
                                                   : -grad / slope;
-          sum += slope;
         }
-        if (metric != Metric::Dot) side.slope_sums[row + r] += sum;
+      }
+      for (SinglePair<T>& p : close) std::swap(p.slope, tile.get()[(p.row - row) * BLOCK + p.col - col]);
+      for (int64_t r = 0; r < rows && metric != Metric::Dot; ++r) {
+        const T* slopes = tile.get() + r * BLOCK;
+        side.slope_sums[row + r] += std::accumulate(slopes, slopes + cols, T(0));
       }
       add_products(Op::None, rows, cols, tile.get(), BLOCK, other, col, side.gradient.get() + row * d);
       for (const SinglePair<T>& p : close) {

@@ -145,8 +145,8 @@ struct SinglePair {
 };
 
 // Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld. Distances of
-// close pairs are those of the differences, and the pairs are appended to `close`, if there is one, save those of a
-// sample with itself.
+// close pairs, and of infinite rows, are those of the differences, and the pairs are appended to `close`, if there is
+// one, save those of a sample with itself.
 template <typename T>
 void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
                     Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr) {
@@ -159,10 +159,11 @@ void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Sample
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
       T& score = scores[r * ld + c];
-      if (!is_close(metric, score, row_norms[r] + col_norms[c])) continue;
+      const bool near = is_close(metric, score, row_norms[r] + col_norms[c]);
+      if (!near && !std::isnan(score)) continue;
       const T exact = k.squared_distance(x.rows + (row + r) * d, y.rows + (col + c) * d, d);
       score = metric == Metric::Euclidean ? std::sqrt(exact) : exact;
-      if (close && !(&x == &y && row + r == col + c)) close->push_back({row + r, col + c, T(0)});
+      if (close && near && !(&x == &y && row + r == col + c)) close->push_back({row + r, col + c, T(0)});
     }
   }
 }

@@ -66,7 +66,7 @@ def linear_cross_entropy(
     checks.fraction("label_smoothing", label_smoothing)
     if ignore_index is not None:
         checks.integer("ignore_index", ignore_index)
-    checks.class_range(labels, len(weight), ignore_index)
+    checks.class_range(labels, weight.shape[0], ignore_index)
     ignore_index = NO_LABEL if ignore_index is None else ignore_index
     checks.one_of("reduction", reduction, checks.REDUCTIONS)
     settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)

@@ -96,12 +96,12 @@ def _references(
             ref_emb, ref_labels = embeddings, labels if ref_labels is None else ref_labels
         if not exclude_self:
             return ref_emb, ref_labels, None
-        if len(ref_emb) < len(embeddings):
+        if ref_emb.shape[0] < embeddings.shape[0]:
             raise ValueError(
                 "exclude_self=True says that the first rows of ref_emb are the embeddings, but it has "
                 f"{len(ref_emb)} rows for {len(embeddings)} embeddings"
             )
-        return ref_emb, ref_labels, torch.arange(len(embeddings), device=embeddings.device)
+        return ref_emb, ref_labels, torch.arange(embeddings.shape[0], device=embeddings.device)
     if ref_emb is None:
         raise ValueError("exclude_self must be True, False or None without ref_emb, got a tensor")
     checks.self_index(embeddings, ref_emb, exclude_self)

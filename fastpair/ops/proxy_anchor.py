@@ -27,8 +27,8 @@ def proxy_anchor(
         # The embeddings come in the autocast dtype; the proxies and their gradients keep their own.
         embeddings = embeddings.to(proxies.dtype)
     checks.like("proxies", proxies, "embeddings", embeddings)
-    checks.class_range(labels, len(proxies))
-    classes = torch.arange(len(proxies), device=labels.device, dtype=labels.dtype)
+    checks.class_range(labels, proxies.shape[0])
+    classes = torch.arange(proxies.shape[0], device=labels.device, dtype=labels.dtype)
     if anchors is not None:
         proxies, classes = proxies[anchors], classes[anchors]
     return pair_loss(

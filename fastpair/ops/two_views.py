@@ -21,12 +21,12 @@ def info_nce(
 ) -> Tensor:
     checks.matrix("embeddings", embeddings)
     checks.like("ref_emb", ref_emb, "embeddings", embeddings)
-    n, m = len(embeddings), len(ref_emb)
+    n, m = embeddings.shape[0], ref_emb.shape[0]
     if m < n or (symmetric and m > n):
         raise ValueError(f"ref_emb must have {n} rows{'' if symmetric else ' or more'} like embeddings, got {m}")
     if isinstance(temperature, Tensor):
-        checks.one_of("distance", distance, SIMILARITIES)
         checks.single("temperature", temperature)
+        checks.one_of("distance", distance, SIMILARITIES)
         # A row divided by the temperature passes on its gradient.
         dtype = accumulate_dtype(embeddings.dtype)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -48,7 +48,7 @@ def siglip(
 ) -> Tensor:
     checks.matrix("embeddings", embeddings)
     checks.like("ref_emb", ref_emb, "embeddings", embeddings)
-    if len(ref_emb) < len(embeddings):
+    if ref_emb.shape[0] < embeddings.shape[0]:
         raise ValueError(f"ref_emb must have {len(embeddings)} rows or more like embeddings, got {len(ref_emb)}")
     dtype = accumulate_dtype(embeddings.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -56,7 +56,7 @@ def siglip(
         scale, bias = (_number_or_single(name, value, x) for name, value in (("scale", scale), ("bias", bias)))
         # The scale lengthens the rows of one view, the bias is one more feature: the kernel knows neither.
         x = torch.cat([x * scale, torch.ones_like(x[:, :1])], dim=1)
-        y = torch.cat([y, bias.expand(len(y), 1)], dim=1)
+        y = torch.cat([y, bias.expand(y.shape[0], 1)], dim=1)
     return _views_loss("sigmoid", [], x, y, "dot", reduction, backend, False)
 
 
@@ -70,7 +70,7 @@ def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _views_loss(loss, params, x, y, distance, reduction, backend, two_sided) -> Tensor:
-    n, m = len(x), len(y)
+    n, m = x.shape[0], y.shape[0]
     labels = torch.arange(m, device=x.device)
     return pair_loss(
         loss,
