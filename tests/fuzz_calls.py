@@ -309,7 +309,9 @@ def spoil(draw: Draw, call: Call) -> tuple[str, object] | None:
         else:
             bad += [*NO_TENSOR, value[0], value.long(), *((None,) if name not in ("ref_emb", "y", "gallery") else ())]
             if name not in ("embeddings", "x", "query", "probabilities"):
-                bad += [value[:, :-1], value.to(torch.float64 if value.dtype != torch.float64 else torch.float32)]
+                bad += [value[:, :-1]]
+            if name not in ("embeddings", "x", "query", "probabilities", "centers"):
+                bad += [value.to(torch.float64 if value.dtype != torch.float64 else torch.float32)]
     elif name == "indices_tuple":
         lists = call.settings[name]
         bad = [3, "abc", (), lists[:2], (*lists, lists[0]), (*lists[:-1], [0]), (*lists[:-1], lists[-1].float())]
