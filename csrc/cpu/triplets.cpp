@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "cpu/interrupt.h"
+#include "elementary.h"
 
 namespace fastpair {
 namespace {
@@ -56,9 +57,7 @@ class TripletRow {
     std::fill_n(slopes_.get(), negatives + positives, T(0));
     if (negatives == 0 || positives == 0) return;
     if (undefined()) {
-      std::fill_n(slopes_.get(), negatives + positives, T(NAN));
-      loss = NAN;
-      count = static_cast<double>(negatives) * static_cast<double>(positives);
+      add_each();
     } else if (terms_.smooth) {
       add_smooth();
     } else {
@@ -95,6 +94,24 @@ class TripletRow {
   void for_chunks(const F& f) {
     for (int64_t begin = 0; begin < negatives_; begin += CHUNK) {
       for (int64_t p = 0; p < positives_; ++p) f(p, begin, std::min(begin + CHUNK, negatives_));
+    }
+  }
+
+  // By the formula, which NaN passes through: it has no place among thresholds.
+  void add_each() {
+    const T* __restrict d = d_.get();
+    T* __restrict slopes = slopes_.get();
+    for (int64_t p = 0; p < positives_; ++p) {
+      for (int64_t j = 0; j < negatives_; ++j) {
+        const T gap = positive(p) - d[j], excess = gap + T(terms_.margin);
+        if (terms_.semihard && (gap >= T(0) || excess <= T(0))) continue;
+        const T term = terms_.smooth ? softplus(excess) : relu(excess);
+        const T slope = terms_.smooth ? sigmoid(excess) : T(excess <= T(0) ? 0 : 1);
+        loss += term;
+        count += term == T(0) ? 0 : 1;
+        slopes[j] -= slope;
+        slopes[negatives_ + p] += slope;
+      }
     }
   }
 

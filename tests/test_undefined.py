@@ -1,0 +1,13 @@
+"""NaN and infinity on the CPU: see undefined.py."""
+
+import pytest
+from support import needs_cpu_kernels
+from undefined import SPREAD, faults
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("loss", SPREAD)
+@pytest.mark.parametrize("n", [12, 70])
+def test_undefined(loss, n):
+    found = list(faults(SPREAD[loss], n, "cpu"))
+    assert not found, "\n".join(found)

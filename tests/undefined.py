@@ -1,0 +1,48 @@
+"""NaN and infinity reach the anchors and references that meet them, and no others: what is finite in dense PyTorch is
+finite, and its values are no others than there.
+
+Against the reference in the same dtype. Gradients are told by rows. A formula may meet less than the reference's matrix
+products do, which multiply NaN by zero.
+"""
+
+from functools import partial
+
+import torch
+from support import LOSSES, cast, pair_loss, value_and_gradients
+
+SPREAD = {
+    **LOSSES,
+    **pair_loss("triplet_margin_loss", distance="euclidean", triplets_per_anchor="all"),
+    **pair_loss("triplet_margin_loss", distance="cosine", triplets_per_anchor="semihard"),
+    **pair_loss("triplet_margin_loss", distance="sqeuclidean", triplets_per_anchor="semihard", smooth_loss=True),
+}
+BAD = (float("nan"), float("inf"), -float("inf"))
+
+
+def faults(loss, n, backend, device="cpu"):
+    clean = cast(loss.inputs(n, 6, "few", torch.Generator().manual_seed(0)), torch.float32)
+    for name in clean.keys() & {"embeddings", "ref_emb", "weight", "proxies", "centers"}:
+        for bad in BAD:
+            for whole in (True, False):
+                inputs = clean | {name: clean[name].clone()}
+                inputs[name][min(4, len(clean[name]) - 1), slice(None) if whole else 2] = bad
+                for reduction in set(loss.reductions) & {"none", "totals"}:
+                    run = partial(loss.fused, reduction=reduction)
+                    want = value_and_gradients(partial(run, backend="reference"), inputs, loss.trained)
+                    moved = {k: t.to(device) for k, t in inputs.items()}
+                    got = value_and_gradients(partial(run, backend=backend), moved, loss.trained)
+                    for fault in compared({k: t.cpu() for k, t in got.items()}, want, bad):
+                        yield f"{bad} in {'a row' if whole else 'an element'} of {name}, {reduction}: {fault}"
+
+
+def compared(got, want, bad):
+    value, usual = got.pop("value"), want["value"]
+    # Sums of infinities of either sign, as class means may be, are NaN by one order of summing and not by another.
+    known = usual.isfinite() | usual.isinf() if bad == bad else torch.ones_like(usual, dtype=torch.bool)
+    if not torch.allclose(value[known], usual[known], rtol=1e-4, atol=1e-5, equal_nan=True):
+        yield f"value {value.tolist()}, dense PyTorch's {usual.tolist()}"
+    for name, gradient in got.items():
+        if gradient.ndim == 2:
+            spoilt = gradient.isfinite().all(1) < want[name].isfinite().all(1)
+            if spoilt.any():
+                yield f"gradient of {name}: rows {spoilt.nonzero().flatten().tolist()} are not finite"
