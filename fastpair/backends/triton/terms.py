@@ -154,7 +154,7 @@ def log_of_ratio(a, b):
 @triton.jit
 def sums_apart_anchor(pos, neg, p0, p1, p2):
     """Each kind a sum with a mean of its own over its non-zero terms. Hadsell et al., CVPR 2006."""
-    zero = pos[1] * 0
+    zero = tl.zeros_like(pos[1])
     return pos[1], pos[3], neg[1], neg[3], (zero, zero + 1), (zero, zero + 1)
 
 

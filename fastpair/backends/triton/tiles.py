@@ -53,7 +53,8 @@ def scores(
     UNIT: tl.constexpr,
 ):
     """Of the dot products. ``UNIT``: of the unit vectors along the rows, by their scales. A squared distance that is
-    small against the norms has lost digits as a difference of products, and the tile's are computed again."""
+    small against the norms has lost digits as a difference of products, and one of infinities may be none: the tile's
+    are computed again."""
     out = products
     if UNIT:
         # The scales' product first, which is the same for a pair and its mirror image.
@@ -61,7 +62,7 @@ def scores(
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)
-        small = pair & (out < norms * SMALL)
+        small = pair & ~(out >= norms * SMALL)
         if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
             out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
