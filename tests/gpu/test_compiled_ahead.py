@@ -19,7 +19,7 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from fastpair.backends.triton import pair_kernels, rows  # noqa: E402
+from fastpair.backends.triton import close, pair_kernels, rows  # noqa: E402
 from fastpair.backends.triton.launch import CANDIDATES, COMPILED, DEFAULT  # noqa: E402
 from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
 from fastpair.backends.triton.pairs import METRICS  # noqa: E402
@@ -37,6 +37,7 @@ TYPES = {
     **dict.fromkeys(("x_labels", "y_labels", "labels"), "*i64"),
     **dict.fromkeys(("self_index", "begins", "ends", "selves", "best_item", "rank"), "*i32"),
     **dict.fromkeys(("totals", "counts"), "*fp64"),
+    "flags": "*i8",
     **{
         name: "*fp32"
         for group in (
@@ -53,7 +54,7 @@ TYPES = {
                 "row_grad",
                 "partial",
             ),
-            ("norm", "x_norm", "y_norm", "x_scale", "y_scale", "weight_scale", "slope_sums", "row_sums", "col_sums"),
+            ("close", "own_scale", "other_scale", "norm", "x_norm", "y_norm", "x_scale", "y_scale", "weight_scale", "slope_sums", "row_sums", "col_sums"),
             ("given", "x_given", "y_given", "weights", "x_weights", "y_weights", "share", "x_share", "y_share"),
         )
         for name in group
@@ -63,6 +64,7 @@ TYPES = {
         for group in (
             ("n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "first_slot", "slots", "count"),
             ("classes", "grad_down", "grad_across"),
+            ("own_stride", "other_stride", "own_flag", "other_flag", "flags_ld", "begin", "owners", "others"),
         )
         for name in group
     },
@@ -74,7 +76,7 @@ EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span",
 
 def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED):
     """``dtype`` of the embeddings, the slopes and the distances."""
-    types = {**TYPES, **dict.fromkeys(("x", "y", "grad", "out", "slopes", "residuals"), "*" + dtype), "scale": scale}
+    types = {**TYPES, **dict.fromkeys(("x", "y", "own", "other", "grad", "out", "slopes", "residuals"), "*" + dtype), "scale": scale}
     signature, values, attributes = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -114,7 +116,7 @@ def metric_constants(distance, tile):
     metric, unit = METRICS[distance]
     constants = {"METRIC": metric, "UNIT": unit, "BLOCK_M": tile.rows, "BLOCK_N": tile.cols}
     constants |= {} if unit or metric else absent("x_scale", "y_scale")
-    return constants | ({} if metric else absent("x_norm", "y_norm"))
+    return constants | ({} if metric else absent("x_norm", "y_norm", "flags"))
 
 
 def loss_constants(name, distance, tile):
@@ -231,6 +233,11 @@ def test_other_kernels(chip, tmp_path):
         forward = constants | absent("grad", "grad_down", "grad_across", "row_sums", "col_sums")
         for values in (forward | {"SLOPES": False, "ROW_SUMS": False}, constants | {"SLOPES": True, "ROW_SUMS": True}):
             check(built(distance_kernel, chip, values, warps=DEFAULT.warps), chip, tmp_path)
+    blocks = {"OWNERS": close.OWNERS, "COLUMNS": close.MOST_COLUMNS, "FLAGS": close.FLAGS}
+    # Of the rows, of the columns, and of triplets.
+    for own, other, along in ((8, 128, "other_stride"), (128, 8, "own_stride"), (1, 256, "other_stride")):
+        tile = {"OWN_TILE": own, "OTHER_TILE": other, along: 1}
+        check(built(close.close_kernel, chip, blocks | tile), chip, tmp_path)
 
 
 @chips
@@ -249,4 +256,5 @@ def test_triplets(smooth, chip, tmp_path):
     for distance in ("cosine", "euclidean"):
         metric, unit = METRICS[distance]
         scales = {} if unit else absent("x_scale", "y_scale")
+        scales |= {} if metric else absent("x_norm", "y_norm", "close", "flags", "flags_ld")
         check(built(triplet_kernel, chip, constants | {"METRIC": metric, "UNIT": unit} | scales), chip, tmp_path)

@@ -4,6 +4,7 @@ import importlib
 import re
 from functools import partial
 
+import collapsed
 import pytest
 import torch
 from support import (
@@ -186,6 +187,13 @@ def test_undefined(name, backend, device):
     if backend == "cuda" and re.search("triplet.*(all|semihard)", name):
         pytest.skip("Triton's, or the reference's")
     found = list(faults(SPREAD[name], 12, backend, device))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("shape", [(132, 16, 1e-6), (64, 1, 1e-2)], ids=lambda v: "-".join(map(str, v)))
+@pytest.mark.parametrize("distance", collapsed.DISTANCES)
+def test_collapsed(distance, shape, backend, device, small_rectangles):
+    found = list(collapsed.faults(distance, shape, backend, device))
     assert not found, "\n".join(found)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastpair.backends.triton import pair_kernels as kernels
 from fastpair.backends.triton.launch import COMPILED, processors
-from fastpair.backends.triton.pairs import Anchors, Pairs, ceil_div, sides
+from fastpair.backends.triton.pairs import NO_SLOPES, Anchors, Pairs, ceil_div, sides
 from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
@@ -158,16 +158,13 @@ class PairSweep(Pairs):
         x, y, tile = self.x, self.y, self.tile
         upper = y is x and both
         rectangles = list(self.rectangles(x, y, upper))
-        sums = gradient and x.slope_sums is not None
-        scratch = self.slope_scratch() if gradient else []
         programs = [ceil_div(b - t, tile.rows) * ceil_div(r - f, tile.cols) for t, b, f, r in rectangles]
         if totals:
             x.totals = x.new(sum(programs), kernels.TOTALS.value, dtype=torch.float64)
         done = 0
         for (top, bottom, left, right), count in zip(rectangles, programs):
             products = self.dot_products(x, y, top, bottom, left, right)
-            row_sums = x.new(ceil_div(right - left, tile.cols), bottom - top) if sums else None
-            col_sums = x.new(ceil_div(bottom - top, tile.rows), right - left) if sums else None
+            slopes = self.new_slopes((top, bottom, left, right)) if gradient else NO_SLOPES
             kernels.slopes_kernel[(count,)](
                 x.rows.x,
                 y.rows.x,
@@ -186,10 +183,11 @@ class PairSweep(Pairs):
                 y.weights,
                 x.share,
                 y.share,
-                scratch[0] if gradient else None,
-                scratch[-1] if gradient else None,
-                row_sums,
-                col_sums,
+                slopes.parts[0],
+                slopes.parts[-1],
+                slopes.row_sums,
+                slopes.col_sums,
+                slopes.flags,
                 x.totals[done:] if totals else None,
                 len(x),
                 len(y),
@@ -203,15 +201,15 @@ class PairSweep(Pairs):
                 BOTH=both,
                 UPPER=upper,
                 SLOPES=gradient,
-                SPLIT=len(scratch) > 1,
-                ROW_SUMS=sums,
+                SPLIT=len(slopes.parts) > 1,
+                ROW_SUMS=slopes.row_sums is not None,
                 ADD_TOTALS=totals,
                 GROUP=8,
                 **self.constants(),
             )
             done += count
             if gradient:
-                self.add_gradients((top, bottom, left, right), scratch, row_sums, col_sums, upper)
+                self.add_gradients((top, bottom, left, right), slopes, upper)
 
     def extremes(self) -> None:
         """The gradient of maxima: one positive and one negative an anchor."""
@@ -227,18 +225,17 @@ class PairSweep(Pairs):
                 score = term * sign
                 slope = torch.where(score == 0, 0, -slope / score)
             # Anchors without such a pair have the maximum of none.
-            slope = torch.where(term == -torch.inf, 0, slope)
-            if self.unit:
-                slope = slope * x.rows.scale * y.rows.scale[place]
+            slope = torch.where(term == -torch.inf, 0, slope)[:, None]
+            own, other = x.rows.compared(), y.rows.compared(place)
+            if self.metric != DOT.value:
+                own, other = own - other, other - own
+            # Infinite rows are pulled at by no slope of zero.
             if x.gradient is not None:
-                x.gradient += slope[:, None] * y.rows.x[place].float()
-                if x.slope_sums is not None:
-                    x.slope_sums += slope
+                x.gradient += x.rows.scaled(torch.where(slope == 0, 0, slope * other))
             if y.gradient is not None:
+                pulled = y.rows.scaled(torch.where(slope == 0, 0, slope * own), place)
                 # Deterministic on every device, which index_add_ is not.
-                y.gradient.index_put_((place,), slope[:, None] * x.rows.x.float(), accumulate=True)
-                if y.slope_sums is not None:
-                    y.slope_sums.index_put_((place,), slope, accumulate=True)
+                y.gradient.index_put_((place,), pulled, accumulate=True)
 
 
 def pair_loss(

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import triton
 from torch import Tensor
 
 from fastpair.backends.products import Factor, product
-from fastpair.backends.triton.launch import Tile, tile_for
+from fastpair.backends.triton import close
+from fastpair.backends.triton.launch import COMPILED, Tile, tile_for
 from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
 
@@ -88,6 +90,54 @@ def sides(kind: type[Side], x: Tensor, y: Tensor | None, metric: str, grad_x: bo
     return first, second
 
 
+@dataclass(eq=False)
+class Slopes:
+    """Of a rectangle, in as many parts as the rows that they are multiplied by. For distances their sums by row and by
+    column for each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
+    the parts, with the ``flags`` of the tiles of the size ``tile`` that have some."""
+
+    parts: list[Tensor]
+    row_sums: Tensor | None
+    col_sums: Tensor | None
+    close: Tensor | None
+    flags: Tensor | None
+    tile: tuple[int, int]
+
+
+NO_SLOPES = Slopes([None], None, None, None, None, (0, 0))
+
+
+def add_close_pairs(
+    own: Side, first: int, begin: int, other: Side, other_first: int, slopes: Tensor, flags: Tensor, tile: tuple
+) -> None:
+    """To the gradients of ``own`` from row ``first`` + ``begin`` on. ``slopes`` (., .), of the rows of both sides from
+    ``first`` and ``other_first`` on: zero but for close pairs in the tiles that are flagged, undefined in others."""
+    owners, others = slopes.shape
+    d = own.rows.x.shape[1]
+    columns = min(triton.next_power_of_2(d), close.MOST_COLUMNS)
+    close.close_kernel[(ceil_div(owners - begin, close.OWNERS), ceil_div(d, columns))](
+        own.gradient[first:],
+        own.rows.x[first:],
+        own.rows.scale[first:],
+        other.rows.x[other_first:],
+        other.rows.scale[other_first:],
+        slopes,
+        *slopes.stride(),
+        flags,
+        *flags.stride(),
+        begin,
+        owners,
+        others,
+        d,
+        OWN_TILE=tile[0],
+        OTHER_TILE=tile[1],
+        OWNERS=close.OWNERS,
+        COLUMNS=columns,
+        FLAGS=close.FLAGS,
+        **COMPILED,
+    )
+
+
 class Pairs:
     """Of the rows of x and y, which may be one side."""
 
@@ -96,6 +146,7 @@ class Pairs:
         self.metric, self.unit = METRICS[metric]
         self.tile: Tile = tile_for(x.rows.x)
         self.products: Tensor | None = None
+        self.parts: list[Tensor] = []
         self.computed: tuple | None = None
 
     def constants(self) -> dict:
@@ -121,39 +172,50 @@ class Pairs:
             self.computed = (rows, top, bottom, left, right)
         return self.products
 
-    @property
-    def in_place(self) -> bool:
-        """Slopes take the place of the products that they come from."""
-        return self.x.factor.dtype == torch.float32
-
-    def slope_scratch(self) -> list[Tensor]:
-        """Room for the slopes of a rectangle, in as many parts as the rows that they are multiplied by."""
-        if self.in_place and self.products is None:
+    def new_slopes(self, rectangle: tuple[int, int, int, int]) -> Slopes:
+        """Room for the slopes of a rectangle. Its products are read once more before the slopes are written, those of
+        dot products in their place if dtypes agree, those of close pairs always."""
+        top, bottom, left, right = rectangle
+        height, width = bottom - top, right - left
+        distances = self.x.rows.distances
+        dtype = self.x.factor.dtype
+        if self.products is None:
             self.products = self.scratch(torch.float32)
-        return [self.products if self.in_place else self.scratch(self.x.factor.dtype) for _ in self.x.factor.parts]
+        if not self.parts:
+            in_place = dtype == torch.float32 and not distances
+            self.parts = [self.products if in_place else self.scratch(dtype) for _ in self.x.factor.parts]
+        rows, cols = ceil_div(height, self.tile.rows), ceil_div(width, self.tile.cols)
+        sums = distances and not self.unit
+        return Slopes(
+            self.parts,
+            self.x.new(cols, height) if sums else None,
+            self.x.new(rows, width) if sums else None,
+            self.products if distances else None,
+            self.x.new(rows, cols, dtype=torch.int8) if distances else None,
+            (self.tile.rows, self.tile.cols),
+        )
 
-    def add_gradients(
-        self,
-        rectangle: tuple[int, int, int, int],
-        slopes: list[Tensor],
-        row_sums: Tensor | None,
-        col_sums: Tensor | None,
-        upper: bool = False,
-    ) -> None:
-        """To both sides, from the slopes of a rectangle and, for distances, their sums by row and by column for each
-        tile. ``upper``: what lies right of the square on the diagonal stands for its mirror image too."""
+    def add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool = False) -> None:
+        """To both sides, from the slopes of a rectangle. ``upper``: what lies right of the square on the diagonal
+        stands for its mirror image too."""
         x, y = self.x, self.y
         top, bottom, left, right = rectangle
-        if self.in_place:
-            self.computed = None
-        slopes = [part[: bottom - top, : right - left] for part in slopes]
+        self.computed = None
+        parts = [part[: bottom - top, : right - left] for part in slopes.parts]
         if x.gradient is not None:
-            y.factor.add_products(x.gradient[top:bottom], slopes, left, right)
+            y.factor.add_products(x.gradient[top:bottom], parts, left, right)
             if x.slope_sums is not None:
-                x.slope_sums[top:bottom] += row_sums.sum(0)
+                x.slope_sums[top:bottom] += slopes.row_sums.sum(0)
         begin = max(left, bottom) if upper else left
-        if y.gradient is not None and begin < right:
-            mirrored = [part[:, begin - left :] for part in slopes]
-            x.factor.add_products(y.gradient[begin:right], mirrored, top, bottom, transposed=True)
+        mirrored = y.gradient is not None and begin < right
+        if mirrored:
+            parts = [part[:, begin - left :] for part in parts]
+            x.factor.add_products(y.gradient[begin:right], parts, top, bottom, transposed=True)
             if y.slope_sums is not None:
-                y.slope_sums[begin:right] += col_sums[:, begin - left :].sum(0)
+                y.slope_sums[begin:right] += slopes.col_sums[:, begin - left :].sum(0)
+        if slopes.close is not None:
+            pairs = slopes.close[: bottom - top, : right - left]
+            if x.gradient is not None:
+                add_close_pairs(x, top, 0, y, left, pairs, slopes.flags, slopes.tile)
+            if mirrored:
+                add_close_pairs(y, left, begin - left, x, top, pairs.T, slopes.flags.T, slopes.tile[::-1])

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.triton.pair_kernels import load_vector
-from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
-from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, slope_by_product, store_slopes
+from fastpair.backends.triton.pairs import NO_SLOPES, Pairs, Side, Slopes, ceil_div, sides
+from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, set_aside, slope_by_product, store_slopes
 
 
 @triton.jit
@@ -30,6 +30,7 @@ def distance_kernel(
     out_ld,
     row_sums,
     col_sums,
+    flags,
     d,
     top,
     bottom,
@@ -52,7 +53,7 @@ def distance_kernel(
     inside = (rows < bottom)[:, None] & (cols < right)[None, :]
     row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
-    s = scores(
+    s, close = scores(
         load_products(products, ld, top, left, rows, cols, bottom, right),
         x,
         y,
@@ -75,9 +76,13 @@ def distance_kernel(
     else:
         incoming = grad + rows.to(tl.int64)[:, None] * grad_down + cols.to(tl.int64)[None, :] * grad_across
         slope = tl.load(incoming, mask=inside, other=0.0).to(tl.float32) * slope_by_product(s, METRIC)
+        pair = inside
+        if METRIC != DOT:
+            set_aside(slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N)
+            pair &= ~close
         if UNIT:
             slope *= row_scales[:, None] * col_scales[None, :]
-        slope = tl.where(inside, slope, 0.0)
+        slope = tl.where(pair, slope, 0.0)
         store_slopes(
             slope,
             out,
@@ -98,7 +103,7 @@ def distance_kernel(
         )
 
 
-def launch(pairs: Pairs, rectangle, grad, out, residuals, out_ld, row_sums, col_sums) -> None:
+def launch(pairs: Pairs, rectangle, out: Tensor, grad: Tensor | None = None, slopes: Slopes = NO_SLOPES) -> None:
     top, bottom, left, right = rectangle
     x, y, tile = pairs.x.rows, pairs.y.rows, pairs.tile
     products = pairs.dot_products(pairs.x, pairs.y, *rectangle)
@@ -115,18 +120,19 @@ def launch(pairs: Pairs, rectangle, grad, out, residuals, out_ld, row_sums, col_
         0 if grad is None else grad.stride(0),
         0 if grad is None else grad.stride(1),
         out,
-        residuals,
-        out_ld,
-        row_sums,
-        col_sums,
+        slopes.parts[-1],
+        out.stride(0),
+        slopes.row_sums,
+        slopes.col_sums,
+        slopes.flags,
         x.x.shape[1],
         top,
         bottom,
         left,
         right,
         SLOPES=grad is not None,
-        SPLIT=residuals is not None,
-        ROW_SUMS=row_sums is not None,
+        SPLIT=len(slopes.parts) > 1,
+        ROW_SUMS=slopes.row_sums is not None,
         GROUP=8,
         **pairs.constants(),
     )
@@ -138,7 +144,7 @@ def pairwise_distance(x: Tensor, y: Tensor | None, metric: str) -> Tensor:
     out = torch.empty((len(pairs.x), len(pairs.y)), dtype=x.dtype, device=x.device)
     for rectangle in pairs.rectangles(pairs.x, pairs.y):
         top, _, left, _ = rectangle
-        launch(pairs, rectangle, None, out[top:, left:], None, out.stride(0), None, None)
+        launch(pairs, rectangle, out[top:, left:])
     return out
 
 
@@ -149,13 +155,8 @@ def pairwise_distance_backward(
     first, second = sides(Side, x, y, metric, grad_x, grad_y)
     pairs = Pairs(first, second, metric)
     if (grad_x or grad_y) and grad.numel():
-        slopes = pairs.slope_scratch()
-        sums = first.rows.distances and not first.rows.unit
         for rectangle in pairs.rectangles(first, second):
-            top, bottom, left, right = rectangle
-            row_sums = first.new(ceil_div(right - left, pairs.tile.cols), bottom - top) if sums else None
-            col_sums = first.new(ceil_div(bottom - top, pairs.tile.rows), right - left) if sums else None
-            residuals = slopes[1] if len(slopes) > 1 else None
-            launch(pairs, rectangle, grad, slopes[0], residuals, slopes[0].stride(0), row_sums, col_sums)
-            pairs.add_gradients(rectangle, slopes, row_sums, col_sums)
+            slopes = pairs.new_slopes(rectangle)
+            launch(pairs, rectangle, slopes.parts[0], grad, slopes)
+            pairs.add_gradients(rectangle, slopes)
     return first.finished(), second.finished() if second is not first else first.new(0)

@@ -53,7 +53,7 @@ def best_kernel(
     for start in range(left, right, BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
         positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
-        s = sign * scores(
+        s, _close = scores(
             load_products(products, ld, top, left, rows, cols, bottom, right),
             x,
             y,
@@ -70,7 +70,7 @@ def best_kernel(
             METRIC,
             UNIT,
         )
-        closeness = tl.where(s != s, -float("inf"), s)
+        closeness = tl.where(s != s, -float("inf"), sign * s)
         if COUNT:
             equal_before = (closeness == own[:, None]) & (cols[None, :] < own_item[:, None])
             before += tl.sum((pair & ((closeness > own[:, None]) | equal_before)).to(tl.int32), 1)

@@ -77,6 +77,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
+    def scaled(self, x: Tensor, index: slice | Tensor = slice(None)) -> Tensor:
+        return x if self.scale is None else x * self.scale[index, None]
+
+    def compared(self, index: slice | Tensor = slice(None)) -> Tensor:
+        """The rows at the length that they are compared at, in float32."""
+        return self.scaled(self.x[index].float(), index)
+
     def finish(self, gradient: Tensor, slope_sums: Tensor | None) -> Tensor:
         n, d = self.x.shape
         if n and (self.unit or self.distances):

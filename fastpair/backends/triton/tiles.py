@@ -14,6 +14,11 @@ SMALL = tl.constexpr(1 / 64)
 
 
 @triton.jit
+def any_of(mask):
+    return tl.max(tl.max(mask.to(tl.int32), 1), 0) > 0
+
+
+@triton.jit
 def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
     """|x_i x_scale_i - y_j y_scale_j|^2 of the tile, from the differences: exact where they are small."""
     x_at = x + tl.where(rows < n, rows, 0).to(tl.int64) * d
@@ -52,22 +57,23 @@ def scores(
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
 ):
-    """Of the dot products. ``UNIT``: of the unit vectors along the rows, by their scales. A squared distance that is
-    small against the norms has lost digits as a difference of products, and one of infinities may be none: the tile's
-    are computed again."""
+    """Of the dot products, and which pairs are close. ``UNIT``: of the unit vectors along the rows, by their scales.
+    Close is a squared distance that is small against the norms, which has lost digits as a difference of products, or
+    that is undefined as one of infinities: the tile's are computed again."""
     out = products
+    close = tl.zeros(pair.shape, tl.int1)
     if UNIT:
         # The scales' product first, which is the same for a pair and its mirror image.
         out = out * (x_scale[:, None] * y_scale[None, :])
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)
-        small = pair & ~(out >= norms * SMALL)
-        if tl.max(tl.max(small.to(tl.int32), 1), 0) > 0:
-            out = tl.where(small, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
+        close = pair & ~(out >= norms * SMALL)
+        if any_of(close):
+            out = tl.where(close, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
         out = tl.sqrt(out)
-    return out
+    return out, close
 
 
 @triton.jit
@@ -89,6 +95,18 @@ def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
     height = tl.minimum(row_blocks - group * GROUP, GROUP)
     inside = pid % (GROUP * col_blocks)
     return group * GROUP + inside % height, inside // height
+
+
+@triton.jit
+def set_aside(slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N: tl.constexpr):
+    """The slopes of close pairs, in the place of the tile's products where there are any: ``flags`` says so."""
+    tiles = (right - left + BLOCK_N - 1) // BLOCK_N
+    some = any_of(close)
+    tl.store(flags + row_block * tiles + col_block, some.to(tl.int8))
+    if some:
+        at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
+        inside = (rows < bottom)[:, None] & (cols < right)[None, :]
+        tl.store(at, tl.where(close, slope, 0.0), mask=inside)
 
 
 @triton.jit

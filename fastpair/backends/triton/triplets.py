@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fastpair.backends.triton import pairs as pairs_module
 from fastpair.backends.triton.launch import COMPILED
-from fastpair.backends.triton.pairs import METRICS, Pairs, Side, ceil_div, sides
+from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, ceil_div, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.terms import relu, sigmoid, softplus
-from fastpair.backends.triton.tiles import slope_by_product
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SMALL, slope_by_product
 
 # (smooth, semi-hard)
 LOSSES = {
@@ -26,6 +26,8 @@ LOSSES = {
     "semihard_triplet": (False, True),
     "smooth_semihard_triplet": (True, True),
 }
+
+BLOCK_N = 256  # references that a program takes at a time, as negatives
 
 
 @triton.jit
@@ -48,13 +50,18 @@ def triplet_kernel(
     scores,
     slopes,
     residuals,
+    close,
     ld,
+    flags,
+    flags_ld,
     begins,
     ends,
     selves,
     weights,
     losses,
     counts,
+    x_norm,
+    y_norm,
     x_scale,
     y_scale,
     m,
@@ -75,6 +82,7 @@ def triplet_kernel(
     begin, end, own = tl.load(begins + row), tl.load(ends + row), tl.load(selves + row)
     weight = tl.load(weights + row)
     row_scale = tl.load(x_scale + row) if UNIT else 1.0
+    row_norm = tl.load(x_norm + row) if METRIC != DOT else 0.0
     at = scores + row.to(tl.int64) * ld
     loss = tl.zeros((BLOCK_P,), tl.float32)
     count = tl.zeros((BLOCK_P,), tl.float32)
@@ -98,18 +106,24 @@ def triplet_kernel(
             store_row(
                 slopes,
                 residuals,
-                row,
+                close,
                 ld,
+                flags,
+                flags_ld,
+                row,
                 p,
                 p < end,
                 -sign * weight * p_slope,
                 p_score,
                 positive,
+                row_norm,
+                y_norm,
                 row_scale,
                 y_scale,
                 SPLIT,
                 METRIC,
                 UNIT,
+                BLOCK_N,
             )
     tl.store(losses + row, tl.sum(loss, 0))
     tl.store(counts + row, tl.sum(count.to(tl.float64), 0))
@@ -132,18 +146,24 @@ def triplet_kernel(
             store_row(
                 slopes,
                 residuals,
-                row,
+                close,
                 ld,
+                flags,
+                flags_ld,
+                row,
                 n,
                 elsewhere,
                 sign * weight * n_slope,
                 n_score,
                 negative,
+                row_norm,
+                y_norm,
                 row_scale,
                 y_scale,
                 SPLIT,
                 METRIC,
                 UNIT,
+                BLOCK_N,
             )
 
 
@@ -151,26 +171,39 @@ def triplet_kernel(
 def store_row(
     slopes,
     residuals,
-    row,
+    close,
     ld,
+    flags,
+    flags_ld,
+    row,
     cols,
     inside,
     slope,
     scores,
     pair,
+    row_norm,
+    y_norm,
     row_scale,
     y_scale,
     SPLIT: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
+    FLAGGED: tl.constexpr,
 ):
-    """Stores slopes by the scores as slopes by the dot products."""
+    """Stores slopes by the scores as slopes by the dot products, or those of close pairs in ``close``, of which there
+    are some where ``flags`` of FLAGGED columns each say so."""
+    at = row.to(tl.int64) * ld + cols
     slope *= slope_by_product(scores, METRIC)
+    if METRIC != DOT:
+        squared = scores * scores if METRIC == EUCLIDEAN else scores
+        near = pair & ~(squared > (row_norm + tl.load(y_norm + cols, mask=inside, other=0.0)) * SMALL)
+        tl.store(close + at, tl.where(near, slope, 0.0), mask=inside)
+        tl.store(flags + row * flags_ld + cols // FLAGGED, 1, mask=near)
+        pair &= ~near
     if UNIT:
         slope *= row_scale * tl.load(y_scale + cols, mask=inside, other=0.0)
     slope = tl.where(pair, slope, 0.0)
     rounded = slope.to(slopes.dtype.element_ty)
-    at = row.to(tl.int64) * ld + cols
     tl.store(slopes + at, rounded, mask=inside)
     if SPLIT:
         tl.store(residuals + at, (slope - rounded.to(tl.float32)).to(slopes.dtype.element_ty), mask=inside)
@@ -214,10 +247,15 @@ def triplet_loss(
         row_grad = row_grad[:1].expand(n)
     weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
     smooth, semihard = LOSSES[loss]
-    sums = x.rows.distances and not x.rows.unit
+    distances = x.rows.distances
     rows = max(min(n, pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)), 1)
     scores = x.new(rows, ceil_div(m, 16) * 16)
-    parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in x.factor.parts] if gradients else []
+    parts, close, flags = [None], None, None
+    if gradients:
+        parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in x.factor.parts]
+    if gradients and distances:
+        close = torch.empty_like(scores)
+        flags = x.new(rows, ceil_div(m, BLOCK_N), dtype=torch.int8)
     for top in range(0, n if m else 0, rows):
         bottom = min(top + rows, n)
         for left in range(0, m, pairs_module.WIDTH):
@@ -225,19 +263,26 @@ def triplet_loss(
             for upper in range(top, bottom, pairs_module.HEIGHT):
                 lower = min(upper + pairs_module.HEIGHT, bottom)
                 out = scores[upper - top :, left:]
-                launch(pairs, (upper, lower, left, right), None, out, None, scores.stride(0), None, None)
+                launch(pairs, (upper, lower, left, right), out)
+        if flags is not None:
+            flags.zero_()
         triplet_kernel[(bottom - top,)](
             scores,
-            parts[0] if gradients else None,
-            parts[-1] if gradients else None,
+            parts[0],
+            parts[-1],
+            close,
             scores.stride(0),
+            flags,
+            0 if flags is None else flags.stride(0),
             begins[top:],
             ends[top:],
             selves[top:],
             weights[top:],
             losses[top:],
             counts[top:],
-            None if x.rows.scale is None else x.rows.scale[top:],
+            x.rows.norm[top:] if distances else None,
+            y.rows.norm,
+            x.rows.scale[top:] if x.rows.unit else None,
             y.rows.scale,
             m,
             1.0 if distance in ("cosine", "dot") else -1.0,
@@ -249,14 +294,15 @@ def triplet_loss(
             METRIC=METRICS[distance][0],
             UNIT=METRICS[distance][1],
             BLOCK_P=4,
-            BLOCK_N=256,
+            BLOCK_N=BLOCK_N,
             **COMPILED,
         )
         if gradients:
             cut = [part[: bottom - top, :m] for part in parts]
-            row_sums = sum(part.sum(1, dtype=torch.float32)[None] for part in cut) if sums else None
-            col_sums = sum(part.sum(0, dtype=torch.float32)[None] for part in cut) if sums else None
-            pairs.add_gradients((top, bottom, 0, m), cut, row_sums, col_sums)
+            sums = [None, None]
+            if distances and not x.rows.unit:
+                sums = [sum(part.sum(dim, dtype=torch.float32)[None] for part in cut) for dim in (1, 0)]
+            pairs.add_gradients((top, bottom, 0, m), Slopes(cut, *sums, close, flags, (1, BLOCK_N)))
 
     total, count = losses.double().sum(), counts.sum()
     share = 1 / count.clamp(min=1) if reduction == "mean" else torch.ones_like(count)
