@@ -84,7 +84,7 @@ RECTANGLES = [
 def test_several_rectangles(name, backend, device, small_rectangles):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 290, 5, "few", device)
-    for reduction in [r for r in loss.reductions if r != "sum"]:
+    for reduction in [r for r in loss.reductions if r in ("mean", "none")]:
         assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
@@ -186,14 +186,14 @@ def test_every_output_is_written(loss, n, backend, device):
 def test_undefined(name, backend, device):
     if backend == "cuda" and re.search("triplet.*(all|semihard)", name):
         pytest.skip("Triton's, or the reference's")
-    found = list(faults(SPREAD[name], 12, backend, device))
+    interpreted = backend == "triton" and device == "cpu"  # milliseconds a launch
+    found = list(faults(SPREAD[name], 12, backend, device, some=interpreted))
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("shape", [(132, 16, 1e-6), (64, 1, 1e-2)], ids=lambda v: "-".join(map(str, v)))
-@pytest.mark.parametrize("distance", collapsed.DISTANCES)
-def test_collapsed(distance, shape, backend, device, small_rectangles):
-    found = list(collapsed.faults(distance, shape, backend, device))
+@pytest.mark.parametrize("distance", ["unit_euclidean", "sqeuclidean"])
+def test_collapsed(distance, backend, device, small_rectangles):
+    found = list(collapsed.faults(distance, (132, 16, 1e-6), backend, device))
     assert not found, "\n".join(found)
 
 
