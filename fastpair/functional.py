@@ -1,8 +1,11 @@
 """The losses as functions. Every tensor argument may be float32, float64, bfloat16 or float16, of any strides.
 
 Sums are kept in float32 (float64 for float64 inputs) and losses are returned in that dtype. An empty batch, or one
-without the pairs that a loss is made of, has loss zero and zero gradients; NaN and infinity propagate. Losses can be
-differentiated once. Arguments of a wrong type raise TypeError, of a wrong shape or value ValueError.
+without the pairs that a loss is made of, has loss zero and zero gradients. Losses can be differentiated once. Arguments of a wrong type raise TypeError, of a wrong shape or value ValueError.
+
+NaN and infinity reach the anchors and references that meet them, and no others: their losses are those of the formulas
+in dense PyTorch, infinite or NaN, and so are the gradients of their rows; with a reduction that is every row that has a
+pair with them. What is finite in dense PyTorch is finite here.
 
 Tensors are dense (``torch.strided``) and whole: no sparse, nested or mkldnn tensors, no DTensor. ``torch.compile`` and
 ``torch.export`` take every loss but those of listed pairs; the transforms of ``torch.func`` (grad, vmap, jacrev) take

@@ -65,7 +65,9 @@ GRID = {
     "cosface": classes(FP.cosface_loss, "weight", lambda t: {"scale": 1 / t}),
     "arcface": classes(FP.arcface_loss, "weight", lambda t: {"scale": 1 / t}),
     "proxy_nca": classes(FP.proxy_nca_loss, "proxies", lambda t: {"softmax_scale": 1 / t}),
-    "linear_cross_entropy": [(FP.linear_cross_entropy, ("embeddings", "weight"), "")],
+    "linear_cross_entropy": [
+        (partial(FP.linear_cross_entropy, label_smoothing=s), ("embeddings", "weight"), f"{s:g}") for s in (0, 0.1)
+    ],
     "spce": [(FP.spce_loss, ("embeddings",), "")],
     "pce": [(partial(FP.pce_loss, lam=0.3), ("embeddings",), "")],
 }

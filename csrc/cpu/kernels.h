@@ -76,8 +76,9 @@ struct Kernels {
   // NaN, as differences of infinite norms are, or so small beside the norms that cancellation has cost it its accuracy.
   bool (*distances)(Metric, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms, const T* col_norms);
 
-  // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum.
-  void (*row_softmax)(T* logits, int64_t n, const T* bias, T* maximum, T* sum_exp, T* sum);
+  // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum of
+  // what they are above shift_of it, whose digits a common offset of the logits does not take.
+  void (*row_softmax)(T* logits, int64_t n, const T* bias, T* maximum, T* sum_exp, T* above);
 
   // logits -> scale * exp(logit - shift) + offset, in place.
   void (*row_probabilities)(T* logits, int64_t n, T shift, T scale, T offset);

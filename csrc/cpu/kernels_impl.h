@@ -331,23 +331,23 @@ bool distances(Metric metric, T* scores, int64_t ld, int64_t rows, int64_t cols,
 }
 
 template <typename T>
-void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* maximum, T* sum_exp, T* sum) {
+void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* maximum, T* sum_exp, T* above) {
   T highest = -__builtin_inf(), total = 0, exponentials = 0;
   if (bias) {
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) logits[j] += bias[j];
   }
-#pragma omp simd reduction(max : highest) reduction(+ : total)
-  for (int64_t j = 0; j < n; ++j) {
-    highest = highest < logits[j] ? logits[j] : highest;
-    total += logits[j];
-  }
+#pragma omp simd reduction(max : highest)
+  for (int64_t j = 0; j < n; ++j) highest = highest < logits[j] ? logits[j] : highest;
   const T shift = shift_of(highest);
-#pragma omp simd reduction(+ : exponentials)
-  for (int64_t j = 0; j < n; ++j) exponentials += exponential(logits[j] - shift);
+#pragma omp simd reduction(+ : exponentials, total)
+  for (int64_t j = 0; j < n; ++j) {
+    exponentials += exponential(logits[j] - shift);
+    total += logits[j] - shift;
+  }
   *maximum = highest;
   *sum_exp = exponentials;
-  *sum = total;
+  *above = total;
 }
 
 template <typename T>

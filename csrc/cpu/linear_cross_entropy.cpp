@@ -56,7 +56,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   const Scratch<T> block_weights(threads * class_block * d);
   const Scratch<T> partial_gradient(grad_embeddings ? threads * row_block * d : 0);
   struct Statistics {
-    T maximum, sum_exp, sum;
+    T maximum, sum_exp, above;
   };
   const Scratch<Statistics> statistics(class_blocks * row_block);
   std::vector<T> target_logit(row_block), target_slope(row_block), shift(row_block), normaliser(row_block);
@@ -86,7 +86,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
         const int64_t label = labels[begin + r];
         const bool own = label >= first && label < first + width;
         if (own) target_slope[r] = target.apply(row + label - first);
-        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.sum);
+        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.above);
         if (own) target_logit[r] = row[label - first];
       }
     });
@@ -95,18 +95,19 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       const Statistics* s = statistics.get() + r;
       T maximum = s[0].maximum;
       for (int64_t b = 1; b < class_blocks; ++b) maximum = std::max(maximum, s[b * row_block].maximum);
-      double sum_exp = 0, sum = 0;
+      double sum_exp = 0, above = 0;
       for (int64_t b = 0; b < class_blocks; ++b) {
         const Statistics& part = s[b * row_block];
         // A block of minus infinities has no exponentials; -inf - -inf must not make NaN of it.
         if (part.sum_exp != T(0)) sum_exp += part.sum_exp * std::exp(double(part.maximum) - maximum);
-        sum += part.sum;
+        const int64_t width = std::min(class_block, classes - b * class_block);
+        above += part.above + width * (double(shift_of(part.maximum)) - maximum);
       }
       const double lse = maximum + std::log(sum_exp);
       // Two factors rather than exp(-lse), whose rounding would grow with the logits.
       shift[r] = maximum;
       normaliser[r] = T(1 / sum_exp);
-      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (lse - sum / classes);
+      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (std::log(sum_exp) - above / classes);
       losses[begin + r] = (1 - label_smoothing) * (lse - target_logit[r]) + smooth;
     });
     if (!gradients) continue;

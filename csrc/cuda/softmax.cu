@@ -53,14 +53,14 @@ __device__ void softmax_rows(const Softmax& p, Room& room) {
     float highest = -INFINITY;
     for (int k = threadIdx.x; k < p.classes; k += THREADS) highest = highest < logit(k) ? logit(k) : highest;
     highest = block_max(highest, room.highest);
-    float exponentials = 0, total = 0;
+    float exponentials = 0, above = 0;
     for (int k = threadIdx.x; k < p.classes; k += THREADS) {
       exponentials += exponential(logit(k) - highest);
-      if (spread != 0) total += logit(k);
+      if (spread != 0) above += logit(k) - highest;
     }
     const double sum_exp = block_sum(exponentials, room.sums);
-    float loss = float((highest - double(rest) * own_logit) + log(sum_exp));
-    if (spread != 0) loss -= spread * float(block_sum(total, room.sums));
+    float loss = float(double(rest) * (highest - own_logit) + log(sum_exp));
+    if (spread != 0) loss -= spread * float(block_sum(above, room.sums));
     // An exception for a label that is no class would wait for the device.
     if (!known) loss = NAN;
     if (ignored) loss = 0;

@@ -100,7 +100,9 @@ def softmax_kernel(
 
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
     exponentials = tl.zeros((BLOCK,), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    # Sums of logits are of what they are above one of them, whose digits a common offset does not take.
+    base = tl.where(tl.abs(target) == float("inf"), 0.0, target)
+    above = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, classes, BLOCK):
         k = start + tl.arange(0, BLOCK)
         logit = class_logits(at, k, classes, bias, row_scale, weight_scale, scale, KIND, BIAS)
@@ -110,14 +112,14 @@ def softmax_kernel(
         exponentials = exponentials * tl.exp(highest - shift) + tl.exp(logit - shift)
         highest = higher
         if SMOOTH:
-            total += tl.where(k < classes, logit, 0.0)
+            above += tl.where(k < classes, logit - base, 0.0)
     top = tl.max(highest, 0)
     shift = tl.where(highest == -float("inf"), -float("inf"), highest - top)
     sum_exp = tl.sum(exponentials * tl.exp(shift), 0)
     # NaN in a logit is in the exponentials, not in the maximum.
-    loss = (top - (1 - smoothing) * target) + tl.log(sum_exp)
+    loss = (top - base) - (1 - smoothing) * (target - base) + tl.log(sum_exp)
     if SMOOTH:
-        loss -= smoothing / classes * tl.sum(total, 0)
+        loss -= smoothing / classes * tl.sum(above, 0)
     loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
     tl.store(losses + row, loss)
     if SLOPES:
