@@ -44,6 +44,8 @@ def interrupted(call) -> float:
 
 
 def main():
+    # What a shell starts in the background ignores interrupts, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, call in calls():
         # The fastest of both: others may keep the machine busy meanwhile.
         whole, ended = (min(measure(call) for _ in range(2)) for measure in (seconds, interrupted))
