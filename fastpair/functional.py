@@ -3,9 +3,10 @@
 Sums are kept in float32 (float64 for float64 inputs) and losses are returned in that dtype. An empty batch, or one
 without the pairs that a loss is made of, has loss zero and zero gradients. Losses can be differentiated once. Arguments of a wrong type raise TypeError, of a wrong shape or value ValueError.
 
-NaN and infinity reach the anchors and references that meet them, and no others: their losses are those of the formulas
-in dense PyTorch, infinite or NaN, and so are the gradients of their rows; with a reduction that is every row that has a
-pair with them. What is finite in dense PyTorch is finite here.
+NaN and infinity reach the anchors and references that meet them, and no others: what is finite in dense PyTorch is
+finite here, with the same value. What is NaN there because of a NaN is NaN here; where it is the difference of two
+infinities, a loss may be its limit, and a gradient may meet less than a matrix product does, in which NaN times zero is
+NaN.
 
 Tensors are dense (``torch.strided``) and whole: no sparse, nested or mkldnn tensors, no DTensor. ``torch.compile`` and
 ``torch.export`` take every loss but those of listed pairs; the transforms of ``torch.func`` (grad, vmap, jacrev) take

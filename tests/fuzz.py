@@ -82,6 +82,7 @@ def check(call: Call, seed: int) -> list[str]:
     clean = all(v is None or v.isfinite().all() for v in call.inputs.values())
     # Infinity may make NaN of one formula and none of another.
     from_nan = any(v is not None and v.isnan().any() for v in call.inputs.values())
+    from_nan &= not any(v is not None and v.isinf().any() for v in call.inputs.values())
     logits, slopes = call.magnitudes()
     # Gradients that are only rounding, those that float64 itself has too few digits for, and zeros beside a NaN.
     vague = (call.of_directions and call.first.shape[1] == 1) or logits > 1e11 or not clean
@@ -93,7 +94,8 @@ def check(call: Call, seed: int) -> list[str]:
         if have.shape != want.shape or have.dtype != usual.dtype:
             problems.append(f"{name}: {described(have)} for {described(usual)}")
             continue
-        sound = want.isfinite() & usual.isfinite()
+        # At the end of the range rounding decides what is infinite.
+        sound = (want.abs() < 0.99 * torch.finfo(usual.dtype).max) & usual.isfinite()
         if vague and (name != "value" or call.function in (FP.arcface_loss, FP.triplet_margin_loss)):
             continue
         if not have[sound].isfinite().all():

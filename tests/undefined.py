@@ -12,6 +12,8 @@ from support import LOSSES, cast, pair_loss, value_and_gradients
 
 SPREAD = {
     **LOSSES,
+    **pair_loss("nca_loss", distance="dot"),
+    **pair_loss("supcon_loss", distance="dot"),
     **pair_loss("triplet_margin_loss", distance="euclidean", triplets_per_anchor="all"),
     **pair_loss("triplet_margin_loss", distance="cosine", triplets_per_anchor="semihard"),
     **pair_loss("triplet_margin_loss", distance="sqeuclidean", triplets_per_anchor="semihard", smooth_loss=True),
