@@ -1,7 +1,8 @@
 """The losses as functions. Every tensor argument may be float32, float64, bfloat16 or float16, of any strides.
 
 Sums are kept in float32 (float64 for float64 inputs) and losses are returned in that dtype. An empty batch, or one
-without the pairs that a loss is made of, has loss zero and zero gradients. Losses can be differentiated once. Arguments of a wrong type raise TypeError, of a wrong shape or value ValueError.
+without the pairs that a loss is made of, has loss zero and zero gradients. Losses can be differentiated once. Arguments
+of a wrong type raise TypeError, of a wrong shape or value ValueError.
 
 NaN and infinity reach the anchors and references that meet them, and no others: what is finite in dense PyTorch is
 finite here, with the same value. What is NaN there because of a NaN is NaN here; where it is the difference of two

@@ -314,7 +314,15 @@ def spoil(draw: Draw, call: Call) -> tuple[str, object] | None:
                 bad += [value.to(torch.float64 if value.dtype != torch.float64 else torch.float32)]
     elif name == "indices_tuple":
         lists = call.settings[name]
-        bad = [3, "abc", (), lists[:2], (*lists, lists[0], lists[0]), (*lists[:-1], [0]), (*lists[:-1], lists[-1].float())]
+        bad = [
+            3,
+            "abc",
+            (),
+            lists[:2],
+            (*lists, lists[0], lists[0]),
+            (*lists[:-1], [0]),
+            (*lists[:-1], lists[-1].float()),
+        ]
         bad += [tuple(torch.full((2,), 10**6) for _ in lists), (None,) * 3]
     elif name in call.inputs:
         return None

@@ -143,7 +143,9 @@ def test_a_common_offset_of_large_logits_costs_nothing():
     weight = torch.tensor([[1e6], [1e6]], requires_grad=True)
     FP.linear_cross_entropy(torch.ones(1, 1), weight, torch.tensor([0])).backward()
     torch.testing.assert_close(weight.grad, torch.tensor([[-0.5], [0.5]]))
-    many = FP.linear_cross_entropy(torch.ones(1, 1), torch.full((1001, 1), 1234567.0), torch.tensor([0]), label_smoothing=0.5)
+    many = FP.linear_cross_entropy(
+        torch.ones(1, 1), torch.full((1001, 1), 1234567.0), torch.tensor([0]), label_smoothing=0.5
+    )
     torch.testing.assert_close(many, torch.tensor(math.log(1001)))
 
 

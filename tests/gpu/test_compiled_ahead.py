@@ -54,7 +54,20 @@ TYPES = {
                 "row_grad",
                 "partial",
             ),
-            ("close", "own_scale", "other_scale", "norm", "x_norm", "y_norm", "x_scale", "y_scale", "weight_scale", "slope_sums", "row_sums", "col_sums"),
+            (
+                "close",
+                "own_scale",
+                "other_scale",
+                "norm",
+                "x_norm",
+                "y_norm",
+                "x_scale",
+                "y_scale",
+                "weight_scale",
+                "slope_sums",
+                "row_sums",
+                "col_sums",
+            ),
             ("given", "x_given", "y_given", "weights", "x_weights", "y_weights", "share", "x_share", "y_share"),
         )
         for name in group
@@ -76,7 +89,11 @@ EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span",
 
 def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED):
     """``dtype`` of the embeddings, the slopes and the distances."""
-    types = {**TYPES, **dict.fromkeys(("x", "y", "own", "other", "grad", "out", "slopes", "residuals"), "*" + dtype), "scale": scale}
+    types = {
+        **TYPES,
+        **dict.fromkeys(("x", "y", "own", "other", "grad", "out", "slopes", "residuals"), "*" + dtype),
+        "scale": scale,
+    }
     signature, values, attributes = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name in constants:

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from fastpair.backends.triton.pair_kernels import load_vector
 from fastpair.backends.triton.pairs import NO_SLOPES, Pairs, Side, Slopes, ceil_div, sides
-from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, set_aside, slope_by_product, store_slopes
+from fastpair.backends.triton.tiles import (
+    DOT,
+    load_products,
+    row_tile,
+    scores,
+    set_aside,
+    slope_by_product,
+    store_slopes,
+)
 
 
 @triton.jit
@@ -78,7 +86,9 @@ def distance_kernel(
         slope = tl.load(incoming, mask=inside, other=0.0).to(tl.float32) * slope_by_product(s, METRIC)
         pair = inside
         if METRIC != DOT:
-            set_aside(slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N)
+            set_aside(
+                slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N
+            )
             pair &= ~close
         if UNIT:
             slope *= row_scales[:, None] * col_scales[None, :]

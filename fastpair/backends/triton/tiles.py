@@ -98,7 +98,9 @@ def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
 
 
 @triton.jit
-def set_aside(slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N: tl.constexpr):
+def set_aside(
+    slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N: tl.constexpr
+):
     """The slopes of close pairs, in the place of the tile's products where there are any: ``flags`` says so."""
     tiles = (right - left + BLOCK_N - 1) // BLOCK_N
     some = any_of(close)
