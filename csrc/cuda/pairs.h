@@ -29,15 +29,18 @@ __device__ __noinline__ void prepare_rows(const Pairs& p) {
     const int i = row < n ? row : row - n;
     const T* x = static_cast<const T*>(side.given_rows) + i * side.given_stride;
     float scale = 1;
+    double norm = 1;
     if (p.unit) {
       float squares = 0;
       for (int k = lane(); k < p.d; k += WARP) squares = fmaf(to_float(x[k]), to_float(x[k]), squares);
-      scale = inverse_norm(warp_sum(squares));
+      squares = warp_sum(squares);
+      scale = inverse_norm(squares), norm = sqrt(scale == scale ? double(squares) : double(scale));
       if (lane() == 0) side.inverse_norms[i] = scale;
     }
     if (side.prepared) {
-      const float by = p.metric == Metric::Dot ? 1 : scale;
-      for (int k = lane(); k < p.d; k += WARP) side.prepared[i * p.d + k] = by * to_float(x[k]);
+      // One rounding, as near duplicates ask for: the inverse in single precision would be another.
+      const double by = p.metric == Metric::Dot ? 1 : scale == 0 ? 0 : 1 / norm;
+      for (int k = lane(); k < p.d; k += WARP) side.prepared[i * p.d + k] = float(by * to_float(x[k]));
     }
   });
 }
