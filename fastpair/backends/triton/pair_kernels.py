@@ -10,15 +10,7 @@ import triton
 import triton.language as tl
 
 from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
-from fastpair.backends.triton.tiles import (
-    DOT,
-    load_products,
-    row_tile,
-    scores,
-    set_aside,
-    slope_by_product,
-    store_slopes,
-)
+from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, store_slopes
 
 # Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -478,7 +470,7 @@ def slopes_kernel(
     """``slopes`` (., ld) of the rectangle [top, bottom) x [left, right): the derivatives of the loss by the dot
     products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of the columns.
 
-    ``residuals`` and sums: see ``store_slopes``; ``flags``: see ``set_aside``. ``ADD_TOTALS``: totals (programs, 4) of
+    ``residuals``, sums and ``flags``: see ``store_slopes``. ``ADD_TOTALS``: totals (programs, 4) of
     the tile's terms. ``UPPER``: what lies right of the square on the diagonal stands for its mirror image too."""
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
@@ -559,22 +551,20 @@ def slopes_kernel(
                 WEIGHTED,
             )
             slope += others
-        slope *= slope_by_product(s, METRIC)
-        if METRIC != DOT:
-            set_aside(
-                slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N
-            )
-            pair &= ~close
-        if UNIT:
-            slope *= row_scales[:, None] * col_scales[None, :]
-        slope = tl.where(pair, slope, 0.0)
         at = (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
         store_slopes(
             slope,
+            s,
+            pair,
+            close,
+            row_scales,
+            col_scales,
+            products,
             slopes,
             residuals,
             row_sums,
             col_sums,
+            flags,
             at,
             rows,
             cols,
@@ -586,4 +576,7 @@ def slopes_kernel(
             right,
             SPLIT,
             ROW_SUMS,
+            METRIC,
+            UNIT,
+            BLOCK_N,
         )

@@ -9,15 +9,7 @@ from torch import Tensor
 
 from fastpair.backends.triton.pair_kernels import load_vector
 from fastpair.backends.triton.pairs import NO_SLOPES, Pairs, Side, Slopes, ceil_div, sides
-from fastpair.backends.triton.tiles import (
-    DOT,
-    load_products,
-    row_tile,
-    scores,
-    set_aside,
-    slope_by_product,
-    store_slopes,
-)
+from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, store_slopes
 
 
 @triton.jit
@@ -54,7 +46,7 @@ def distance_kernel(
     GROUP: tl.constexpr,
 ):
     """``out`` (., out_ld) of the rectangle [top, bottom) x [left, right): its scores or, with ``SLOPES``, the incoming
-    gradients times their derivatives by the dot products; ``residuals`` and sums as in ``slopes_kernel``."""
+    gradients times their derivatives by the dot products; ``residuals``, sums and ``flags``: see ``store_slopes``."""
     row_block, col_block = row_tile(tl.program_id(0), bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -83,22 +75,20 @@ def distance_kernel(
         tl.store(out + at, s.to(out.dtype.element_ty), mask=inside)
     else:
         incoming = grad + rows.to(tl.int64)[:, None] * grad_down + cols.to(tl.int64)[None, :] * grad_across
-        slope = tl.load(incoming, mask=inside, other=0.0).to(tl.float32) * slope_by_product(s, METRIC)
-        pair = inside
-        if METRIC != DOT:
-            set_aside(
-                slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N
-            )
-            pair &= ~close
-        if UNIT:
-            slope *= row_scales[:, None] * col_scales[None, :]
-        slope = tl.where(pair, slope, 0.0)
+        slope = tl.load(incoming, mask=inside, other=0.0).to(tl.float32)
         store_slopes(
             slope,
+            s,
+            inside,
+            close,
+            row_scales,
+            col_scales,
+            products,
             out,
             residuals,
             row_sums,
             col_sums,
+            flags,
             at,
             rows,
             cols,
@@ -110,6 +100,9 @@ def distance_kernel(
             right,
             SPLIT,
             ROW_SUMS,
+            METRIC,
+            UNIT,
+            BLOCK_N,
         )
 
 

@@ -14,6 +14,12 @@ SMALL = tl.constexpr(1 / 64)
 
 
 @triton.jit
+def is_close(squared, norms):
+    """Of a squared distance. NaN is too."""
+    return ~(squared > norms * SMALL)
+
+
+@triton.jit
 def any_of(mask):
     return tl.max(tl.max(mask.to(tl.int32), 1), 0) > 0
 
@@ -68,7 +74,7 @@ def scores(
     if METRIC != DOT:
         norms = x_norm[:, None] + y_norm[None, :]
         out = relu(norms - 2 * out)
-        close = pair & ~(out >= norms * SMALL)
+        close = pair & is_close(out, norms)
         if any_of(close):
             out = tl.where(close, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
@@ -98,26 +104,19 @@ def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
 
 
 @triton.jit
-def set_aside(
-    slope, close, products, ld, flags, rows, cols, row_block, col_block, top, bottom, left, right, BLOCK_N: tl.constexpr
-):
-    """The slopes of close pairs, in the place of the tile's products where there are any: ``flags`` says so."""
-    tiles = (right - left + BLOCK_N - 1) // BLOCK_N
-    some = any_of(close)
-    tl.store(flags + row_block * tiles + col_block, some.to(tl.int8))
-    if some:
-        at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
-        inside = (rows < bottom)[:, None] & (cols < right)[None, :]
-        tl.store(at, tl.where(close, slope, 0.0), mask=inside)
-
-
-@triton.jit
 def store_slopes(
     slope,
+    s,
+    pair,
+    close,
+    row_scales,
+    col_scales,
+    products,
     slopes,
     residuals,
     row_sums,
     col_sums,
+    flags,
     at,
     rows,
     cols,
@@ -129,10 +128,25 @@ def store_slopes(
     right,
     SPLIT: tl.constexpr,
     ROW_SUMS: tl.constexpr,
+    METRIC: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """Stores a tile of slopes at ``at``. ``SPLIT``: ``residuals`` takes what rounding the slopes takes away.
-    ``ROW_SUMS``: their sums by row and by column of each tile, (blocks, .)."""
+    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, at ``at``. Those of close pairs take
+    the place of the tile's ``products``, which lie alike, where ``flags`` says that there are some. ``SPLIT``:
+    ``residuals`` takes what rounding the slopes takes away. ``ROW_SUMS``: their sums by row and by column of each tile,
+    (blocks, .)."""
     inside = (rows < bottom)[:, None] & (cols < right)[None, :]
+    slope *= slope_by_product(s, METRIC)
+    if METRIC != DOT:
+        some = any_of(close)
+        tl.store(flags + row_block * tl.cdiv(right - left, BLOCK_N) + col_block, some.to(tl.int8))
+        if some:
+            tl.store(products + at, tl.where(close, slope, 0.0), mask=inside)
+        pair &= ~close
+    if UNIT:
+        slope *= row_scales[:, None] * col_scales[None, :]
+    slope = tl.where(pair, slope, 0.0)
     rounded = slope.to(slopes.dtype.element_ty)
     tl.store(slopes + at, rounded, mask=inside)
     # Sums are of the rounded slopes, which is what the products are made of.

@@ -17,7 +17,7 @@ from fastpair.backends.triton.launch import COMPILED
 from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, ceil_div, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.terms import relu, sigmoid, softplus
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SMALL, slope_by_product
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, is_close, slope_by_product
 
 # (smooth, semi-hard)
 LOSSES = {
@@ -196,7 +196,7 @@ def store_row(
     slope *= slope_by_product(scores, METRIC)
     if METRIC != DOT:
         squared = scores * scores if METRIC == EUCLIDEAN else scores
-        near = pair & ~(squared > (row_norm + tl.load(y_norm + cols, mask=inside, other=0.0)) * SMALL)
+        near = pair & is_close(squared, row_norm + tl.load(y_norm + cols, mask=inside, other=0.0))
         tl.store(close + at, tl.where(near, slope, 0.0), mask=inside)
         tl.store(flags + row * flags_ld + cols // FLAGGED, 1, mask=near)
         pair &= ~near
