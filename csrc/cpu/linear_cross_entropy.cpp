@@ -103,11 +103,11 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
         const int64_t width = std::min(class_block, classes - b * class_block);
         above += part.above + width * (double(shift_of(part.maximum)) - maximum);
       }
-      const double lse = maximum + std::log(sum_exp);
+      const double log_sum = std::log(sum_exp), lse = maximum + log_sum;
       // Two factors rather than exp(-lse), whose rounding would grow with the logits.
       shift[r] = maximum;
       normaliser[r] = T(1 / sum_exp);
-      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (std::log(sum_exp) - above / classes);
+      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (log_sum - above / classes);
       losses[begin + r] = (1 - label_smoothing) * (lse - target_logit[r]) + smooth;
     });
     if (!gradients) continue;

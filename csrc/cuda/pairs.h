@@ -28,18 +28,16 @@ __device__ __noinline__ void prepare_rows(const Pairs& p) {
     const Side& side = p.side[row < n ? 0 : 1];
     const int i = row < n ? row : row - n;
     const T* x = static_cast<const T*>(side.given_rows) + i * side.given_stride;
-    float scale = 1;
-    double norm = 1;
+    double scale = 1;
     if (p.unit) {
       float squares = 0;
       for (int k = lane(); k < p.d; k += WARP) squares = fmaf(to_float(x[k]), to_float(x[k]), squares);
-      squares = warp_sum(squares);
-      scale = inverse_norm(squares), norm = sqrt(scale == scale ? double(squares) : double(scale));
-      if (lane() == 0) side.inverse_norms[i] = scale;
+      scale = inverse_norm(double(warp_sum(squares)));
+      if (lane() == 0) side.inverse_norms[i] = float(scale);
     }
     if (side.prepared) {
       // One rounding, as near duplicates ask for: the inverse in single precision would be another.
-      const double by = p.metric == Metric::Dot ? 1 : scale == 0 ? 0 : 1 / norm;
+      const double by = p.metric == Metric::Dot ? 1 : scale;
       for (int k = lane(); k < p.d; k += WARP) side.prepared[i * p.d + k] = float(by * to_float(x[k]));
     }
   });
