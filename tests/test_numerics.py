@@ -14,12 +14,45 @@ from support import (
     every_loss,
     needs_cpu_kernels,
     oracle,
+    pair_loss,
+    two_views,
     value_and_gradients,
 )
 
 import fastpair.functional as FP
 
 pytestmark = needs_cpu_kernels
+
+
+@every_loss
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("n", [6, 200])
+def test_bad_embeddings_show_in_the_loss(loss, bad, n):
+    inputs = cast(loss.inputs(n, 5, "few", torch.Generator().manual_seed(0)), torch.float32)
+    inputs["embeddings"][n // 2 + 1, 2] = bad
+    for reduction in ("mean", "sum", "none"):
+        result = value_and_gradients(partial(loss.fused, reduction=reduction), inputs, loss.trained)
+        assert not result["value"].isfinite().all()
+        assert not all(result[name].isfinite().all() for name in loss.trained)
+
+
+@every_loss
+def test_a_bad_row_spoils_no_row_without_a_share_in_it(loss):
+    """With reduction="none" the other anchors' losses against references, or classes, stay finite."""
+    clique = not {"ref_emb", "weight", "proxies", "centers"} & set(loss.trained)
+    if clique or loss.inputs is two_views or loss.rows != "embeddings":
+        pytest.skip("the samples of a batch meet each other")
+    inputs = cast(loss.inputs(70, 5, "few", torch.Generator().manual_seed(0)), torch.float32)
+    clean = loss.fused(**inputs, reduction="none")
+    inputs["embeddings"][50, 2] = math.nan
+    if "euclidean" in str(loss.fused.keywords.get("distance")):
+        # The origin of distances moves with the mean of the anchors: only the bad row's own loss is promised.
+        assert loss.fused(**inputs, reduction="none")[50].isnan()
+        return
+    value = loss.fused(**inputs, reduction="none")
+    assert value[50].isnan()
+    others = torch.arange(70) != 50
+    torch.testing.assert_close(value[others], clean[others])
 
 
 @every_loss
@@ -33,6 +66,31 @@ def test_far_from_the_origin(loss):
         result = value_and_gradients(loss.fused, shifted, loss.trained)
         assert result["value"].isfinite()
         assert error(result["value"], oracle(loss, shifted)["value"], floor=1.0) <= 0.1
+
+
+CLOSE = {
+    **pair_loss("contrastive_loss", distance="euclidean", pos_margin=0.0, neg_margin=1.5),
+    **pair_loss("contrastive_loss", distance="sqeuclidean", pos_margin=0.0, neg_margin=1.5),
+    **pair_loss("contrastive_loss", distance="euclidean", power=2, pos_margin=0.0, neg_margin=1.5),
+}
+
+
+@pytest.mark.parametrize("name", CLOSE)
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_near_duplicates(name, gap):
+    """Rows of norm 1 that differ by little. A difference of squares would leave an error of eps / gap**2; what is
+    allowed is eps / gap, as much as one rounding of the rows themselves changes."""
+    loss = CLOSE[name]
+    generator = torch.Generator().manual_seed(2)
+    inputs = loss.inputs(60, 16, "few", generator)
+    inputs["embeddings"][1::2] = inputs["embeddings"][::2] + gap * torch.randn(30, 16, generator=generator)
+    if "ref_emb" in inputs:
+        m = min(60, len(inputs["ref_emb"]))
+        inputs["ref_emb"][:m] = inputs["embeddings"][:m] + gap * torch.randn(m, 16, generator=generator)
+    inputs = cast(inputs, torch.float32)
+    got, want = value_and_gradients(loss.fused, inputs, loss.trained), oracle(loss, inputs)
+    tolerance = 1e-5 + torch.finfo(torch.float32).eps / gap
+    assert max(error(got[name], want[name]) for name in want) <= tolerance
 
 
 @pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-4, 1e-6])

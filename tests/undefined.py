@@ -18,24 +18,25 @@ SPREAD = {
     **pair_loss("triplet_margin_loss", distance="cosine", triplets_per_anchor="semihard"),
     **pair_loss("triplet_margin_loss", distance="sqeuclidean", triplets_per_anchor="semihard", smooth_loss=True),
 }
-BAD = (float("nan"), float("inf"), -float("inf"))
+NAN, INFINITY = float("nan"), float("inf")
+# What is bad, and whether as a whole row or as an element.
+CASES = [(bad, whole) for bad in (NAN, INFINITY, -INFINITY) for whole in (True, False)]
+FEW = [(NAN, True), (INFINITY, False)]
 
 
-def faults(loss, n, backend, device="cpu", some=False):
-    """``some``: of what is bad, as a whole row and as an element."""
+def faults(loss, n, backend, device="cpu", few=False):
     clean = cast(loss.inputs(n, 6, "few", torch.Generator().manual_seed(0)), torch.float32)
     for name in clean.keys() & {"embeddings", "ref_emb", "weight", "proxies", "centers"}:
-        for bad in BAD[:2] if some else BAD:
-            for whole in (bad != bad,) if some else (True, False):
-                inputs = clean | {name: clean[name].clone()}
-                inputs[name][min(4, len(clean[name]) - 1), slice(None) if whole else 2] = bad
-                for reduction in ("none",) if some else set(loss.reductions) & {"none", "totals"}:
-                    run = partial(loss.fused, reduction=reduction)
-                    want = value_and_gradients(partial(run, backend="reference"), inputs, loss.trained)
-                    moved = {k: t.to(device) for k, t in inputs.items()}
-                    got = value_and_gradients(partial(run, backend=backend), moved, loss.trained)
-                    for fault in compared({k: t.cpu() for k, t in got.items()}, want, bad):
-                        yield f"{bad} in {'a row' if whole else 'an element'} of {name}, {reduction}: {fault}"
+        for bad, whole in FEW if few else CASES:
+            inputs = clean | {name: clean[name].clone()}
+            inputs[name][min(4, len(clean[name]) - 1), slice(None) if whole else 2] = bad
+            for reduction in ("none",) if few else set(loss.reductions) & {"none", "totals"}:
+                run = partial(loss.fused, reduction=reduction)
+                want = value_and_gradients(partial(run, backend="reference"), inputs, loss.trained)
+                moved = {k: t.to(device) for k, t in inputs.items()}
+                got = value_and_gradients(partial(run, backend=backend), moved, loss.trained)
+                for fault in compared({k: t.cpu() for k, t in got.items()}, want, bad):
+                    yield f"{bad} in {'a row' if whole else 'an element'} of {name}, {reduction}: {fault}"
 
 
 def compared(got, want, bad):

@@ -84,7 +84,7 @@ RECTANGLES = [
 def test_several_rectangles(name, backend, device, small_rectangles):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 290, 5, "few", device)
-    for reduction in [r for r in loss.reductions if r in ("mean", "none")]:
+    for reduction in [r for r in loss.reductions if r != "sum"]:
         assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
@@ -187,7 +187,7 @@ def test_undefined(name, backend, device):
     if backend == "cuda" and re.search("triplet.*(all|semihard)", name):
         pytest.skip("Triton's, or the reference's")
     interpreted = backend == "triton" and device == "cpu"  # milliseconds a launch
-    found = list(faults(SPREAD[name], 12, backend, device, some=interpreted))
+    found = list(faults(SPREAD[name], 12, backend, device, few=interpreted))
     assert not found, "\n".join(found)
 
 
