@@ -2,7 +2,7 @@
 #
 #   make demo    train on character images with three losses and print the retrieval table
 #   make test    lint the Python code and run the whole test suite
-#   make gpu     on a machine with a GPU: run the GPU tests and benchmarks with its own PyTorch, results in GPU_RESULTS
+#   make gpu     on a machine with a GPU, with its own PyTorch, ten minutes: build, smoke, tests and benchmarks, or STAGE alone
 #   make sanitize  on such a machine: the CUDA kernels under compute-sanitizer's memcheck and racecheck
 #   make sanitize-cpu  the CPU kernels under the compiler's sanitizers, of addresses, undefined behaviour and threads
 #   make lint    ruff and clang-format, without changing a file
@@ -14,6 +14,7 @@
 PYTHON ?= python3
 VENV := .venv
 GPU_RESULTS ?= benchmarks/results
+STAGE ?= build smoke tests benchmarks
 
 # The compiler driver of torch looks for ninja on the PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -32,7 +33,10 @@ BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(
 # Tests that take every phase of every kernel at small shapes.
 SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_distance
 
-.PHONY: demo test test-cpu test-gpu gpu sanitize sanitize-cpu lint bench clean
+# Six losses, of each kind one, in every dtype on both backends.
+SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
+
+.PHONY: demo test test-cpu test-gpu gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -54,13 +58,29 @@ test-gpu:
 	OMP_NUM_THREADS=1 FASTPAIR_EMULATE_FUSED=1 $(VENV)/bin/pytest -q tests/gpu/test_lengths.py
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
-# With the PyTorch that PYTHON has, which has to match the driver. The benchmarks run when tests failed too, and say so in
-# their results.
+# With the PyTorch that PYTHON has, which has to match the driver. A stage ends after its seconds at the latest, its output
+# is in GPU_RESULTS/gpu-<stage>.log; that one failed does not keep the next from running.
 gpu:
-	FASTPAIR_BUILD_CUDA=1 $(PYTHON) setup.py -q build_ext --inplace
-	$(PYTHON) -m fastpair
-	$(PYTHON) -m pytest -q tests/gpu; tests=$$?; \
-	  $(PYTHON) -m benchmarks.gpu --tests-failed $$tests --output $(GPU_RESULTS) && exit $$tests
+	@failed=; for stage in $(STAGE); do $(MAKE) --no-print-directory gpu-$$stage || failed="$$failed $$stage"; done; \
+	  test -z "$$failed" || { echo "failed:$$failed; see $(GPU_RESULTS)"; exit 1; }
+
+staged = @mkdir -p $(GPU_RESULTS); echo "== $(1), at most $(2) s"; \
+  timeout --signal INT --kill-after 10 $(2) $(3) > $(GPU_RESULTS)/gpu-$(1).log 2>&1; \
+  status=$$?; tail -n 25 $(GPU_RESULTS)/gpu-$(1).log; exit $$status
+on_gpu = $(PYTHON) -m pytest -q -n 8 -p no:cacheprovider --maxfail 40
+
+gpu-build:
+	$(call staged,build,200,env FASTPAIR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=$$($(PYTHON) -c \
+	  'import torch; print("%d.%d" % torch.cuda.get_device_capability())') $(PYTHON) setup.py -q build_ext --inplace)
+
+gpu-smoke:
+	$(call staged,smoke,90,$(on_gpu) tests/gpu/test_gpu.py -k "$(SMOKE)")
+
+gpu-tests:
+	$(call staged,tests,240,$(on_gpu) tests/gpu/test_gpu.py tests/gpu/test_kernels.py tests/gpu/test_lengths.py)
+
+gpu-benchmarks:
+	$(call staged,benchmarks,240,$(PYTHON) -m benchmarks.gpu --budget 180 --output $(GPU_RESULTS))
 
 # The CUDA kernels under the tools that find wrong addresses and races; slow.
 sanitize:

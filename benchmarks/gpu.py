@@ -1,26 +1,34 @@
 """Time and memory of fastpair's losses on a GPU against dense PyTorch, torch.compile and, where they are installed,
 pytorch-metric-learning, Liger and cut-cross-entropy.
 
-    python -m benchmarks.gpu --output FOLDER [--seconds S] [--only PART ...]
+    python -m benchmarks.gpu --output FOLDER [--part PART ...] [--budget S] [--seconds S]
 
-Device time of loss and gradient by events, medians over rounds in which every variant runs once; inputs rotate through
-copies that together are larger than the second-level cache. A unit is the time of one product by cuBLAS, X @ X.T or
-X @ W.T, in the dtype of the work. Variants are held against fastpair before they are timed; how far they are from it is
-in the results. Memory: the peak of the allocator over what was allocated before. A variant that fails or runs out of
-memory is listed with its error. The result is FOLDER/gpu-NAME-OF-THE-DEVICE.json.
+Loss and gradient, medians over rounds in which every variant runs once; inputs rotate through copies that together are
+larger than the second-level cache. Device time is by events with the queue filled, so that a host that is slower than
+the device is not in it; wall time and, for small batches, the time in a CUDA graph stand beside it. A unit is the time
+of one product by cuBLAS, X @ X.T or X @ W.T, in the dtype of the work. Variants are held against fastpair before they
+are timed; how far they are from it is in the results. Memory: the peak of the allocator over what was allocated before.
+A variant that fails or runs out of memory is listed with its error.
+
+Rows go to FOLDER/gpu-NAME-OF-THE-DEVICE.json as they are measured; what that file has of the same commit and versions
+is not measured again. After ``--budget`` seconds no further work is begun: run it once more to go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import math
 import os
 import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,13 +39,16 @@ import fastpair.functional as FP
 from benchmarks.compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, record, step
 
 # The work that the goals of the package are set for, and one loss of each other kind.
-LOSSES = ("contrastive", "supcon", "multi_similarity", "ntxent", "hard_triplet")
+LOSSES = ("supcon", "contrastive", "multi_similarity", "ntxent", "hard_triplet")
+BACKENDS = ("cuda", "triton")
 # Dense code is not tried where one of its n x n matrices would be more.
 DENSE_BYTES = 8 << 30
 # Scores of dense code are rounded to bfloat16 before they are multiplied by 50: that far it is from the truth.
 COARSE = 0.5
 # Together the copies of the inputs are more than this, several times a second-level cache.
 ROTATED_BYTES = 256 << 20
+# Seconds: what takes the host longer than this is slower than the device at nothing.
+LONGEST_SLEEP = 0.02
 
 
 def environment() -> dict:
@@ -58,37 +69,62 @@ def environment() -> dict:
     }
 
 
+def events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def cycles_per_second() -> float:
+    """Of ``torch.cuda._sleep``."""
+    begin, finish = events()
+    torch.cuda._sleep(1_000_000)
+    begin.record()
+    torch.cuda._sleep(10_000_000)
+    finish.record()
+    torch.cuda.synchronize()
+    return 1e10 / begin.elapsed_time(finish)
+
+
+def host_seconds(call: Callable) -> float:
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
 def device_milliseconds(variants: dict[str, list[Callable]], seconds: float) -> dict[str, float]:
-    """Medians over rounds; each variant comes as a list of calls on different copies of the inputs."""
+    """Medians over rounds; each variant comes as a list of calls on different copies of the inputs. The device sleeps
+    while the host puts a call into its queue, so that it is the device's time alone, if the call waits for nothing."""
     for calls in variants.values():
         for call in calls:
             call()
-    torch.cuda.synchronize()
+    speed = cycles_per_second()
+    queueing = {
+        name: int(speed * min(1.3 * min(host_seconds(calls[0]) for _ in range(3)), LONGEST_SLEEP))
+        for name, calls in variants.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in variants}
     end, done = time.perf_counter() + seconds, 0
-    while done < 7 or time.perf_counter() < end:
-        events = {}
+    while done < 5 or (time.perf_counter() < end and done < 1000):
         for name, calls in variants.items():
-            begin, finish = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin, finish = events()
+            torch.cuda._sleep(queueing[name])
             begin.record()
             calls[done % len(calls)]()
             finish.record()
-            events[name] = (begin, finish)
-        torch.cuda.synchronize()
-        for name, (begin, finish) in events.items():
+            torch.cuda.synchronize()
             times[name].append(begin.elapsed_time(finish))
         done += 1
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def wall_milliseconds(call: Callable, calls: int = 200) -> float:
+def wall_milliseconds(call: Callable, seconds: float = 0.2) -> float:
     """Of one call among many: what the host needs where the device is faster."""
-    for _ in range(20):
-        call()
+    call()
     torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(calls):
+    begin, calls = time.perf_counter(), 0
+    while calls < 3 or (time.perf_counter() - begin < seconds and calls < 200):
         call()
+        calls += 1
     torch.cuda.synchronize()
     return (time.perf_counter() - begin) / calls * 1e3
 
@@ -106,7 +142,7 @@ def graph_milliseconds(call: Callable, calls: int = 20) -> float:
             call()
     times = []
     for _ in range(20):
-        begin, finish = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, finish = events()
         begin.record()
         graph.replay()
         finish.record()
@@ -125,21 +161,16 @@ def peak_mebibytes(call: Callable) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def measured(work: str, variants: dict[str, Callable], inputs: tuple[list[Tensor], list[Tensor]], unit: Callable,
-             tolerance: float, seconds: float) -> dict:  # fmt: skip
-    """``inputs``: those with a gradient, and the others."""
+def measured(variants: dict[str, Callable], inputs: tuple[list[Tensor], list[Tensor]], unit: Callable, tolerance: float,
+             seconds: float, graphs: bool = False) -> dict:  # fmt: skip
+    """``inputs``: those with a gradient, and the others. ``graphs``: in a CUDA graph too, loss and backward and, of
+    fastpair, the loss alone."""
     parameters, rest = inputs
     size = sum(t.numel() * t.element_size() for t in parameters)
     copies = max(1, min(8, ROTATED_BYTES // max(size, 1)))
     sets = [[p.clone().requires_grad_() for p in parameters] for _ in range(copies)]
-    row: dict = {
-        "work": work,
-        "milliseconds": {},
-        "wall_milliseconds": {},
-        "extra_mebibytes": {},
-        "failed": {},
-        "difference": {},
-    }
+    fields = ("milliseconds", "wall_milliseconds", "graph_milliseconds", "extra_mebibytes", "difference", "failed")
+    row: dict = {field: {} for field in fields}
     calls = {"product": [lambda s=s: unit(s[0].detach(), s[-1].detach()) for s in sets]}
     truth = None
     for name, loss in variants.items():
@@ -155,34 +186,51 @@ def measured(work: str, variants: dict[str, Callable], inputs: tuple[list[Tensor
                 row["failed"][name] = f"disagrees: gradient {off[0]:.2g}, loss {off[1]:.2g}"
                 continue
             row["extra_mebibytes"][name] = peak_mebibytes(steps[0])
-            row["wall_milliseconds"][name] = wall_milliseconds(steps[0], calls=50)
+            row["wall_milliseconds"][name] = wall_milliseconds(steps[0])
             calls[name] = steps
+        except torch.AcceleratorError:  # nothing that follows on this device would be true
+            raise
         except Exception as error:  # every rival's way to fail
             row["failed"][name] = f"{type(error).__name__}: {str(error)[:200]}"
         for s in sets:
             for p in s:
                 p.grad = None
     row["milliseconds"] = device_milliseconds(calls, seconds)
+    for name in [name for name in calls if graphs and name in variants]:
+        leaves = [p.clone().requires_grad_() for p in parameters]
+        try:
+            row["graph_milliseconds"][name] = graph_milliseconds(
+                lambda loss=variants[name], leaves=leaves: torch.autograd.grad(loss(*leaves, *rest), leaves)
+            )
+            if name in BACKENDS:
+                row["graph_milliseconds"][f"{name}, loss alone"] = graph_milliseconds(
+                    lambda loss=variants[name], leaves=leaves: loss(*leaves, *rest)
+                )
+        except Exception as error:
+            row["failed"][f"{name} in a graph"] = f"{type(error).__name__}: {str(error)[:200]}"
     return row
 
 
-def pair_works(seconds: float):
-    for dtype, sizes in ((torch.bfloat16, (1024, 4096, 16384, 131072, 262144)), (torch.float32, (1024, 4096, 16384))):
-        for name in LOSSES:
-            for n in sizes:
-                if n > 16384 and name not in LOSSES[:3]:
-                    continue
-                loss = PAIR_LOSSES[name]
-                x, labels = embeddings(n)
-                variants = {"fastpair": loss.fast}
-                if n * n * 4 <= DENSE_BYTES:
-                    torch._dynamo.reset()
-                    variants |= {"eager": loss.dense, "compile": torch.compile(loss.dense)}
-                if n <= loss.their_most * 2 and importlib.util.find_spec("pytorch_metric_learning"):
-                    variants["pytorch-metric-learning"] = loss.theirs()
-                inputs = [x.to("cuda", dtype)], [labels.cuda()]
-                tolerance = COARSE if dtype == torch.bfloat16 else 1e-3
-                yield measured(f"{name} {str(dtype)[6:]} n={n} d={DIM}", variants, inputs, product, tolerance, seconds)
+@dataclass(frozen=True)
+class Work:
+    """``measure`` (seconds for its rounds) makes its row."""
+
+    name: str
+    measure: Callable[[float], dict]
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    return COARSE if dtype == torch.bfloat16 else 1e-3
+
+
+def rivals(dense: Callable, graphs: bool) -> dict[str, Callable]:
+    torch._dynamo.reset()
+    compiled = {"compile": torch.compile(dense)}
+    return compiled | ({"compile reduce-overhead": reduce_overhead(dense)} if graphs else {})
 
 
 def reduce_overhead(loss: Callable) -> Callable:
@@ -195,51 +243,48 @@ def reduce_overhead(loss: Callable) -> Callable:
     return run
 
 
-def small_works(seconds: float):
-    """Batches of everyday training, where the host is the limit, and beyond them to where Triton takes over. In
-    ``graph_milliseconds`` are the operator alone and loss and backward by fastpair, in a CUDA graph."""
-    for dtype in (torch.float32, torch.bfloat16):
+def pair_work(name: str, dtype: torch.dtype, n: int, compiled: bool, small: bool = False) -> Work:
+    """``small``: by both backends, and in CUDA graphs. ``compiled``: against torch.compile instead of other rivals."""
+
+    def measure(seconds: float) -> dict:
+        loss = PAIR_LOSSES[name]
+        x, labels = embeddings(n)
+        fast = {backend: partial(loss.fast, backend=backend) for backend in BACKENDS}
+        variants = fast if small else {"fastpair": loss.fast}
+        if n * n * 4 <= DENSE_BYTES:
+            variants |= rivals(loss.dense, small) if compiled else {"eager": loss.dense}
+        if not compiled and n <= loss.their_most * 2 and importlib.util.find_spec("pytorch_metric_learning"):
+            variants["pytorch-metric-learning"] = loss.theirs()
+        inputs = [x.to("cuda", dtype)], [labels.cuda()]
+        return measured(variants, inputs, product, tolerance(dtype), seconds, graphs=small)
+
+    kind = ("small " if small else "") + ("compiled " if compiled else "")
+    return Work(f"{kind}{name} {short(dtype)} n={n} d={DIM}", measure)
+
+
+def small_works(compiled: bool = False) -> Iterator[Work]:
+    """Batches of everyday training, where the host is the limit, and beyond them to where Triton takes over."""
+    for n in (128, 512, 32, 256) if compiled else (128, 512, 32, 256, 1024, 2048):
+        for dtype in (torch.float32, torch.bfloat16):
+            for name in LOSSES[:3]:
+                yield pair_work(name, dtype, n, compiled, small=True)
+
+
+def pair_works(compiled: bool = False) -> Iterator[Work]:
+    for n in (4096, 16384, 1024):
+        for dtype in (torch.bfloat16, torch.float32):
+            for name in LOSSES:
+                yield pair_work(name, dtype, n, compiled)
+
+
+def large_works() -> Iterator[Work]:
+    for n in (131072, 262144):
         for name in LOSSES[:3]:
-            for n in (32, 128, 256, 512, 1024, 2048):
-                loss = PAIR_LOSSES[name]
-                x, labels = embeddings(n)
-                x, labels = x.to("cuda", dtype), labels.cuda()
-                variants = {backend: partial(loss.fast, backend=backend) for backend in ("cuda", "triton")}
-                if n <= 512:
-                    torch._dynamo.reset()
-                    variants |= {
-                        "eager": loss.dense,
-                        "compile": torch.compile(loss.dense),
-                        "compile reduce-overhead": reduce_overhead(loss.dense),
-                    }
-                    if n <= loss.their_most and importlib.util.find_spec("pytorch_metric_learning"):
-                        variants["pytorch-metric-learning"] = loss.theirs()
-                tolerance = COARSE if dtype == torch.bfloat16 else 1e-3
-                work = f"small {name} {str(dtype)[6:]} n={n} d={DIM}"
-                row = measured(work, variants, ([x], [labels]), product, tolerance, seconds)
-                leaf = x.clone().requires_grad_()
-                row["graph_milliseconds"] = {}
-                for what in ("operator", "loss and backward"):
-
-                    def call(run=variants["cuda"], leaf=leaf, labels=labels, backward=what != "operator"):
-                        value = run(leaf, labels)
-                        if backward:
-                            torch.autograd.grad(value, leaf)
-
-                    try:
-                        row["graph_milliseconds"][what] = graph_milliseconds(call)
-                    except Exception as error:
-                        row["failed"][f"{what} in a graph"] = f"{type(error).__name__}: {str(error)[:200]}"
-                yield row
+            yield pair_work(name, torch.bfloat16, n, compiled=False)
 
 
-def cross_entropies() -> dict[str, Callable]:
-    variants = {
-        "fastpair": FP.linear_cross_entropy,
-        "triton": partial(FP.linear_cross_entropy, backend="triton"),
-        "eager": dense_cross_entropy,
-        "compile": torch.compile(dense_cross_entropy),
-    }
+def other_cross_entropies() -> dict[str, Callable]:
+    variants = {}
     if importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -251,48 +296,126 @@ def cross_entropies() -> dict[str, Callable]:
     return variants
 
 
-def cross_entropy_works(seconds: float):
-    for dtype in (torch.bfloat16, torch.float32):
-        for n, classes in ((128, 100), (128, 11318), (4096, 100), (4096, 11318), (4096, 200_000), (1024, 1_000_000)):
-            torch._dynamo.reset()
-            x, weight, labels = classifier(n, classes)
-            inputs = [x.to("cuda", dtype), weight.to("cuda", dtype)], [labels.cuda()]
-            tolerance = COARSE if dtype == torch.bfloat16 else 1e-3
-            work = f"linear cross-entropy {str(dtype)[6:]} n={n} K={classes} d={DIM}"
-            yield measured(work, cross_entropies(), inputs, product, tolerance, seconds)
+def cross_entropy_work(dtype: torch.dtype, n: int, classes: int, compiled: bool) -> Work:
+    def measure(seconds: float) -> dict:
+        x, weight, labels = classifier(n, classes)
+        inputs = [x.to("cuda", dtype), weight.to("cuda", dtype)], [labels.cuda()]
+        variants = {"fastpair": FP.linear_cross_entropy}
+        if compiled:
+            variants |= rivals(dense_cross_entropy, graphs=False)
+        else:
+            triton = partial(FP.linear_cross_entropy, backend="triton")
+            variants |= {"triton": triton, "eager": dense_cross_entropy, **other_cross_entropies()}
+        return measured(variants, inputs, product, tolerance(dtype), seconds)
+
+    kind = "compiled " if compiled else ""
+    return Work(f"{kind}linear cross-entropy {short(dtype)} n={n} K={classes} d={DIM}", measure)
 
 
-PARTS = {"small": small_works, "pairs": pair_works, "cross_entropy": cross_entropy_works}
+def cross_entropy_works(compiled: bool = False) -> Iterator[Work]:
+    for n, classes in ((128, 11318), (4096, 11318), (128, 100), (4096, 100), (4096, 200_000), (1024, 1_000_000)):
+        for dtype in (torch.bfloat16, torch.float32):
+            yield cross_entropy_work(dtype, n, classes, compiled)
+
+
+def kernels_work(name: str, backend: str, dtype: torch.dtype, n: int) -> Work:
+    """What the device runs for one call: launches and milliseconds of each kernel."""
+
+    def measure(seconds: float) -> dict:
+        x, labels = embeddings(n)
+        leaf, labels = x.to("cuda", dtype).requires_grad_(), labels.cuda()
+        run = step(partial(PAIR_LOSSES[name].fast, backend=backend), [leaf], labels)
+        calls = 5
+        run()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(calls):
+                run()
+            torch.cuda.synchronize()
+        found = {
+            event.key[:80]: {"launches": event.count / calls, "milliseconds": event.device_time_total / calls / 1e3}
+            for event in profile.key_averages()
+            if event.device_time_total
+        }
+        return {"kernels": dict(sorted(found.items(), key=lambda item: -item[1]["milliseconds"]))}
+
+    return Work(f"kernels {name} {backend} {short(dtype)} n={n} d={DIM}", measure)
+
+
+def kernel_works() -> Iterator[Work]:
+    for n in (16384, 4096):
+        for dtype in (torch.bfloat16, torch.float32):
+            for name in LOSSES[:2]:
+                yield kernels_work(name, "triton", dtype, n)
+    for n in (128, 512):
+        yield kernels_work("supcon", "cuda", torch.float32, n)
+
+
+# In the order of what is to be known first.
+PARTS = {
+    "small": small_works,
+    "pairs": pair_works,
+    "kernels": kernel_works,
+    "cross_entropy": cross_entropy_works,
+    "small_compiled": partial(small_works, compiled=True),
+    "pairs_compiled": partial(pair_works, compiled=True),
+    "cross_entropy_compiled": partial(cross_entropy_works, compiled=True),
+    "large": large_works,
+}
 
 
 def print_row(row: dict) -> None:
     print(row["work"])
-    unit = row["milliseconds"]["product"]
-    for name, milliseconds in row["milliseconds"].items():
+    for name, of_kernel in row.get("kernels", {}).items():
+        print(f"    {of_kernel['milliseconds']:10.4f} ms {of_kernel['launches']:6.1f} launches  {name}")
+    for name, milliseconds in row.get("milliseconds", {}).items():
         rest = ""
         if name in row["wall_milliseconds"]:
             wall, memory = row["wall_milliseconds"][name], row["extra_mebibytes"][name]
             rest = f"   wall {wall:9.3f} ms {memory:10.1f} MiB extra"
-        print(f"    {name:26s}{milliseconds:10.3f} ms {milliseconds / unit:8.2f} units{rest}", flush=True)
+        print(f"    {name:26s}{milliseconds:10.3f} ms {milliseconds / row['milliseconds']['product']:8.2f} units{rest}")
     for name, milliseconds in row.get("graph_milliseconds", {}).items():
-        print(f"    in a graph, {name:14s}{milliseconds:10.4f} ms", flush=True)
-    for name, problem in row["failed"].items():
-        print(f"    {name:26s}{problem}", flush=True)
+        print(f"    in a graph, {name:26s}{milliseconds:10.4f} ms")
+    for name, problem in row.get("failed", {}).items():
+        print(f"    {name:26s}{problem}")
+    sys.stdout.flush()
+
+
+def measured_before(file: Path, facts: dict) -> list[dict]:
+    """Rows of a run of the same commit and versions, that was stopped."""
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    return found["results"] if found["environment"] == facts["environment"] else []
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--seconds", type=float, default=0.5, help="for the rounds of each work (default: 0.5)")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--tests-failed", type=int, default=0, help="exit status of the tests, for the record")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds after which no work is begun")
+    parser.add_argument("--seconds", type=float, default=0.3, help="for the rounds of each work (default: 0.3)")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here")
+    begin = time.perf_counter()
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     file = options.output / f"gpu-{name}.json"
-    rows = (row for part in options.only for row in PARTS[part](options.seconds))
-    record({"environment": environment(), "tests_failed": options.tests_failed}, rows, print_row, file)
+    facts = {"environment": environment()}
+    before = measured_before(file, facts)
+    done = {row["work"] for row in before}
+
+    def rows() -> Iterator[dict]:
+        yield from before
+        for work in (work for part in options.part for work in PARTS[part]() if work.name not in done):
+            if time.perf_counter() - begin > options.budget:
+                print(f"{options.budget:.0f} s are over before {work.name}")
+                return
+            started = time.perf_counter()
+            row = work.measure(options.seconds)
+            yield {"work": work.name, "seconds": time.perf_counter() - started, **row}
+
+    record(facts, rows(), print_row, file)
     print(f"results in {file}")
 
 

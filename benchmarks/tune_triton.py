@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from gpu import device_milliseconds, environment
 
 from benchmarks.compare import PAIR_LOSSES, PER_CLASS, step
+from benchmarks.gpu import device_milliseconds, environment
 from fastpair.backends.triton import launch, pairs
 
 N = 8192

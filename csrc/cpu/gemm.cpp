@@ -1,6 +1,5 @@
 #include "cpu/gemm.h"
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -12,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
+#include "error_code.h"
 
 // Exported by the BLAS inside libtorch_cpu on most platforms; where it is not, the dispatcher's product takes over.
 extern "C" {

@@ -10,6 +10,7 @@
 
 #include "cuda/device_of.h"
 #include "cuda/operators.h"
+#include "error_code.h"
 
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 

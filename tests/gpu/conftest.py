@@ -85,3 +85,20 @@ def gpu():
     if not ON_GPU:
         pytest.skip("needs a GPU: make gpu runs it")
     return "cuda"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """After an error of the device nothing on it is true: the process ends, with the name of the test."""
+    report = yield
+    if ON_GPU and report.failed:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            message = f"{item.nodeid} left the device in error: {error}\n{report.longreprtext}"
+            if "PYTEST_XDIST_WORKER" not in os.environ:
+                pytest.exit(message, returncode=3)
+            with item.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                print(message, file=sys.stderr, flush=True)
+            os._exit(3)  # another worker takes the tests that are left
+    return report
