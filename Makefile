@@ -67,7 +67,7 @@ gpu:
 staged = @mkdir -p $(GPU_RESULTS); echo "== $(1), at most $(2) s"; \
   timeout --signal INT --kill-after 10 $(2) $(3) > $(GPU_RESULTS)/gpu-$(1).log 2>&1; \
   status=$$?; tail -n 25 $(GPU_RESULTS)/gpu-$(1).log; exit $$status
-on_gpu = $(PYTHON) -m pytest -q -n 8 -p no:cacheprovider --maxfail 40
+on_gpu = env OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 16 -p no:cacheprovider --tb=short --durations=12
 
 gpu-build:
 	$(call staged,build,200,env FASTPAIR_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=$$($(PYTHON) -c \

@@ -47,8 +47,8 @@ DENSE_BYTES = 8 << 30
 COARSE = 0.5
 # Together the copies of the inputs are more than this, several times a second-level cache.
 ROTATED_BYTES = 256 << 20
-# Seconds: what takes the host longer than this is slower than the device at nothing.
-LONGEST_SLEEP = 0.02
+# Seconds that the device sleeps while the host puts a call into its queue: for the first launch, and at most.
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.0005, 0.05
 
 
 def environment() -> dict:
@@ -99,7 +99,7 @@ def device_milliseconds(variants: dict[str, list[Callable]], seconds: float) -> 
             call()
     speed = cycles_per_second()
     queueing = {
-        name: int(speed * min(1.3 * min(host_seconds(calls[0]) for _ in range(3)), LONGEST_SLEEP))
+        name: int(speed * min(SHORTEST_SLEEP + 2 * host_seconds(calls[0]), LONGEST_SLEEP))
         for name, calls in variants.items()
     }
     times: dict[str, list[float]] = {name: [] for name in variants}

@@ -240,6 +240,11 @@ def cast(inputs: dict, dtype: torch.dtype) -> dict:
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()}
 
 
+def on_cpu(inputs: dict, incoming: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
+    """Where what the kernels are held against is computed: a GPU would take a launch for each of its operations."""
+    return {name: t.cpu() for name, t in inputs.items()}, None if incoming is None else incoming.cpu()
+
+
 def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], incoming=None) -> dict:
     """``run(**inputs)`` and the gradients with respect to its inputs named in ``trained``."""
     leaves = {name: t.detach().requires_grad_(name in trained) for name, t in inputs.items()}
@@ -251,6 +256,7 @@ def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], i
 
 def oracle(loss: Loss, inputs: dict, reduction: str = "mean", incoming=None) -> dict:
     """The float64 truth for inputs of any dtype."""
+    inputs, incoming = on_cpu(inputs, incoming)
     run = partial(loss.fused, reduction=reduction, backend="reference")
     incoming = None if incoming is None else incoming.double()
     return value_and_gradients(run, cast(inputs, torch.float64), loss.trained, incoming)
@@ -273,6 +279,7 @@ def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
 
 
 def error(got: torch.Tensor, want: torch.Tensor, floor: float = FLOOR) -> float:
+    got = got.to(want.device)
     assert got.shape == want.shape
     assert got.isfinite().all()
     return ((got.double() - want).norm() / want.norm().clamp(min=floor)).item()
@@ -284,6 +291,7 @@ def allowed(loss: Loss, inputs: dict, want: dict, reduction: str = "mean", incom
     dtype = inputs["embeddings"].dtype
     if dtype in TOLERANCE:
         return dict.fromkeys(want, TOLERANCE[dtype])
+    inputs, incoming = on_cpu(inputs, incoming)
     plain = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
     eps = torch.finfo(dtype).eps
     return {

@@ -87,6 +87,14 @@ def gpu():
     return "cuda"
 
 
+def pytest_runtest_logreport(report):
+    """At once: a run that is stopped gets no summary."""
+    if ON_GPU and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid}: {report.longreprtext.splitlines()[-1]}", flush=True)
+        for line in [line for line in report.longreprtext.splitlines() if line.startswith("E ")][:3]:
+            print(line[:300], flush=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """After an error of the device nothing on it is true: the process ends, with the name of the test."""
