@@ -1,7 +1,5 @@
 """Compiles every kernel for GPUs that need not be here, and reads what the compilers made of it: no register spills, no
-more registers and shared memory than a multiprocessor has.
-
-The kernels make no products themselves, so there are no matrix instructions to look for.
+more registers and shared memory than a multiprocessor has, and matrix instructions where kernels make products.
 """
 
 import os
@@ -20,7 +18,15 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from fastpair.backends.triton import close, pair_kernels, rows  # noqa: E402
-from fastpair.backends.triton.launch import CANDIDATES, COMPILED, DEFAULT  # noqa: E402
+from fastpair.backends.triton.launch import (  # noqa: E402
+    CANDIDATES,
+    COMPILED,
+    DEFAULT,
+    MAKING_ANYWHERE,
+    MAKING_SLOPES,
+    MAKING_SMALL,
+    MAKING_STATISTICS,
+)
 from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
 from fastpair.backends.triton.pairs import METRICS  # noqa: E402
 from fastpair.backends.triton.pairwise_distance import distance_kernel  # noqa: E402
@@ -87,7 +93,7 @@ TYPES = {
 EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "classes", "grad_down"}
 
 
-def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED):
+def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED, stages=3):
     """``dtype`` of the embeddings, the slopes and the distances."""
     types = {
         **TYPES,
@@ -103,17 +109,19 @@ def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled
         if signature[name].startswith("*") or name in EVEN:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, values, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps, **compiled})
+    return triton.compile(
+        source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps, "num_stages": stages, **compiled}
+    )
 
 
-def check(kernel, chip, tmp_path):
+def check(kernel, chip, tmp_path, spilled=0):
     binary = tmp_path / "kernel.cubin"
     binary.write_bytes(kernel.asm["cubin"])
     report = tool("cuobjdump", "--dump-resource-usage", binary)
     usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     stores = len(re.findall(r"\bSTL\b", tool("cuobjdump", "-sass", binary))) if usage["STACK"] else 0
     # The assembler may set a value or two aside to fit one more block on a multiprocessor: no want of registers.
-    assert stores <= (3 if usage["REG"] <= 128 else 0), (usage, stores)
+    assert stores <= max(spilled, 3 if usage["REG"] <= 128 else 0), (usage, stores)
     assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, usage
     assert kernel.metadata.shared <= CHIPS[chip]
 
@@ -139,6 +147,8 @@ def metric_constants(distance, tile):
 def loss_constants(name, distance, tile):
     loss = LOSSES[name]
     return metric_constants(distance, tile) | {
+        "DEPTH": tile.depth,
+        **(absent("products") if tile.depth else {}),
         **({} if loss.given else absent("given", "x_given", "y_given")),
         "self_index": None,
         "TERMS": loss.terms,
@@ -151,10 +161,11 @@ def loss_constants(name, distance, tile):
 
 def statistics(name, distance, tile, chip, **kinds):
     kinds = {"ADD_POSITIVES": True, "ADD_NEGATIVES": True} | kinds
-    return built(pair_kernels.statistics_kernel, chip, loss_constants(name, distance, tile) | kinds, warps=tile.warps)
+    constants = loss_constants(name, distance, tile) | kinds
+    return built(pair_kernels.statistics_kernel, chip, constants, warps=tile.warps, stages=tile.stages)
 
 
-def slopes(name, distance, tile, chip, dtype, split=False):
+def slopes(name, distance, tile, chip, dtype, split=False, totals=None):
     sums = distance in ("euclidean", "sqeuclidean")
     constants = loss_constants(name, distance, tile) | {
         **({} if sums else absent("row_sums", "col_sums")),
@@ -165,10 +176,10 @@ def slopes(name, distance, tile, chip, dtype, split=False):
         "SLOPES": True,
         "SPLIT": split,
         "ROW_SUMS": sums,
-        "ADD_TOTALS": LOSSES[name].sums,
+        "ADD_TOTALS": LOSSES[name].sums if totals is None else totals,
         "GROUP": 8,
     }
-    return built(pair_kernels.slopes_kernel, chip, constants, dtype, tile.warps)
+    return built(pair_kernels.slopes_kernel, chip, constants, dtype, tile.warps, stages=tile.stages)
 
 
 @chips
@@ -182,6 +193,45 @@ def test_every_loss(name, chip, tmp_path):
             check(statistics(name, distance, DEFAULT, chip), chip, tmp_path)
         if LOSSES[name].positives != MAX.value:
             check(slopes(name, distance, DEFAULT, chip, "bf16"), chip, tmp_path)
+
+
+def instructions_a_score(tile, tmp_path):
+    """Of the kernel that was checked last, what it does once a row or a tile included."""
+    listing = tool("cuobjdump", "-sass", tmp_path / "kernel.cubin")
+    listed = len(re.findall(r"^\s*/\*[0-9a-f]{4,6}\*/", listing, re.MULTILINE))
+    return listed / (tile.rows * tile.cols / (tile.warps * 32))
+
+
+MAKING = [name for name, loss in LOSSES.items() if loss.sums or loss.most]
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_kernels_that_make_products(name, tmp_path):
+    """Those of an H200, and how many instructions they take. ``sigmoid``: 26 values are set aside."""
+    loss = LOSSES[name]
+    for large in (False, True):
+        tile = MAKING_STATISTICS if large else MAKING_SMALL
+        if not loss.sums and not loss.given:
+            kernel = statistics(name, "cosine", tile, 90)
+            check(kernel, 90, tmp_path)
+            assert "HGMMA" in tool("cuobjdump", "-sass", tmp_path / "kernel.cubin")
+            assert instructions_a_score(tile, tmp_path) <= (45 if large else 54)
+        simple = not (loss.sums or loss.given or loss.separate_means)
+        tile = MAKING_SLOPES if large and simple else MAKING_SMALL
+        kernel = slopes(name, "cosine", tile, 90, "bf16")
+        check(kernel, 90, tmp_path, spilled=26 if name == "sigmoid" else 0)
+        if simple:
+            assert instructions_a_score(tile, tmp_path) <= (50 if large else 61)
+
+
+@pytest.mark.parametrize("chip", [80, 100], ids=lambda v: f"sm_{v}")
+@pytest.mark.parametrize("name", MAKING)
+def test_kernels_that_make_products_elsewhere(name, chip, tmp_path):
+    if LOSSES[name].given:
+        check(statistics(name, "cosine", MAKING_ANYWHERE, chip, ADD_NEGATIVES=False), chip, tmp_path)
+    elif not LOSSES[name].sums:
+        check(statistics(name, "cosine", MAKING_ANYWHERE, chip), chip, tmp_path)
+    check(slopes(name, "cosine", MAKING_ANYWHERE, chip, "bf16"), chip, tmp_path)
 
 
 @chips

@@ -1,6 +1,7 @@
 """What only a GPU can show: every dtype at sizes of use, graphs, streams, devices, torch.compile, autocast, offsets
 beyond 2^31, and that nothing waits for the device."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,7 +29,9 @@ def inputs_of(loss, n, d, pattern, dtype=torch.float32, seed=0):
 def test_dtypes(loss, dtype, shape, gpu, backend):
     inputs = inputs_of(loss, *shape, DTYPES[dtype])
     for reduction in ("mean", "none"):
-        assert_matches_oracle(loss, inputs, reduction, backend=backend)
+        # Sums of a thousand losses may be more than float16 holds.
+        incoming = torch.ones(loss.shape(inputs, reduction)) / shape[0]
+        assert_matches_oracle(loss, inputs, reduction, incoming.cuda(), backend=backend)
 
 
 @every_loss
@@ -50,8 +53,10 @@ def assert_same_as_backend(backend, loss, inputs):
 @pytest.mark.parametrize("name", COMMON)
 @pytest.mark.parametrize("dtype", HALF)
 def test_several_rectangles(name, dtype, gpu):
-    """Against the same call on parts that fit one rectangle, which the tests above hold against the oracle."""
     loss = LOSSES[name]
+    if name.startswith("contrastive"):  # among 25 million distances some are at any margin but for rounding
+        margins = {"pos_margin": 0.0, "neg_margin": 10.0}
+        loss = replace(loss, fused=partial(loss.fused, **margins), dense=partial(loss.dense, **margins))
     inputs = inputs_of(loss, 5000, 32, "pairs", DTYPES[dtype])
     assert_matches_oracle(loss, inputs, backend="triton")
 
@@ -59,7 +64,7 @@ def test_several_rectangles(name, dtype, gpu):
 @pytest.mark.parametrize("name", COMMON)
 def test_graph(name, gpu, backend):
     loss = LOSSES[name]
-    inputs = inputs_of(loss, 512, 64, "pairs")
+    inputs = inputs_of(loss, 512, 64, "few")
     leaves = {k: t.clone().requires_grad_(k in loss.trained) for k, t in inputs.items()}
 
     def step():
@@ -75,7 +80,7 @@ def test_graph(name, gpu, backend):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         value, gradients = step()
-    fresh = inputs_of(loss, 512, 64, "pairs", seed=1)
+    fresh = inputs_of(loss, 512, 64, "few", seed=1)
     with torch.no_grad():
         for k, t in fresh.items():
             leaves[k].copy_(t)
@@ -131,6 +136,8 @@ def test_another_device_than_the_current(name, gpu, backend):
 def test_compile(name, gpu, backend):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 200, 16, "pairs")
+
+    torch._dynamo.reset()
 
     def twice(**tensors):
         return loss.fused(**tensors, backend=backend) * 2

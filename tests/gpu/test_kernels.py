@@ -17,6 +17,7 @@ from support import (
     embeddings,
     error,
     every_loss,
+    pair_loss,
     value_and_gradients,
 )
 from undefined import SPREAD, faults
@@ -25,6 +26,7 @@ import fastpair
 import fastpair.functional as FP
 import fastpair.retrieval
 from fastpair.backends.triton import pairs, triplets
+from fastpair.backends.triton.terms import MOST
 
 SHAPES = {
     (1, 8, "few"): ("mean", "none", "totals"),  # a lone sample
@@ -95,6 +97,38 @@ def test_half_precision(name, dtype, backend, device):
     loss = LOSSES[name]
     inputs = inputs_of(loss, 33, 17, "few", device, DTYPES[dtype])
     assert_matches_oracle(loss, inputs, "mean", backend=backend)
+
+
+MADE = {
+    **{
+        name: LOSSES[name]
+        for name in (
+            "contrastive-cosine",
+            "contrastive-dot-refs",
+            "supcon-cosine-refs",
+            "snca-cosine",
+            "ntxent-cosine",
+            "multi_similarity-cosine",
+            "info_nce",
+            "info_nce-one-sided",
+            "proxy_anchor",
+        )
+    },
+    # As far as exponentials need no shift.
+    **pair_loss("supcon_loss", distance="cosine", temperature=1 / MOST),
+}
+
+
+@of_triton
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_products_made_by_the_kernels(name, dtype, backend, device, small_rectangles):
+    loss = MADE[name]
+    if device == "cpu" and dtype == "float16" and name not in ("snca-cosine", "info_nce"):
+        pytest.skip("on a GPU: how slopes are split is tested by two")
+    inputs = inputs_of(loss, 290, 16, "few", device, DTYPES[dtype])
+    for reduction in [r for r in loss.reductions if r in ("mean", "totals")]:
+        assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
 TRIPLETS = [

@@ -21,5 +21,5 @@ def test_lengths(loss, dtype, backend, device):
         if dtype != torch.float32:
             pytest.skip("on a GPU")
         scales = (1.0, 1e6)
-    found = faults(GRID[loss], scales, dtype, backend, 24, 6, device)
+    found = faults(GRID[loss], scales, dtype, backend, 24, 16, device)
     assert not found, found

@@ -20,14 +20,23 @@ COMPILED = {"enable_fp_fusion": False}
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of the scores that one program takes at a time, and its warps."""
+    """Rows and columns of the scores that one program takes at a time, and its warps. ``depth``: how much of the rows
+    it multiplies at a time, with the next ``stages`` on their way; 0 where the products were made before."""
 
     rows: int
     cols: int
     warps: int
+    depth: int = 0
+    stages: int = 3
 
     def constants(self) -> dict:
-        return {"BLOCK_M": self.rows, "BLOCK_N": self.cols, "num_warps": self.warps, **COMPILED}
+        return {
+            "BLOCK_M": self.rows,
+            "BLOCK_N": self.cols,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            **COMPILED,
+        }
 
     def whole(self, length: int) -> int:
         """``length`` rounded up to whole columns of tiles."""
@@ -36,6 +45,14 @@ class Tile:
 
 # Eight scores a thread, in rows of 512 bytes: three blocks or more fit a multiprocessor.
 DEFAULT = Tile(rows=8, cols=128, warps=4)
+# Where the kernels make the products, for statistics and for slopes: of what was measured on an H200 at n = 16384 and
+# d = 512 the fastest; the small one for few rows, and for slopes that want more registers. Rows are a multiple of the
+# columns. On chips that were not measured: what no kernel wants for registers with.
+MAKING_STATISTICS = Tile(rows=128, cols=128, warps=8, depth=64)
+MAKING_SLOPES = Tile(rows=128, cols=64, warps=4, depth=64)
+MAKING_SMALL = Tile(rows=64, cols=64, warps=4, depth=64, stages=4)
+MAKING_ANYWHERE = Tile(rows=64, cols=64, warps=8, depth=64)
+FEW = 2048
 # For Triton's interpreter, to which a program costs the same whatever its size.
 INTERPRETED = Tile(rows=128, cols=128, warps=4)
 
@@ -82,6 +99,17 @@ def tile_for(x: Tensor) -> Tile:
     if x.device.type != "cuda":
         return INTERPRETED
     return tile(x.dtype, x.shape[1], device_facts(x.device.index)[0])
+
+
+def making_tiles_for(x: Tensor, rows: int, simple: bool) -> tuple[Tile, Tile]:
+    """For the statistics and for the slopes, ``simple`` ones being those of log-sum-exps and no more."""
+    if x.device.type != "cuda":
+        return MAKING_STATISTICS, MAKING_SLOPES
+    if device_facts(x.device.index)[0] != (9, 0):
+        return MAKING_ANYWHERE, MAKING_ANYWHERE
+    if rows <= FEW:
+        return MAKING_SMALL, MAKING_SMALL
+    return MAKING_STATISTICS, MAKING_SLOPES if simple else MAKING_SMALL
 
 
 def processors(device: torch.device) -> int:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
-from fastpair.backends.triton.tiles import DOT, load_products, row_tile, scores, store_slopes
+from fastpair.backends.triton.tiles import DOT, row_tile, scores, store_slopes, tile_products
 
 # Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -32,17 +32,33 @@ def load_vector(at, index, end, FROM: tl.constexpr):
 
 
 @triton.jit
-def pair_masks(rows, cols, bottom, right, row_labels, col_labels, self_index, SELF: tl.constexpr):
-    """Which of the tile are positives, and which are pairs at all."""
+def same_classes(rows, cols, bottom, right, row_labels, col_labels):
+    own = tl.load(row_labels + rows, mask=rows < bottom, other=0)
+    others = tl.load(col_labels + cols, mask=cols < right, other=0)
+    return own[:, None] == others[None, :]
+
+
+@triton.jit
+def all_pairs(rows, cols, bottom, right, self_index, SELF: tl.constexpr):
+    """Which of a tile are pairs at all."""
     pair = (rows < bottom)[:, None] & (cols < right)[None, :]
     if SELF == SAME_INDEX:
         pair &= rows[:, None] != cols[None, :]
     if SELF == LISTED_SELF:
         own = tl.load(self_index + rows, mask=rows < bottom, other=-1)
         pair &= own[:, None] != cols[None, :]
-    own_labels = tl.load(row_labels + rows, mask=rows < bottom, other=0)
-    other_labels = tl.load(col_labels + cols, mask=cols < right, other=0)
-    return pair & (own_labels[:, None] == other_labels[None, :]), pair
+    return pair
+
+
+@triton.jit
+def has_others(row, col, bottom, right, SELF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Whether the tile from ``row`` and ``col`` on may have what is no pair."""
+    out = (row + BLOCK_M > bottom) | (col + BLOCK_N > right)
+    if SELF == SAME_INDEX:
+        out |= (row < col + BLOCK_N) & (col < row + BLOCK_M)
+    if SELF == LISTED_SELF:
+        out |= True
+    return out
 
 
 @triton.jit
@@ -98,6 +114,35 @@ def over_places(first, second, REDUCTION: tl.constexpr):
 
 
 @triton.jit
+def bounded_terms(u, v, same, POSITIVES: tl.constexpr, NEGATIVES: tl.constexpr):
+    """The terms of all pairs and, where a kind is a log-sum-exp, their exponentials: none overflows or comes to
+    nothing, so that the shift is zero."""
+    terms = tl.where(same, u, v)
+    part = terms
+    if POSITIVES == LOG_SUM_EXP and NEGATIVES == LOG_SUM_EXP:
+        part = tl.exp(terms)
+    elif POSITIVES == LOG_SUM_EXP:
+        part = tl.exp(u)
+    elif NEGATIVES == LOG_SUM_EXP:
+        part = tl.exp(v)
+    return terms, part
+
+
+@triton.jit
+def add_rows(first, second, terms, part, REDUCTION: tl.constexpr):
+    """Takes a tile's terms of one kind, zero for the pairs that are not of it, into what came to its rows before;
+    ``part`` are their exponentials."""
+    if REDUCTION == SUM:
+        first += tl.sum(terms, 1)
+        second += tl.sum(tl.where(terms != 0, 1.0, 0.0), 1)
+    else:
+        second += tl.sum(part, 1)
+        # The shift is zero.
+        first = tl.where(second == 0, -float("inf"), 0.0)
+    return first, second
+
+
+@triton.jit
 def statistics_kernel(
     x,
     y,
@@ -133,37 +178,40 @@ def statistics_kernel(
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
+    DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """partial[first_slot + s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right)."""
     split = tl.program_id(1)
-    rows = top + tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_row = top + tl.program_id(0) * BLOCK_M
+    rows = first_row + tl.arange(0, BLOCK_M)
     x_norms = load_vector(x_norm, rows, bottom, METRIC != DOT)
     x_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     of_anchor = load_vector(given, rows, bottom, GIVEN and ADD_POSITIVES)[:, None]
 
-    # Of each place of the tile apart: sums over its columns are taken once, at the end.
-    zero = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    # Of each place of the tile apart, sums over its columns being taken once, at the end; or of whole rows, where the
+    # registers hold the products that are made.
+    PLACES: tl.constexpr = DEPTH == 0
+    zero = tl.zeros((BLOCK_M, BLOCK_N) if PLACES else (BLOCK_M,), tl.float32)
     pos_first, pos_second, pos_third, pos_pairs = zero + of_none(POSITIVES), zero, zero, zero
     neg_first, neg_second = zero + of_none(NEGATIVES), zero
 
     begin = left + split * span
     for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
-        positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
-        y_norms = load_vector(y_norm, cols, right, METRIC != DOT)
-        y_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
+        same = same_classes(rows, cols, bottom, right, x_labels, y_labels)
+        pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
         s, _close = scores(
-            load_products(products, ld, top, left, rows, cols, bottom, right),
+            tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH),
             x,
             y,
             rows,
             cols,
             x_norms,
-            y_norms,
+            load_vector(y_norm, cols, right, METRIC != DOT),
             x_scales,
-            y_scales,
+            load_vector(y_scale, cols, right, UNIT or METRIC != DOT),
             pair,
             bottom,
             right,
@@ -172,31 +220,58 @@ def statistics_kernel(
             UNIT,
         )
         u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
-        if ADD_POSITIVES:
-            pos_pairs += positive.to(tl.float32)
+        if PLACES:
+            positive = pair & same
+            if ADD_POSITIVES:
+                pos_pairs += positive.to(tl.float32)
+                if GIVEN:
+                    # A term with `given` is a function of given - v.
+                    pos_third += tl.where(positive, -du / dv, 0.0)
+                elif POSITIVES == LOG_SUM_EXP:
+                    pos_third += tl.where(positive, u, 0.0)
+                u = tl.where(positive, u, of_none(POSITIVES))
+                pos_first, pos_second = collect(pos_first, pos_second, u, cols, POSITIVES)
+            if ADD_NEGATIVES:
+                v = tl.where(pair & ~positive, v, of_none(NEGATIVES))
+                neg_first, neg_second = collect(neg_first, neg_second, v, cols, NEGATIVES)
+        else:
+            terms, part = bounded_terms(u, v, same, POSITIVES, NEGATIVES)
+            thirds = terms
             if GIVEN:
-                # A term with `given` is a function of given - v.
-                pos_third += tl.where(positive, -du / dv, 0.0)
-            elif POSITIVES == LOG_SUM_EXP:
-                pos_third += tl.where(positive, u, 0.0)
-            u = tl.where(positive, u, of_none(POSITIVES))
-            pos_first, pos_second = collect(pos_first, pos_second, u, cols, POSITIVES)
-        if ADD_NEGATIVES:
-            v = tl.where(pair & ~positive, v, of_none(NEGATIVES))
-            neg_first, neg_second = collect(neg_first, neg_second, v, cols, NEGATIVES)
+                thirds = -du / dv
+            # The comparisons are true: they have pairs counted where the scores are, in whose registers rows are added
+            # up in a few steps.
+            count = tl.where((s <= float("inf")) | (s != s), 1.0, 0.0)
+            if has_others(first_row, start, bottom, right, SELF, BLOCK_M, BLOCK_N):
+                terms, part = tl.where(pair, terms, 0.0), tl.where(pair, part, 0.0)
+                thirds = tl.where(pair, thirds, 0.0)
+                pairs = tl.sum(tl.where(same & pair, count, 0.0), 1)
+            else:
+                pairs = tl.sum(tl.where(same, count, 0.0), 1)
+            if ADD_POSITIVES:
+                pos_pairs += pairs
+                if GIVEN or POSITIVES == LOG_SUM_EXP:
+                    pos_third += tl.sum(tl.where(same, thirds, 0.0), 1)
+                pulls, parts = tl.where(same, terms, 0.0), tl.where(same, part, 0.0)
+                pos_first, pos_second = add_rows(pos_first, pos_second, pulls, parts, POSITIVES)
+            if ADD_NEGATIVES:
+                pushes, parts = tl.where(same, 0.0, terms), tl.where(same, 0.0, part)
+                neg_first, neg_second = add_rows(neg_first, neg_second, pushes, parts, NEGATIVES)
 
+    if PLACES:
+        pos_first, pos_second = over_places(pos_first, pos_second, POSITIVES)
+        neg_first, neg_second = over_places(neg_first, neg_second, NEGATIVES)
+        pos_third, pos_pairs = tl.sum(pos_third, 1), tl.sum(pos_pairs, 1)
     out = partial + (first_slot + split).to(tl.int64) * CHANNELS * n + rows
     inside = rows < bottom
     if ADD_POSITIVES:
-        first, second = over_places(pos_first, pos_second, POSITIVES)
-        tl.store(out, first, mask=inside)
-        tl.store(out + n, second, mask=inside)
-        tl.store(out + 2 * n, tl.sum(pos_third, 1), mask=inside)
-        tl.store(out + 3 * n, tl.sum(pos_pairs, 1), mask=inside)
+        tl.store(out, pos_first, mask=inside)
+        tl.store(out + n, pos_second, mask=inside)
+        tl.store(out + 2 * n, pos_third, mask=inside)
+        tl.store(out + 3 * n, pos_pairs, mask=inside)
     if ADD_NEGATIVES:
-        first, second = over_places(neg_first, neg_second, NEGATIVES)
-        tl.store(out + 4 * n, first, mask=inside)
-        tl.store(out + 5 * n, second, mask=inside)
+        tl.store(out + 4 * n, neg_first, mask=inside)
+        tl.store(out + 5 * n, neg_second, mask=inside)
 
 
 @triton.jit
@@ -391,7 +466,7 @@ def anchor_slopes(
     GIVEN: tl.constexpr,
     WEIGHTED: tl.constexpr,
 ):
-    """The derivatives of the losses of one side's anchors by the scores of a tile, and the terms themselves."""
+    """The derivatives of the losses of one side's anchors by the scores of a tile."""
     of_anchor = tl.expand_dims(load_vector(given, anchors, end, GIVEN), AXIS)
     u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
     pull = tl.load(share)
@@ -410,7 +485,20 @@ def anchor_slopes(
             shift = tl.expand_dims(tl.load(at + 4 * n, mask=inside, other=0.0), AXIS)
             constant = factor * tl.exp(v - shift) + constant
         push = push * constant
-    return tl.where(positive, du * pull, dv * push), u, v
+    return tl.where(positive, du * pull, dv * push)
+
+
+@triton.jit
+def unshifted_weights(weights, anchors, end, n, share, AXIS: tl.constexpr):
+    """Factor and constant of one side's positives, and of its negatives, where the shift is zero."""
+    at, inside = weights + anchors, anchors < end
+    pull, push = tl.load(share), tl.load(share + 1)
+    return (
+        tl.expand_dims(tl.load(at, mask=inside, other=0.0) * pull, AXIS),
+        tl.expand_dims(tl.load(at + 2 * n, mask=inside, other=0.0) * pull, AXIS),
+        tl.expand_dims(tl.load(at + 3 * n, mask=inside, other=0.0) * push, AXIS),
+        tl.expand_dims(tl.load(at + 5 * n, mask=inside, other=0.0) * push, AXIS),
+    )
 
 
 @triton.jit
@@ -463,6 +551,7 @@ def slopes_kernel(
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
+    DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
@@ -474,13 +563,26 @@ def slopes_kernel(
     the tile's terms. ``UPPER``: what lies right of the square on the diagonal stands for its mirror image too."""
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
-    rows = top + row_block * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = left + col_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
+    first_row, first_col = top + row_block * BLOCK_M, left + col_block * BLOCK_N
+    out = totals
+    if ADD_TOTALS:
+        out += pid.to(tl.int64) * TOTALS
+    MIRRORED: tl.constexpr = DEPTH > 0 and UPPER
+    # The tile above the diagonal whose mirror image it is stores it.
+    if MIRRORED:  # noqa: SIM102 - a constant of the kernel
+        if first_col < first_row:
+            if ADD_TOTALS:
+                tl.store(out + tl.arange(0, TOTALS), tl.zeros((TOTALS,), tl.float64))
+            return
+    rows, cols = first_row + tl.arange(0, BLOCK_M), first_col + tl.arange(0, BLOCK_N)
+    positive = same_classes(rows, cols, bottom, right, x_labels, y_labels)
+    pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
+    if DEPTH == 0:
+        positive &= pair
     row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
     col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
     s, close = scores(
-        load_products(products, ld, top, left, rows, cols, bottom, right),
+        tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH),
         x,
         y,
         rows,
@@ -496,66 +598,86 @@ def slopes_kernel(
         METRIC,
         UNIT,
     )
-    slope, u, v = anchor_slopes(
-        s,
-        rows,
-        bottom,
-        x_weights,
-        n,
-        x_given,
-        x_share,
-        positive,
-        sign,
-        p0,
-        p1,
-        p2,
-        1,
-        TERMS,
-        POSITIVES,
-        NEGATIVES,
-        GIVEN,
-        WEIGHTED,
-    )
+    of_anchor = load_vector(x_given, rows, bottom, GIVEN)[:, None]
+    u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
+    terms, part = bounded_terms(u, v, positive, POSITIVES, NEGATIVES)
+    mixed = True
+    if DEPTH > 0:
+        mixed = has_others(first_row, first_col, bottom, right, SELF, BLOCK_M, BLOCK_N)
     if ADD_TOTALS:
-        negative = pair & ~positive
+        if mixed:
+            terms = tl.where(pair, terms, 0.0)
         visits = 1.0
-        if UPPER and left + col_block * BLOCK_N >= bottom:
+        if UPPER and first_col >= (first_row + BLOCK_M if MIRRORED else bottom):
             visits = 2.0
-        out = totals + pid.to(tl.int64) * TOTALS
-        pull, push = tl.where(positive, u, 0.0), tl.where(negative, v, 0.0)
-        pulled, pushed = (positive & (u != 0)).to(tl.float32), (negative & (v != 0)).to(tl.float32)
+        pull, push = tl.where(positive, terms, 0.0), tl.where(positive, 0.0, terms)
         tl.store(out, visits * tl.sum(tl.sum(pull, 1), 0).to(tl.float64))
-        tl.store(out + 1, visits * tl.sum(tl.sum(pulled, 1), 0).to(tl.float64))
+        tl.store(out + 1, visits * tl.sum(tl.sum(tl.where(pull != 0, 1.0, 0.0), 1), 0).to(tl.float64))
         tl.store(out + 2, visits * tl.sum(tl.sum(push, 1), 0).to(tl.float64))
-        tl.store(out + 3, visits * tl.sum(tl.sum(pushed, 1), 0).to(tl.float64))
+        tl.store(out + 3, visits * tl.sum(tl.sum(tl.where(push != 0, 1.0, 0.0), 1), 0).to(tl.float64))
     if SLOPES:
-        if BOTH:
-            others, u, v = anchor_slopes(
+        if DEPTH > 0 and WEIGHTED and not GIVEN:
+            pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(
+                x_weights, rows, bottom, n, x_share, 1
+            )
+            if BOTH:
+                a, b, e, f = unshifted_weights(y_weights, cols, right, m, y_share, 0)
+                pull_factor, pull_constant, push_factor, push_constant = (
+                    pull_factor + a,
+                    pull_constant + b,
+                    push_factor + e,
+                    push_constant + f,
+                )
+            weight = tl.where(positive, pull_factor, push_factor) * part
+            slope = tl.where(positive, du, dv) * (weight + tl.where(positive, pull_constant, push_constant))
+        else:
+            slope = anchor_slopes(
                 s,
-                cols,
-                right,
-                y_weights,
-                m,
-                y_given,
-                y_share,
+                rows,
+                bottom,
+                x_weights,
+                n,
+                x_given,
+                x_share,
                 positive,
                 sign,
                 p0,
                 p1,
                 p2,
-                0,
+                1,
                 TERMS,
                 POSITIVES,
                 NEGATIVES,
                 GIVEN,
                 WEIGHTED,
             )
-            slope += others
+            if BOTH:
+                slope += anchor_slopes(
+                    s,
+                    cols,
+                    right,
+                    y_weights,
+                    m,
+                    y_given,
+                    y_share,
+                    positive,
+                    sign,
+                    p0,
+                    p1,
+                    p2,
+                    0,
+                    TERMS,
+                    POSITIVES,
+                    NEGATIVES,
+                    GIVEN,
+                    WEIGHTED,
+                )
         at = (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
-        store_slopes(
+        rounded, rest = store_slopes(
             slope,
             s,
             pair,
+            mixed,
             close,
             row_scales,
             col_scales,
@@ -580,3 +702,10 @@ def slopes_kernel(
             UNIT,
             BLOCK_N,
         )
+        if MIRRORED:  # noqa: SIM102
+            if (first_row < first_col) & (first_col < bottom):
+                twin = (cols - top).to(tl.int64)[:, None] * ld + (rows - left)[None, :]
+                inside = (cols < bottom)[:, None] & (rows < bottom)[None, :]
+                tl.store(slopes + twin, tl.trans(rounded), mask=inside)
+                if SPLIT:
+                    tl.store(residuals + twin, tl.trans(rest), mask=inside)

@@ -1,12 +1,13 @@
 """``fastpair::pair_loss`` on the GPU.
 
 cuBLAS makes the dot products of a rectangle of pairs, kernels read them, and cuBLAS multiplies the slopes that they
-write by the embeddings. A kernel that made the products itself would not write them, but its registers would be full of
-them while it takes exponentials: see benchmarks/PREDICTIONS.md.
+write by the embeddings. Half precision has matrix units that are faster than the products can be written and read:
+there the kernels make them themselves, for similarities whose terms need no shift (``Loss.bounded``), so that a pair is
+looked at once and what is known of it need not be kept.
 
 Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes, nothing
-where one rectangle holds all pairs, + 1 for the gradient; for sums 0.5 + 1, and 0.5 more where the mean is over
-non-zero terms, whose number the slopes wait for.
+where one rectangle holds all pairs whose products are kept, + 1 for the gradient; for sums 0.5 + 1, and 0.5 more where
+the mean is over non-zero terms, whose number the slopes wait for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastpair.backends.triton import pair_kernels as kernels
-from fastpair.backends.triton.launch import COMPILED, processors
+from fastpair.backends.triton.launch import COMPILED, Tile, making_tiles_for, processors
 from fastpair.backends.triton.pairs import NO_SLOPES, Anchors, Pairs, ceil_div, sides
 from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
@@ -31,6 +32,13 @@ class PairSweep(Pairs):
 
     def __init__(self, x: Anchors, y: Anchors, self_index: Tensor | None, loss: Loss, params: list[float], metric: str):
         super().__init__(x, y, metric)
+        self.statistics_tile = self.tile
+        self.makes = self.can_make() and loss.bounded(params, cosines=metric == "cosine")
+        if self.makes:
+            simple = not (loss.sums or loss.given or loss.separate_means)
+            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, max(len(x), len(y)), simple)
+            # Slopes alone are held.
+            self.height *= 2
         self.self_index = self_index
         self.loss = loss
         self.settings = (1.0 if self.metric == DOT.value else -1.0, *params, *(0.0,) * (3 - len(params)))
@@ -38,14 +46,15 @@ class PairSweep(Pairs):
         if self_index is not None:
             self.self_kind = kernels.LISTED_SELF.value
 
-    def constants(self) -> dict:
+    def constants(self, tile: Tile) -> dict:
         return {
             "TERMS": self.loss.terms,
             "POSITIVES": self.loss.positives,
             "NEGATIVES": self.loss.negatives,
             "GIVEN": self.loss.given,
             "SELF": self.self_kind,
-            **super().constants(),
+            "DEPTH": tile.depth,
+            **super().constants(tile),
         }
 
     # ---- statistics
@@ -53,8 +62,8 @@ class PairSweep(Pairs):
     def collect(self, rows: Anchors, cols: Anchors, positives: bool, negatives: bool) -> None:
         """``rows.partial``, of the anchors of one side against all samples of the other."""
         n, m = len(rows), len(cols)
-        block_m, block_n = self.tile.rows, self.tile.cols
-        rectangles = list(self.rectangles(rows, cols))
+        block_m, block_n = self.statistics_tile.rows, self.statistics_tile.cols
+        rectangles = [(0, n, 0, m)] if self.makes else list(self.rectangles(rows, cols))
         # Enough programs to fill the device twice, each with a whole number of tiles.
         _, bottom, _, wide = rectangles[0]
         high = ceil_div(bottom, block_m)
@@ -70,7 +79,7 @@ class PairSweep(Pairs):
                 rows.rows.x,
                 cols.rows.x,
                 products,
-                products.stride(0),
+                0 if products is None else products.stride(0),
                 rows.labels,
                 cols.labels,
                 self.self_index,
@@ -91,7 +100,7 @@ class PairSweep(Pairs):
                 *self.settings,
                 ADD_POSITIVES=positives,
                 ADD_NEGATIVES=negatives,
-                **self.constants(),
+                **self.constants(self.statistics_tile),
             )
 
     def statistics(self, rows: Anchors, cols: Anchors, row_grad: Tensor | None) -> None:
@@ -165,11 +174,12 @@ class PairSweep(Pairs):
         for (top, bottom, left, right), count in zip(rectangles, programs):
             products = self.dot_products(x, y, top, bottom, left, right)
             slopes = self.new_slopes((top, bottom, left, right)) if gradient else NO_SLOPES
+            held = products if products is not None else slopes.parts[0]
             kernels.slopes_kernel[(count,)](
                 x.rows.x,
                 y.rows.x,
                 products,
-                products.stride(0),
+                0 if held is None else held.stride(0),
                 x.labels,
                 y.labels,
                 self.self_index,
@@ -205,7 +215,7 @@ class PairSweep(Pairs):
                 ROW_SUMS=slopes.row_sums is not None,
                 ADD_TOTALS=totals,
                 GROUP=8,
-                **self.constants(),
+                **self.constants(tile),
             )
             done += count
             if gradient:

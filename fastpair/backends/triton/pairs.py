@@ -16,7 +16,7 @@ from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
 
 # Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, of which much stays in
-# the second-level cache, and wide enough for products at full speed.
+# the second-level cache, and wide enough for products at full speed. Twice as high where slopes alone are held.
 HEIGHT, WIDTH = 2048, 4096
 
 METRICS = {
@@ -139,32 +139,44 @@ def add_close_pairs(
 
 
 class Pairs:
-    """Of the rows of x and y, which may be one side."""
+    """Of the rows of x and y, which may be one side. ``makes``: whether the kernels make the products,
+    instead of reading them."""
+
+    makes = False
 
     def __init__(self, x: Side, y: Side, metric: str):
         self.x, self.y = x, y
         self.metric, self.unit = METRICS[metric]
         self.tile: Tile = tile_for(x.rows.x)
+        self.height, self.width = HEIGHT, WIDTH
         self.products: Tensor | None = None
         self.parts: list[Tensor] = []
         self.computed: tuple | None = None
 
-    def constants(self) -> dict:
-        return {"METRIC": self.metric, "UNIT": self.unit, **self.tile.constants()}
+    def can_make(self) -> bool:
+        """Whether products are of half precision, whose matrix units are faster than they can be written and read, and
+        rows lie as these want them."""
+        x = self.x.rows.x
+        return self.metric == DOT.value and x.dtype != torch.float32 and x.shape[1] % 16 == 0
+
+    def constants(self, tile: Tile) -> dict:
+        return {"METRIC": self.metric, "UNIT": self.unit, **tile.constants()}
 
     def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[tuple[int, int, int, int]]:
         """(top, bottom, left, right) of rectangles that cover all pairs, or those on and above the diagonal."""
-        for top in range(0, len(rows), HEIGHT):
-            for left in range(top if upper else 0, len(cols), WIDTH):
-                yield top, min(top + HEIGHT, len(rows)), left, min(left + WIDTH, len(cols))
+        for top in range(0, len(rows), self.height):
+            for left in range(top if upper else 0, len(cols), self.width):
+                yield top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols))
 
     def scratch(self, dtype: torch.dtype) -> Tensor:
         """Room for a rectangle, of either side's rows, in whole tiles."""
         longest = max(len(self.x), len(self.y))
-        return self.x.new(min(HEIGHT, longest), min(WIDTH, self.tile.whole(longest)), dtype=dtype)
+        return self.x.new(min(self.height, longest), min(self.width, self.tile.whole(longest)), dtype=dtype)
 
-    def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """Of a rectangle, kept until others are asked for."""
+    def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor | None:
+        """Of a rectangle, kept until others are asked for; None where the kernels make them."""
+        if self.makes:
+            return None
         if self.computed != (rows, top, bottom, left, right):
             if self.products is None:
                 self.products = self.scratch(torch.float32)
@@ -179,7 +191,7 @@ class Pairs:
         height, width = bottom - top, right - left
         distances = self.x.rows.distances
         dtype = self.x.factor.dtype
-        if self.products is None:
+        if self.products is None and not self.makes:
             self.products = self.scratch(torch.float32)
         if not self.parts:
             in_place = dtype == torch.float32 and not distances

@@ -80,6 +80,7 @@ def distance_kernel(
             slope,
             s,
             inside,
+            True,
             close,
             row_scales,
             col_scales,
@@ -137,7 +138,7 @@ def launch(pairs: Pairs, rectangle, out: Tensor, grad: Tensor | None = None, slo
         SPLIT=len(slopes.parts) > 1,
         ROW_SUMS=slopes.row_sums is not None,
         GROUP=8,
-        **pairs.constants(),
+        **pairs.constants(tile),
     )
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.pair_kernels import load_vector, pair_masks
+from fastpair.backends.triton.pair_kernels import all_pairs, load_vector, same_classes
 from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
 from fastpair.backends.triton.tiles import DOT, load_products, scores
 
@@ -52,7 +52,8 @@ def best_kernel(
     before = tl.load(rank + rows, mask=inside, other=0)
     for start in range(left, right, BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
-        positive, pair = pair_masks(rows, cols, bottom, right, x_labels, y_labels, self_index, SELF)
+        pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
+        positive = pair & same_classes(rows, cols, bottom, right, x_labels, y_labels)
         s, _close = scores(
             load_products(products, ld, top, left, rows, cols, bottom, right),
             x,
@@ -127,6 +128,6 @@ def best_rank(
                 1.0 if metric in ("cosine", "dot") else -1.0,
                 COUNT=count,
                 SELF=1 if y is x else 0,
-                **pairs.constants(),
+                **pairs.constants(pairs.tile),
             )
     return torch.where(best_item < 0, -1, rank)

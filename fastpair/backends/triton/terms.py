@@ -20,19 +20,23 @@ Terms are rounded before a shift is taken from them, as the kernels are compiled
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import triton
 import triton.language as tl
 from triton.runtime import JITFunction
 
+# Of 1e6 terms that are this large, or this small, the exponentials have a sum in float32.
+MOST = 76.0
 # Reductions, as constants of the kernels.
 SUM, LOG_SUM_EXP, MAX = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """``terms`` and ``anchor`` as the module says; ``params`` is how many p there are."""
+    """``terms`` and ``anchor`` as the module says; ``params`` is how many p there are. ``most`` of the p: how large the
+    terms of cosines that are exponentiated get, in either direction; None where nothing is known of it."""
 
     terms: JITFunction
     anchor: JITFunction
@@ -41,11 +45,17 @@ class Loss:
     negatives: int = LOG_SUM_EXP.value
     given: bool = False
     separate_means: bool = False
+    most: Callable[..., float] | None = None
 
     @property
     def sums(self) -> bool:
         """The derivative by a pair's score needs nothing of the anchor's other pairs."""
         return self.positives == self.negatives == SUM.value
+
+    def bounded(self, params: list[float], cosines: bool) -> bool:
+        """Whether exponentials of terms neither overflow nor come to nothing, sums of them included: they need no shift
+        then."""
+        return self.sums or (cosines and self.most is not None and self.most(*params) <= MOST)
 
 
 # ---- elementary functions. NaN stays NaN.
@@ -256,15 +266,23 @@ def smooth_hard_triplet_anchor(pos, neg, margin, p1, p2):
     return loss, (loss != 0).to(zero.dtype), zero, zero, slope, slope
 
 
+def most_of_multi_similarity(alpha: float, beta: float, base: float) -> float:
+    return max(abs(alpha), abs(beta)) * (1 + abs(base))
+
+
+def most_of_proxy_anchor(margin: float, alpha: float) -> float:
+    return abs(alpha) * (1 + abs(margin))
+
+
 LOSSES = {
     "contrastive": Loss(contrastive_terms, sums_apart_anchor, 2, SUM.value, SUM.value, separate_means=True),
     "squared_contrastive": Loss(squared_contrastive_terms, sums_anchor, 2, SUM.value, SUM.value),
-    "snca": Loss(scaled_terms, snca_anchor, 1),
-    "supcon": Loss(scaled_terms, supcon_anchor, 1),
-    "ntxent": Loss(ntxent_terms, ntxent_anchor, 1, positives=SUM.value, given=True),
+    "snca": Loss(scaled_terms, snca_anchor, 1, most=abs),
+    "supcon": Loss(scaled_terms, supcon_anchor, 1, most=abs),
+    "ntxent": Loss(ntxent_terms, ntxent_anchor, 1, positives=SUM.value, given=True, most=abs),
     "sigmoid": Loss(sigmoid_terms, sums_anchor, 0, SUM.value, SUM.value),
-    "multi_similarity": Loss(multi_similarity_terms, multi_similarity_anchor, 3),
-    "proxy_anchor": Loss(proxy_anchor_terms, proxy_anchor_anchor, 2, separate_means=True),
+    "multi_similarity": Loss(multi_similarity_terms, multi_similarity_anchor, 3, most=most_of_multi_similarity),
+    "proxy_anchor": Loss(proxy_anchor_terms, proxy_anchor_anchor, 2, separate_means=True, most=most_of_proxy_anchor),
     "circle": Loss(circle_terms, circle_anchor, 2),
     "lifted_structure": Loss(lifted_structure_terms, lifted_structure_anchor, 2),
     "hard_triplet": Loss(hard_triplet_terms, hard_triplet_anchor, 1, MAX.value, MAX.value),

@@ -9,6 +9,8 @@ from fastpair.backends.triton.terms import relu
 
 # Metrics, as constants of the kernels: all are functions of the dot product and the squared norms.
 DOT, SQUARED_EUCLIDEAN, EUCLIDEAN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# The interpreter would multiply bfloat16 as the integers of its bits.
+WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 # Squared distances below this part of the squared norms are small.
 SMALL = tl.constexpr(1 / 64)
 
@@ -43,6 +45,31 @@ def load_products(products, ld, top, left, rows, cols, bottom, right):
     """Dot products of the rows and columns, of the rectangle that begins at row ``top`` and column ``left``."""
     at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
     return tl.load(at, mask=(rows < bottom)[:, None] & (cols < right)[None, :], other=0.0)
+
+
+@triton.jit
+def make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH: tl.constexpr):
+    """Dot products of the rows and columns, by the matrix units. Beyond the end they are those of other rows."""
+    k = tl.arange(0, DEPTH)
+    x_at = x + tl.where(rows < bottom, rows, top).to(tl.int64)[:, None] * d + k[None, :]
+    y_at = y + tl.where(cols < right, cols, left).to(tl.int64)[None, :] * d + k[:, None]
+    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
+    for start in range(0, d, DEPTH):
+        a = tl.load(x_at + start, mask=(k < d - start)[None, :], other=0.0)
+        b = tl.load(y_at + start, mask=(k < d - start)[:, None], other=0.0)
+        if WIDEN:
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        out = tl.dot(a, b, out)
+    return out
+
+
+@triton.jit
+def tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH: tl.constexpr):
+    """``DEPTH``: how much of the rows is multiplied at a time; 0 where the products were made before."""
+    if DEPTH > 0:
+        return make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH)
+    else:
+        return load_products(products, ld, top, left, rows, cols, bottom, right)
 
 
 @triton.jit
@@ -108,6 +135,7 @@ def store_slopes(
     slope,
     s,
     pair,
+    mixed,
     close,
     row_scales,
     col_scales,
@@ -132,10 +160,11 @@ def store_slopes(
     UNIT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, at ``at``. Those of close pairs take
-    the place of the tile's ``products``, which lie alike, where ``flags`` says that there are some. ``SPLIT``:
-    ``residuals`` takes what rounding the slopes takes away. ``ROW_SUMS``: their sums by row and by column of each tile,
-    (blocks, .)."""
+    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, at ``at``; zero for what is no
+    ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``, which lie
+    alike, where ``flags`` says that there are some. ``SPLIT``: ``residuals`` takes what rounding the slopes takes away.
+    ``ROW_SUMS``: their sums by row and by column of each tile, (blocks, .). Returns what was stored, rounded, and the
+    residuals."""
     inside = (rows < bottom)[:, None] & (cols < right)[None, :]
     slope *= slope_by_product(s, METRIC)
     if METRIC != DOT:
@@ -146,11 +175,13 @@ def store_slopes(
         pair &= ~close
     if UNIT:
         slope *= row_scales[:, None] * col_scales[None, :]
-    slope = tl.where(pair, slope, 0.0)
+    if mixed:
+        slope = tl.where(pair, slope, 0.0)
     rounded = slope.to(slopes.dtype.element_ty)
     tl.store(slopes + at, rounded, mask=inside)
     # Sums are of the rounded slopes, which is what the products are made of.
     kept = rounded.to(tl.float32)
+    rest = rounded
     if SPLIT:
         rest = (slope - kept).to(slopes.dtype.element_ty)
         tl.store(residuals + at, rest, mask=inside)
@@ -159,3 +190,4 @@ def store_slopes(
         down, across = bottom - top, right - left
         tl.store(row_sums + col_block.to(tl.int64) * down + rows - top, tl.sum(kept, 1), mask=rows < bottom)
         tl.store(col_sums + row_block.to(tl.int64) * across + cols - left, tl.sum(kept, 0), mask=cols < right)
+    return rounded, rest
