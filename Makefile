@@ -80,7 +80,7 @@ gpu-tests:
 	$(call staged,tests,240,$(on_gpu) tests/gpu/test_gpu.py tests/gpu/test_kernels.py tests/gpu/test_lengths.py)
 
 gpu-benchmarks:
-	$(call staged,benchmarks,240,$(PYTHON) -m benchmarks.gpu --budget 180 --output $(GPU_RESULTS))
+	$(call staged,benchmarks,260,$(PYTHON) -m benchmarks.gpu --budget 200 --output $(GPU_RESULTS))
 
 # The CUDA kernels under the tools that find wrong addresses and races; slow.
 sanitize:

@@ -58,7 +58,7 @@ def environment() -> dict:
     root = Path(__file__).parents[1]
     commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
     return {
-        "commit": commit.stdout.strip() or os.environ.get("FASTPAIR_COMMIT", "unknown"),
+        "commit": os.environ.get("FASTPAIR_COMMIT") or commit.stdout.strip() or "unknown",
         "device": torch.cuda.get_device_name(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
         "torch": torch.__version__,
@@ -262,18 +262,18 @@ def pair_work(name: str, dtype: torch.dtype, n: int, compiled: bool, small: bool
     return Work(f"{kind}{name} {short(dtype)} n={n} d={DIM}", measure)
 
 
-def small_works(compiled: bool = False) -> Iterator[Work]:
+def small_works(sizes: tuple[int, ...], compiled: bool = False) -> Iterator[Work]:
     """Batches of everyday training, where the host is the limit, and beyond them to where Triton takes over."""
-    for n in (128, 512, 32, 256) if compiled else (128, 512, 32, 256, 1024, 2048):
+    for n in sizes:
         for dtype in (torch.float32, torch.bfloat16):
             for name in LOSSES[:3]:
                 yield pair_work(name, dtype, n, compiled, small=True)
 
 
-def pair_works(compiled: bool = False) -> Iterator[Work]:
-    for n in (4096, 16384, 1024):
+def pair_works(sizes: tuple[int, ...], losses: tuple[str, ...], compiled: bool = False) -> Iterator[Work]:
+    for n in sizes:
         for dtype in (torch.bfloat16, torch.float32):
-            for name in LOSSES:
+            for name in losses:
                 yield pair_work(name, dtype, n, compiled)
 
 
@@ -353,14 +353,15 @@ def kernel_works() -> Iterator[Work]:
 
 # In the order of what is to be known first.
 PARTS = {
-    "small": small_works,
-    "pairs": pair_works,
+    "small": partial(small_works, (128, 512)),
+    "pairs": partial(pair_works, (4096, 16384), LOSSES),
+    "pairs_compiled": partial(pair_works, (16384, 4096), LOSSES[:3], compiled=True),
+    "small_compiled": partial(small_works, (128, 512), compiled=True),
     "kernels": kernel_works,
     "cross_entropy": cross_entropy_works,
-    "small_compiled": partial(small_works, compiled=True),
-    "pairs_compiled": partial(pair_works, compiled=True),
     "cross_entropy_compiled": partial(cross_entropy_works, compiled=True),
     "large": large_works,
+    "more": lambda: [*small_works((32, 256, 1024, 2048)), *pair_works((1024, 2048), LOSSES)],
 }
 
 

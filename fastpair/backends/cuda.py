@@ -41,7 +41,7 @@ def linear_cross_entropy(
     if grad_embeddings or grad_weight or grad_bias:
         x_factor, w_factor = Factor(x), Factor(w)
         in_place = x_factor.dtype == torch.float32
-        for _ in x_factor.parts:
+        for _ in range(x_factor.slope_parts):
             slopes.append(products if in_place else torch.empty_like(room, dtype=x_factor.dtype)[:, :classes])
     value = kernels.cuda_softmax(
         products,

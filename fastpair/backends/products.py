@@ -10,20 +10,22 @@ class Factor:
     """A matrix of embeddings as the right factor of float32 sums of products with slopes.
 
     Slopes may be as small as 1/n^2, which float16 cannot hold. There both factors are taken apart into two bfloat16
-    parts, the slopes' 16 leading bits and all 11 of the embeddings'."""
+    parts, the slopes' 16 leading bits and all 11 of the embeddings'. ``fine``: so are slopes of bfloat16, for sums that
+    cancel, as those of distances do."""
 
-    def __init__(self, x: Tensor):
+    def __init__(self, x: Tensor, fine: bool = False):
         self.parts = [x]
         if x.dtype == torch.float16:
             high = x.bfloat16()
             self.parts = [high, (x.float() - high.float()).bfloat16()]
+        self.slope_parts = 2 if x.dtype == torch.float16 or (fine and x.dtype == torch.bfloat16) else 1
 
     @property
     def dtype(self) -> torch.dtype:
         return self.parts[0].dtype
 
     def products(self, slopes: list[Tensor], transposed: bool = False) -> Tensor:
-        """slopes @ x, the slopes in as many parts as x, or their transpose."""
+        """slopes @ x, the slopes in ``slope_parts``, or their transpose."""
         rows = slopes[0].shape[1 if transposed else 0]
         out = slopes[0].new_empty(rows, self.parts[0].shape[1], dtype=torch.float32)
         product(slopes[0].T if transposed else slopes[0], self.parts[0], out)
@@ -38,8 +40,9 @@ class Factor:
 
     def _add_low_parts(self, out: Tensor, slopes: list[Tensor], rows: slice, transposed: bool) -> None:
         # The product of two low parts is beyond the digits that are kept.
-        for i, j in ((0, 1), (1, 0)) if len(slopes) > 1 else ():
-            add_product(out, slopes[i].T if transposed else slopes[i], self.parts[j][rows])
+        pairs = [(0, part) for part in self.parts[1:]] + [(i, self.parts[0]) for i in range(1, len(slopes))]
+        for i, part in pairs:
+            add_product(out, slopes[i].T if transposed else slopes[i], part[rows])
 
 
 def add_product(out: Tensor, a: Tensor, b: Tensor) -> None:

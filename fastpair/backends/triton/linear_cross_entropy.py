@@ -189,7 +189,9 @@ def linear_cross_entropy(
     if gradients:
         x_factor, w_factor = Factor(x.x), Factor(w.x)
         in_place = x_factor.dtype == torch.float32
-        slopes = [room if in_place else torch.empty_like(room, dtype=x_factor.dtype) for _ in x_factor.parts]
+        slopes = [
+            room if in_place else torch.empty_like(room, dtype=x_factor.dtype) for _ in range(x_factor.slope_parts)
+        ]
     for top in range(0, n, rows):
         count = min(rows, n - top)
         product(x.x[top : top + count], w.x.T, room[:count, :classes])

@@ -85,14 +85,15 @@ def sides(kind: type[Side], x: Tensor, y: Tensor | None, metric: str, grad_x: bo
         if wanted:
             side.want_gradient()
     if grad_x or grad_y:
-        first.factor = Factor(first.rows.x)
-        second.factor = first.factor if second is first else Factor(second.rows.x)
+        fine = distances and not unit
+        first.factor = Factor(first.rows.x, fine)
+        second.factor = first.factor if second is first else Factor(second.rows.x, fine)
     return first, second
 
 
 @dataclass(eq=False)
 class Slopes:
-    """Of a rectangle, in as many parts as the rows that they are multiplied by. For distances their sums by row and by
+    """Of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
     column for each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
     the parts, with the ``flags`` of the tiles of the size ``tile`` that have some."""
 
@@ -195,7 +196,7 @@ class Pairs:
             self.products = self.scratch(torch.float32)
         if not self.parts:
             in_place = dtype == torch.float32 and not distances
-            self.parts = [self.products if in_place else self.scratch(dtype) for _ in self.x.factor.parts]
+            self.parts = [self.products if in_place else self.scratch(dtype) for _ in range(self.x.factor.slope_parts)]
         rows, cols = ceil_div(height, self.tile.rows), ceil_div(width, self.tile.cols)
         sums = distances and not self.unit
         return Slopes(

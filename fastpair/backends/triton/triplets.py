@@ -252,7 +252,7 @@ def triplet_loss(
     scores = x.new(rows, ceil_div(m, 16) * 16)
     parts, close, flags = [None], None, None
     if gradients:
-        parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in x.factor.parts]
+        parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in range(x.factor.slope_parts)]
     if gradients and distances:
         close = torch.empty_like(scores)
         flags = x.new(rows, ceil_div(m, BLOCK_N), dtype=torch.int8)
