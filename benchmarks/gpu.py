@@ -219,6 +219,12 @@ class Work:
     measure: Callable[[float], dict]
 
 
+def described(work: str) -> dict:
+    """What ``benchmarks.report`` draws by."""
+    sizes = {name: int(size) for name, size in re.findall(r"(\w+)=(\d+)", work)}
+    return {"work": work, "name": re.sub(r" \w+=\d+", "", work), "sizes": sizes}
+
+
 def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -414,7 +420,7 @@ def main() -> None:
                 return
             started = time.perf_counter()
             row = work.measure(options.seconds)
-            yield {"work": work.name, "seconds": time.perf_counter() - started, **row}
+            yield {**described(work.name), "seconds": time.perf_counter() - started, **row}
 
     record(facts, rows(), print_row, file)
     print(f"results in {file}")

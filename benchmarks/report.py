@@ -38,13 +38,15 @@ OURS = ("fastpair", "cuda")
 # What rows can hold for each variant: its unit, and how the file of its picture ends.
 FIELDS = {
     "milliseconds": ("loss and gradient, milliseconds", "time"),
+    "wall_milliseconds": ("loss and gradient by the host's clock, milliseconds", "wall"),
+    "graph_milliseconds": ("loss and gradient in a CUDA graph, milliseconds", "graph"),
     "extra_mebibytes": ("extra memory, MiB", "memory"),
     "steps_per_second": ("steps a second", "steps"),
     "loss_share": ("the loss's share of a step", "share"),
     "step_mebibytes": ("memory of a step, MiB", "step-memory"),
 }
 # Of maxima the gradient takes no product.
-FLOOR = {"linear_cross_entropy": 3.0, "hard_triplet": 0.5}
+FLOOR = {"linear_cross_entropy": 3.0, "linear cross-entropy": 3.0, "hard_triplet": 0.5}
 
 
 def curves(rows: list[dict], field: str) -> dict[tuple, list[dict]]:
@@ -78,7 +80,8 @@ def draw(rows: list[dict], field: str, label: str, path: Path) -> bool:
             color, marker = STYLES[variant]
             (handles[variant],) = axis.plot(*zip(*known), color=color, marker=marker, markersize=4, linewidth=1.4)
         if field == "milliseconds":
-            floor = [FLOOR.get(name, 1.5) * row[field]["product"] for row in members]
+            units = next((units for work, units in FLOOR.items() if work in name), 1.5)
+            floor = [units * row[field]["product"] for row in members]
             (handles["floor"],) = axis.plot(sizes, floor, color="black", linestyle="--", linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel=NAMES[along], ylabel=label)
         axis.set_title(", ".join([name.replace("_", " "), *(f"{k} = {v}" for k, v in rest)]), fontsize=10)
