@@ -11,8 +11,8 @@ from fastpair.ops import checks
 from fastpair.ops.autograd import fake_fused_loss, fused_loss
 from fastpair.ops.kernels import define, operator
 
-# On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost the host more:
-# see benchmarks/PREDICTIONS.md.
+# On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost the host
+# more: see benchmarks/PREDICTIONS.md.
 SMALL = 1 << 20
 # The kernels for small batches count elements in 32 bits.
 MOST_ELEMENTS = 1 << 27
