@@ -1,9 +1,9 @@
-"""Finds the launch parameters of the Triton kernels on this GPU: fastpair/backends/triton/launch.json.
+"""Finds the tiles of the Triton kernels that read products, on this GPU: fastpair/backends/triton/launch.json.
 
     python -m benchmarks.tune_triton [--seconds S]
 
-For each dtype and dimension: the candidates of ``launch.CANDIDATES`` on SupCon and the contrastive loss at n = 8192,
-the best by the product of the two medians. Entries of other GPUs stay as they are.
+For each dtype and dimension: the candidates of ``launch.CANDIDATES`` on SupCon and the contrastive loss of Euclidean
+distances at n = 8192, the best by the product of the two medians. Entries of other GPUs stay as they are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.compare import PAIR_LOSSES, PER_CLASS, step
+import fastpair.functional as FP
+from benchmarks.compare import PER_CLASS, step
 from benchmarks.gpu import device_milliseconds, environment
 from fastpair.backends.triton import launch, pairs
 
@@ -27,7 +29,8 @@ def milliseconds(tile: launch.Tile, dtype: torch.dtype, d: int, seconds: float) 
     pairs.tile_for = lambda x: tile
     x = torch.randn(N, d, device="cuda", dtype=dtype, requires_grad=True)
     labels = torch.arange(N, device="cuda") // PER_CLASS
-    calls = {name: [step(PAIR_LOSSES[name].fast, [x], labels)] for name in ("supcon", "contrastive")}
+    losses = {"supcon": partial(FP.supcon_loss, distance="euclidean"), "contrastive": FP.contrastive_loss}
+    calls = {name: [step(partial(loss, backend="triton"), [x], labels)] for name, loss in losses.items()}
     times = device_milliseconds(calls, seconds)
     return times["supcon"] * times["contrastive"]
 

@@ -125,6 +125,7 @@ def _matches(
     return match[counted], relevant[counted]
 
 
+@torch.no_grad()
 def recall_at_k(
     query: Tensor,
     query_labels: Tensor,
@@ -165,6 +166,7 @@ def recall_at_k(
     return {depth: match[:, :depth].any(1).double().mean().item() for depth in depths}
 
 
+@torch.no_grad()
 def map_at_r(
     query: Tensor,
     query_labels: Tensor,

@@ -218,6 +218,8 @@ Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::st
   workspace.allocate(x);
   Side& side = problem.side[0];
   side.ld = problem.side[operands.sides() - 1].n;
+  STD_TORCH_CHECK(int64_t(side.n) * side.ld <= MOST_ELEMENTS, side.n, " x ", side.ld,
+                  " distances are too many for the cuda backend");
   const Tensor out = new_tensor(x, {side.n, side.ld});
   side.scores = static_cast<float*>(out.mutable_data_ptr());
   operands.finish();

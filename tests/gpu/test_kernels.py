@@ -250,6 +250,13 @@ def test_pairwise_distance(metric, sizes, backend, device, small_rectangles):
         assert error(got[name], want[name], floor=0.1) <= (2e-5 if name != "value" else 1e-5)
 
 
+@pytest.mark.parametrize("backend", ["cuda"], indirect=True)
+def test_more_distances_than_32_bits_count(backend, device):
+    x = torch.zeros(46_342, 1, device=device)
+    with pytest.raises(RuntimeError, match="46342 x 46342 distances are too many for the cuda backend"):
+        FP.pairwise_distance(x, None, "dot", backend=backend)
+
+
 def test_classes_in_several_blocks(backend, device):
     loss = LOSSES["linear_cross_entropy-smooth-ignore"]
     generator = torch.Generator().manual_seed(5)
@@ -325,6 +332,7 @@ def test_recall(metric, gallery, backend, device, small_rectangles):
         items, item_labels = torch.randn(m, 3, generator=generator), torch.randint(60, (m,), generator=generator)
         items[200:] = items[:70]
     arguments = [t if t is None else t.to(device) for t in (query, labels, items, item_labels)]
+    arguments[0].requires_grad_()  # as embeddings of a model may
     depths = [1, 2, 4, 30, 500]
     with fastpair.use_backend(backend):
         got = fastpair.retrieval.recall_at_k(*arguments, k=depths, metric=metric)
