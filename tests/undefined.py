@@ -24,8 +24,12 @@ CASES = [(bad, whole) for bad in (NAN, INFINITY, -INFINITY) for whole in (True, 
 FEW = [(NAN, True), (INFINITY, False)]
 
 
-def faults(loss, n, backend, device="cpu", few=False):
-    clean = cast(loss.inputs(n, 6, "few", torch.Generator().manual_seed(0)), torch.float32)
+# Relative and absolute.
+TOLERANCE = {torch.float32: (1e-4, 1e-5), torch.bfloat16: (4e-2, 2e-2)}
+
+
+def faults(loss, n, backend, device="cpu", few=False, d=6, dtype=torch.float32):
+    clean = cast(loss.inputs(n, d, "few", torch.Generator().manual_seed(0)), dtype)
     for name in clean.keys() & {"embeddings", "ref_emb", "weight", "proxies", "centers"}:
         for bad, whole in FEW if few else CASES:
             inputs = clean | {name: clean[name].clone()}
@@ -43,7 +47,7 @@ def compared(got, want, bad):
     value, usual = got.pop("value"), want["value"]
     # Sums of infinities of either sign, as class means may be, are NaN by one order of summing and not by another.
     known = usual.isfinite() | usual.isinf() if bad == bad else torch.ones_like(usual, dtype=torch.bool)
-    if not torch.allclose(value[known], usual[known], rtol=1e-4, atol=1e-5, equal_nan=True):
+    if not torch.allclose(value[known], usual[known], *TOLERANCE[value.dtype], equal_nan=True):
         yield f"value {value.tolist()}, dense PyTorch's {usual.tolist()}"
     for name, gradient in got.items():
         if gradient.ndim == 2:

@@ -225,6 +225,13 @@ def test_undefined(name, backend, device):
     assert not found, "\n".join(found)
 
 
+@of_triton
+@pytest.mark.parametrize("name", ["contrastive-dot", "supcon-cosine", "ntxent-cosine"])
+def test_undefined_where_kernels_make_products(name, backend, device):
+    found = list(faults(LOSSES[name], 12, backend, device, few=True, d=16, dtype=torch.bfloat16))
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize("distance", ["unit_euclidean", "sqeuclidean"])
 def test_collapsed(distance, backend, device, small_rectangles):
     found = list(collapsed.faults(distance, (132, 16, 1e-6), backend, device))

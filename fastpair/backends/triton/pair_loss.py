@@ -33,10 +33,11 @@ class PairSweep(Pairs):
     def __init__(self, x: Anchors, y: Anchors, self_index: Tensor | None, loss: Loss, params: list[float], metric: str):
         super().__init__(x, y, metric)
         self.statistics_tile = self.tile
-        self.makes = self.can_make() and loss.bounded(params, cosines=metric == "cosine")
+        longest = max(len(x), len(y))
+        self.makes = self.can_make() and loss.bounded(params, metric == "cosine", longest)
         if self.makes:
             simple = not (loss.sums or loss.given or loss.separate_means)
-            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, max(len(x), len(y)), simple)
+            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, longest, simple)
             # Slopes alone are held.
             self.height *= 2
         self.self_index = self_index

@@ -20,6 +20,7 @@ Terms are rounded before a shift is taken from them, as the kernels are compiled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,8 +28,8 @@ import triton
 import triton.language as tl
 from triton.runtime import JITFunction
 
-# Of 1e6 terms that are this large, or this small, the exponentials have a sum in float32.
-MOST = 76.0
+# Logarithms of the smallest and of the largest numbers in float32 are beyond these.
+MOST, MOST_OF_SUM = 76.0, 88.0
 # Reductions, as constants of the kernels.
 SUM, LOG_SUM_EXP, MAX = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
@@ -52,10 +53,13 @@ class Loss:
         """The derivative by a pair's score needs nothing of the anchor's other pairs."""
         return self.positives == self.negatives == SUM.value
 
-    def bounded(self, params: list[float], cosines: bool) -> bool:
-        """Whether exponentials of terms neither overflow nor come to nothing, sums of them included: they need no shift
-        then."""
-        return self.sums or (cosines and self.most is not None and self.most(*params) <= MOST)
+    def bounded(self, params: list[float], cosines: bool, count: int) -> bool:
+        """Whether no exponential of a term comes to nothing, and not even ``count`` of them overflow: they need no
+        shift then."""
+        if self.sums or not cosines or self.most is None:
+            return self.sums
+        most = self.most(*params)
+        return most <= MOST and most + math.log(max(count, 1)) <= MOST_OF_SUM
 
 
 # ---- elementary functions. NaN stays NaN.
