@@ -270,6 +270,9 @@ def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
     if not margins:
         return loss
     wide = cast(inputs, torch.float64)
+    # Among many more scores some are at any margin but for rounding.
+    if len(wide["embeddings"]) * len(wide.get("ref_emb", wide["embeddings"])) > 1 << 21:
+        return loss
     scores = dense.scores(wide["embeddings"], wide.get("ref_emb", wide["embeddings"]), settings["distance"])
     for name, margin in margins.items():
         while ((scores - margin).abs() < 1e-6).any() and margin not in (0.0, 1.0):
@@ -308,7 +311,7 @@ def assert_matches_oracle(
     backend: str = "cpu",
 ) -> None:
     """Loss and all gradients, or the named ones of these ``results``, of a backend are those of the float64 oracle."""
-    if inputs["embeddings"].numel() <= 1 << 18 and inputs["embeddings"].dtype == torch.float32:
+    if inputs["embeddings"].dtype == torch.float32:
         loss = off_the_kinks(loss, inputs)
     run = partial(loss.fused, reduction=reduction, backend=backend)
     got = value_and_gradients(run, inputs, loss.trained, incoming)
