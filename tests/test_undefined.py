@@ -8,6 +8,9 @@ from undefined import SPREAD, faults
 @needs_cpu_kernels
 @pytest.mark.parametrize("loss", SPREAD)
 @pytest.mark.parametrize("n", [12, 70])
-def test_undefined(loss, n):
-    found = list(faults(SPREAD[loss], n, "cpu"))
-    assert not found, "\n".join(found)
+def test_undefined(loss, n, threads):
+    """By one thread and by two, which cut the matrix of scores at other places."""
+    for count in (1, 2):
+        threads(count)
+        found = list(faults(SPREAD[loss], n, "cpu"))
+        assert not found, "\n".join(found)

@@ -350,6 +350,8 @@ class PairSweep {
         a += value, b += count, c += third;
         return;
       case Reduction::LogSumExp:
+        c += third;
+        // No terms, or infinitely small ones alone: those are in their sum.
         if (count == 0) return;
         if (std::isinf(a) || std::isinf(value)) {
           // Nothing so far, or an infinite term, relative to whose sum nothing else counts, but NaN does.
@@ -361,7 +363,6 @@ class PairSweep {
         } else {
           b += count * std::exp(value - a);
         }
-        c += third;
         return;
       case Reduction::Max:
         if (count == 0 || !(value > a || std::isnan(value))) return;
