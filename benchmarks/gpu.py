@@ -36,7 +36,17 @@ import torch
 from torch import Tensor
 
 import fastpair.functional as FP
-from benchmarks.compare import DIM, PAIR_LOSSES, classifier, dense_cross_entropy, embeddings, product, record, step
+from benchmarks.compare import (
+    DIM,
+    PAIR_LOSSES,
+    classifier,
+    dense_cross_entropy,
+    embeddings,
+    product,
+    record,
+    step,
+    work,
+)
 
 # The work that the goals of the package are set for, and one loss of each other kind.
 LOSSES = ("supcon", "contrastive", "multi_similarity", "ntxent", "hard_triplet")
@@ -213,16 +223,10 @@ def measured(variants: dict[str, Callable], inputs: tuple[list[Tensor], list[Ten
 
 @dataclass(frozen=True)
 class Work:
-    """``measure`` (seconds for its rounds) makes its row."""
+    """``measure`` (seconds for its rounds) makes what its row has besides the ``facts``."""
 
-    name: str
+    facts: dict
     measure: Callable[[float], dict]
-
-
-def described(work: str) -> dict:
-    """What ``benchmarks.report`` draws by."""
-    sizes = {name: int(size) for name, size in re.findall(r"(\w+)=(\d+)", work)}
-    return {"work": work, "name": re.sub(r" \w+=\d+", "", work), "sizes": sizes}
 
 
 def short(dtype: torch.dtype) -> str:
@@ -265,7 +269,7 @@ def pair_work(name: str, dtype: torch.dtype, n: int, compiled: bool, small: bool
         return measured(variants, inputs, product, tolerance(dtype), seconds, graphs=small)
 
     kind = ("small " if small else "") + ("compiled " if compiled else "")
-    return Work(f"{kind}{name} {short(dtype)} n={n} d={DIM}", measure)
+    return Work(work(f"{kind}{name} {short(dtype)}", {"n": n, "d": DIM}), measure)
 
 
 def small_works(sizes: tuple[int, ...], compiled: bool = False) -> Iterator[Work]:
@@ -315,7 +319,7 @@ def cross_entropy_work(dtype: torch.dtype, n: int, classes: int, compiled: bool)
         return measured(variants, inputs, product, tolerance(dtype), seconds)
 
     kind = "compiled " if compiled else ""
-    return Work(f"{kind}linear cross-entropy {short(dtype)} n={n} K={classes} d={DIM}", measure)
+    return Work(work(f"{kind}linear cross-entropy {short(dtype)}", {"n": n, "K": classes, "d": DIM}), measure)
 
 
 def cross_entropy_works(compiled: bool = False) -> Iterator[Work]:
@@ -345,7 +349,7 @@ def kernels_work(name: str, backend: str, dtype: torch.dtype, n: int) -> Work:
         }
         return {"kernels": dict(sorted(found.items(), key=lambda item: -item[1]["milliseconds"]))}
 
-    return Work(f"kernels {name} {backend} {short(dtype)} n={n} d={DIM}", measure)
+    return Work(work(f"kernels {name} {backend} {short(dtype)}", {"n": n, "d": DIM}), measure)
 
 
 def kernel_works() -> Iterator[Work]:
@@ -414,13 +418,13 @@ def main() -> None:
 
     def rows() -> Iterator[dict]:
         yield from before
-        for work in (work for part in options.part for work in PARTS[part]() if work.name not in done):
+        for each in (each for part in options.part for each in PARTS[part]() if each.facts["work"] not in done):
             if time.perf_counter() - begin > options.budget:
-                print(f"{options.budget:.0f} s are over before {work.name}")
+                print(f"{options.budget:.0f} s are over before {each.facts['work']}")
                 return
             started = time.perf_counter()
-            row = work.measure(options.seconds)
-            yield {**described(work.name), "seconds": time.perf_counter() - started, **row}
+            row = each.measure(options.seconds)
+            yield {**each.facts, "seconds": time.perf_counter() - started, **row}
 
     record(facts, rows(), print_row, file)
     print(f"results in {file}")

@@ -165,7 +165,7 @@ def statistics(name, distance, tile, chip, **kinds):
     return built(pair_kernels.statistics_kernel, chip, constants, warps=tile.warps, stages=tile.stages)
 
 
-def slopes(name, distance, tile, chip, dtype, split=False, totals=None):
+def slopes(name, distance, tile, chip, dtype, split=False):
     sums = distance in ("euclidean", "sqeuclidean")
     constants = loss_constants(name, distance, tile) | {
         **({} if sums else absent("row_sums", "col_sums")),
@@ -176,7 +176,7 @@ def slopes(name, distance, tile, chip, dtype, split=False, totals=None):
         "SLOPES": True,
         "SPLIT": split,
         "ROW_SUMS": sums,
-        "ADD_TOTALS": LOSSES[name].sums if totals is None else totals,
+        "ADD_TOTALS": LOSSES[name].sums,
         "GROUP": 8,
     }
     return built(pair_kernels.slopes_kernel, chip, constants, dtype, tile.warps, stages=tile.stages)
@@ -225,11 +225,10 @@ def test_kernels_that_make_products(name, tmp_path):
             check(kernel, 90, tmp_path)
             assert "HGMMA" in tool("cuobjdump", "-sass", tmp_path / "kernel.cubin")
             assert instructions_a_score(tile, tmp_path) <= (45 if large else 54)
-        simple = not (loss.sums or loss.given or loss.separate_means)
-        tile = MAKING_SLOPES if large and simple else MAKING_SMALL
+        tile = MAKING_SLOPES if large and loss.simple else MAKING_SMALL
         kernel = slopes(name, "cosine", tile, 90, "bf16")
         check(kernel, 90, tmp_path, spilled=26 if name == "sigmoid" else 0)
-        if simple:
+        if loss.simple:
             assert instructions_a_score(tile, tmp_path) <= (50 if large else 61)
 
 
@@ -249,7 +248,7 @@ def test_other_dtypes(dtype, split, chip, tmp_path):
     check(slopes("supcon", "cosine", DEFAULT, chip, dtype, split), chip, tmp_path)
 
 
-@pytest.mark.parametrize("tile", CANDIDATES[1:], ids=str)
+@pytest.mark.parametrize("tile", CANDIDATES, ids=str)
 def test_candidates_of_the_tuning(tile, tmp_path):
     check(statistics("supcon", "cosine", tile, 90), 90, tmp_path)
     check(slopes("supcon", "cosine", tile, 90, "bf16"), 90, tmp_path)

@@ -102,7 +102,7 @@ def tile_for(x: Tensor) -> Tile:
 
 
 def making_tiles_for(x: Tensor, rows: int, simple: bool) -> tuple[Tile, Tile]:
-    """For the statistics and for the slopes, ``simple`` ones being those of log-sum-exps and no more."""
+    """For the statistics and for the slopes; ``simple``: see ``terms.Loss``."""
     if x.device.type != "cuda":
         return MAKING_STATISTICS, MAKING_SLOPES
     if device_facts(x.device.index)[0] != (9, 0):

@@ -36,8 +36,7 @@ class PairSweep(Pairs):
         longest = max(len(x), len(y))
         self.makes = self.can_make() and loss.bounded(params, metric == "cosine", longest)
         if self.makes:
-            simple = not (loss.sums or loss.given or loss.separate_means)
-            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, longest, simple)
+            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, longest, loss.simple)
             # Slopes alone are held.
             self.height *= 2
         self.self_index = self_index

@@ -53,6 +53,11 @@ class Loss:
         """The derivative by a pair's score needs nothing of the anchor's other pairs."""
         return self.positives == self.negatives == SUM.value
 
+    @property
+    def simple(self) -> bool:
+        """Log-sum-exps and no more: the slopes that want the fewest registers."""
+        return not (self.sums or self.given or self.separate_means)
+
     def bounded(self, params: list[float], cosines: bool, count: int) -> bool:
         """Whether no exponential of a term comes to nothing, and not even ``count`` of them overflow: they need no
         shift then."""
