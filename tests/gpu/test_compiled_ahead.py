@@ -1,129 +1,53 @@
 """Compiles every kernel for GPUs that need not be here, and reads what the compilers made of it: no register spills, no
-more registers and shared memory than a multiprocessor has, and matrix instructions where kernels make products.
+more registers and shared memory than a multiprocessor has, and matrix instructions where kernels make products. And how
+many are compiled.
 """
 
 import os
 import re
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from dry_run import dry_run  # noqa: E402
+from host_reads import no_host_reads  # noqa: E402
 
-from fastpair.backends.triton import close, pair_kernels, rows  # noqa: E402
+from fastpair.backends import triton as backend  # noqa: E402
+from fastpair.backends.triton import pairs  # noqa: E402
 from fastpair.backends.triton.launch import (  # noqa: E402
     CANDIDATES,
     COMPILED,
-    DEFAULT,
-    MAKING_ANYWHERE,
     MAKING_SLOPES,
-    MAKING_SMALL,
     MAKING_STATISTICS,
 )
-from fastpair.backends.triton.linear_cross_entropy import KINDS, softmax_kernel  # noqa: E402
+from fastpair.backends.triton.linear_cross_entropy import KINDS  # noqa: E402
 from fastpair.backends.triton.pairs import METRICS  # noqa: E402
-from fastpair.backends.triton.pairwise_distance import distance_kernel  # noqa: E402
-from fastpair.backends.triton.retrieval import best_kernel  # noqa: E402
-from fastpair.backends.triton.terms import LOG_SUM_EXP, LOSSES, MAX  # noqa: E402
-from fastpair.backends.triton.triplets import triplet_kernel  # noqa: E402
+from fastpair.backends.triton.terms import LOG_SUM_EXP, LOSSES  # noqa: E402
+from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES  # noqa: E402
 
 # Bytes of shared memory that one block may have.
 CHIPS = {80: 166_912, 90: 232_448, 100: 232_448}
 REGISTERS = 65536  # of a multiprocessor
 chips = pytest.mark.parametrize("chip", CHIPS, ids=lambda v: f"sm_{v}")
 
-TYPES = {
-    **dict.fromkeys(("x_labels", "y_labels", "labels"), "*i64"),
-    **dict.fromkeys(("self_index", "begins", "ends", "selves", "best_item", "rank"), "*i32"),
-    **dict.fromkeys(("totals", "counts"), "*fp64"),
-    "flags": "*i8",
-    **{
-        name: "*fp32"
-        for group in (
-            (
-                "products",
-                "logits",
-                "scores",
-                "losses",
-                "best",
-                "extremes",
-                "value",
-                "bias",
-                "gradient",
-                "row_grad",
-                "partial",
-            ),
-            (
-                "close",
-                "own_scale",
-                "other_scale",
-                "norm",
-                "x_norm",
-                "y_norm",
-                "x_scale",
-                "y_scale",
-                "weight_scale",
-                "slope_sums",
-                "row_sums",
-                "col_sums",
-            ),
-            ("given", "x_given", "y_given", "weights", "x_weights", "y_weights", "share", "x_share", "y_share"),
-        )
-        for name in group
-    },
-    **{
-        name: "i32"
-        for group in (
-            ("n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "first_slot", "slots", "count"),
-            ("classes", "grad_down", "grad_across"),
-            ("own_stride", "other_stride", "own_flag", "other_flag", "flags_ld", "begin", "owners", "others"),
-        )
-        for name in group
-    },
-    "ignore_index": "i64",
-}
-# Numbers that are multiples of 16 at the sizes where speed matters.
-EVEN = {"n", "m", "d", "ld", "out_ld", "top", "bottom", "left", "right", "span", "classes", "grad_down"}
+# Dimensions where the kernels make the products of half precision, and where they read them.
+MADE, READ = 64, 40
 
 
-def built(kernel, chip, constants, dtype="bf16", warps=4, scale="fp32", compiled=COMPILED, stages=3):
-    """``dtype`` of the embeddings, the slopes and the distances."""
-    types = {
-        **TYPES,
-        **dict.fromkeys(("x", "y", "own", "other", "grad", "out", "slopes", "residuals"), "*" + dtype),
-        "scale": scale,
-    }
-    signature, values, attributes = {}, {}, {}
-    for i, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], values[(i,)] = "constexpr", constants[name]
-            continue
-        signature[name] = types.get(name, "fp32")
-        if signature[name].startswith("*") or name in EVEN:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, values, attributes)
-    return triton.compile(
-        source, target=GPUTarget("cuda", chip, 32), options={"num_warps": warps, "num_stages": stages, **compiled}
-    )
-
-
-def check(kernel, chip, tmp_path, spilled=0):
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
-    report = tool("cuobjdump", "--dump-resource-usage", binary)
-    usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
-    stores = len(re.findall(r"\bSTL\b", tool("cuobjdump", "-sass", binary))) if usage["STACK"] else 0
-    # The assembler may set a value or two aside to fit one more block on a multiprocessor: no want of registers.
-    assert stores <= max(spilled, 3 if usage["REG"] <= 128 else 0), (usage, stores)
-    assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, usage
-    assert kernel.metadata.shared <= CHIPS[chip]
+def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, references=False):
+    rows = (torch.zeros(n, d, dtype=dtype), torch.zeros(n, dtype=torch.int64))
+    x, labels = rows
+    y, ref_labels = rows if references else (None, None)
+    params = [0.5] * (LOSSES[name].params if name in LOSSES else 1)
+    backend.pair_loss(x, y, labels, ref_labels, None, None, name, params, distance, False, "mean", True, references)
 
 
 def tool(name, *arguments):
@@ -133,53 +57,36 @@ def tool(name, *arguments):
     return done.stdout + done.stderr
 
 
-def absent(*names):
-    return dict.fromkeys(names)
+@pytest.fixture
+def listing(tmp_path):
+    """The machine code of a kernel."""
+
+    def listed(kernel):
+        binary = tmp_path / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        return tool("cuobjdump", "-sass", binary)
+
+    return listed
 
 
-def metric_constants(distance, tile):
-    metric, unit = METRICS[distance]
-    constants = {"METRIC": metric, "UNIT": unit, "BLOCK_M": tile.rows, "BLOCK_N": tile.cols}
-    constants |= {} if unit or metric else absent("x_scale", "y_scale")
-    return constants | ({} if metric else absent("x_norm", "y_norm", "flags"))
+@pytest.fixture
+def check(tmp_path, listing):
+    """What ``launches`` for a chip need is there. ``spilled``: values set aside that are allowed, by kernel."""
 
+    def checked(launches, chip, spilled=None):
+        assert launches
+        for name, kernel in {launch.kernel.hash: launch for launch in launches}.values():
+            binary = tmp_path / "kernel.cubin"
+            binary.write_bytes(kernel.asm["cubin"])
+            report = tool("cuobjdump", "--dump-resource-usage", binary)
+            usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
+            stores = len(re.findall(r"\bSTL\b", listing(kernel))) if usage["STACK"] else 0
+            # The assembler may set a value or two aside around a loop: no want of registers in it.
+            assert stores <= max((spilled or {}).get(name, 0), 3), (name, usage, stores)
+            assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, (name, usage)
+            assert kernel.metadata.shared <= CHIPS[chip]
 
-def loss_constants(name, distance, tile):
-    loss = LOSSES[name]
-    return metric_constants(distance, tile) | {
-        "DEPTH": tile.depth,
-        **(absent("products") if tile.depth else {}),
-        **({} if loss.given else absent("given", "x_given", "y_given")),
-        "self_index": None,
-        "TERMS": loss.terms,
-        "POSITIVES": loss.positives,
-        "NEGATIVES": loss.negatives,
-        "GIVEN": loss.given,
-        "SELF": 1,
-    }
-
-
-def statistics(name, distance, tile, chip, **kinds):
-    kinds = {"ADD_POSITIVES": True, "ADD_NEGATIVES": True} | kinds
-    constants = loss_constants(name, distance, tile) | kinds
-    return built(pair_kernels.statistics_kernel, chip, constants, warps=tile.warps, stages=tile.stages)
-
-
-def slopes(name, distance, tile, chip, dtype, split=False):
-    sums = distance in ("euclidean", "sqeuclidean")
-    constants = loss_constants(name, distance, tile) | {
-        **({} if sums else absent("row_sums", "col_sums")),
-        **({} if split else absent("residuals")),
-        "WEIGHTED": True,
-        "BOTH": True,
-        "UPPER": True,
-        "SLOPES": True,
-        "SPLIT": split,
-        "ROW_SUMS": sums,
-        "ADD_TOTALS": LOSSES[name].sums,
-        "GROUP": 8,
-    }
-    return built(pair_kernels.slopes_kernel, chip, constants, dtype, tile.warps, stages=tile.stages)
+    return checked
 
 
 # Every loss for one chip, for the others those whose kernels differ most: of sums, of log-sum-exps, with softplus, of
@@ -193,85 +100,89 @@ losses_and_chips = pytest.mark.parametrize(
 
 
 @losses_and_chips
-def test_every_loss(name, chip, tmp_path):
+def test_every_loss(name, chip, check):
     for distance in ("cosine", "euclidean"):
-        if LOSSES[name].given:
-            check(statistics(name, distance, DEFAULT, chip, ADD_POSITIVES=False), chip, tmp_path)
-            check(statistics(name, distance, DEFAULT, chip, ADD_NEGATIVES=False), chip, tmp_path)
-        else:
-            check(statistics(name, distance, DEFAULT, chip), chip, tmp_path)
-        if LOSSES[name].positives != MAX.value:
-            check(slopes(name, distance, DEFAULT, chip, "bf16"), chip, tmp_path)
+        with dry_run(chip) as launches:
+            pair_loss(name, READ, distance)
+        check(launches, chip)
 
 
-def instructions_a_score(tile, tmp_path):
-    """Of the kernel that was checked last, what it does once a row or a tile included."""
-    listing = tool("cuobjdump", "-sass", tmp_path / "kernel.cubin")
-    listed = len(re.findall(r"^\s*/\*[0-9a-f]{4,6}\*/", listing, re.MULTILINE))
-    return listed / (tile.rows * tile.cols / (tile.warps * 32))
+def instructions(code):
+    """The addresses of a kernel's instructions, and the first and last of those of its longest loop."""
+    found = re.findall(r"^\s*/\*([0-9a-f]{4,6})\*/\s+(.*?);", code, re.MULTILINE)
+    addresses = [int(address, 16) for address, _ in found]
+    jumps = [(re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text), at) for at, (_, text) in zip(addresses, found)]
+    loops = [(int(jump[1], 16), at) for jump, at in jumps if jump and int(jump[1], 16) < at]
+    return addresses, max(loops, key=lambda loop: loop[1] - loop[0])
+
+
+def of_a_loop(code):
+    addresses, (first, last) = instructions(code)
+    return addresses.index(last) - addresses.index(first) + 1
+
+
+def of_all(code):
+    return len(instructions(code)[0])
+
+
+def scores_a_thread(tile):
+    return tile.rows * tile.cols / (tile.warps * 32)
 
 
 MAKING = [name for name, loss in LOSSES.items() if loss.sums or loss.most]
 
 
 @pytest.mark.parametrize("name", MAKING)
-def test_kernels_that_make_products(name, tmp_path):
-    """Those of an H200, and how many instructions they take. ``sigmoid``: 26 values are set aside."""
-    loss = LOSSES[name]
-    for large in (False, True):
-        tile = MAKING_STATISTICS if large else MAKING_SMALL
-        if not loss.sums and not loss.given:
-            kernel = statistics(name, "cosine", tile, 90)
-            check(kernel, 90, tmp_path)
-            assert "HGMMA" in tool("cuobjdump", "-sass", tmp_path / "kernel.cubin")
-            assert instructions_a_score(tile, tmp_path) <= (45 if large else 54)
-        tile = MAKING_SLOPES if large and loss.simple else MAKING_SMALL
-        kernel = slopes(name, "cosine", tile, 90, "bf16")
-        check(kernel, 90, tmp_path, spilled=26 if name == "sigmoid" else 0)
-        if loss.simple:
-            assert instructions_a_score(tile, tmp_path) <= (50 if large else 61)
+def test_kernels_that_make_products(name, check, listing):
+    """Those of an H200, and how many instructions they take for a score, those for a tile or a row included.
+    ``sigmoid``: 26 values are set aside."""
+    with dry_run(90) as launches:
+        pair_loss(name)
+    check(launches, 90, {"slopes_kernel": 26} if name == "sigmoid" else None)
+    code = {launch.name: listing(launch.kernel) for launch in launches}
+    for kernel in {"statistics_kernel", "slopes_kernel"} & code.keys():
+        assert "HGMMA" in code[kernel]
+    if LOSSES[name].simple:
+        most = {"supcon": (39, 43), "snca": (39, 43)}.get(name, (42, 50))
+        assert of_a_loop(code["statistics_kernel"]) <= most[0] * scores_a_thread(MAKING_STATISTICS)
+        assert of_all(code["slopes_kernel"]) <= most[1] * scores_a_thread(MAKING_SLOPES)
 
 
 @pytest.mark.parametrize("chip", [80, 100], ids=lambda v: f"sm_{v}")
 @pytest.mark.parametrize("name", ["supcon", "ntxent", "sigmoid"])
-def test_kernels_that_make_products_elsewhere(name, chip, tmp_path):
-    if LOSSES[name].given:
-        check(statistics(name, "cosine", MAKING_ANYWHERE, chip, ADD_NEGATIVES=False), chip, tmp_path)
-    elif not LOSSES[name].sums:
-        check(statistics(name, "cosine", MAKING_ANYWHERE, chip), chip, tmp_path)
-    check(slopes(name, "cosine", MAKING_ANYWHERE, chip, "bf16"), chip, tmp_path)
+def test_kernels_that_make_products_elsewhere(name, chip, check):
+    with dry_run(chip) as launches:
+        pair_loss(name)
+    check(launches, chip)
 
 
 @chips
-@pytest.mark.parametrize(("dtype", "split"), [("fp32", False), ("bf16", True)], ids=["float32", "float16"])
-def test_other_dtypes(dtype, split, chip, tmp_path):
-    check(slopes("supcon", "cosine", DEFAULT, chip, dtype, split), chip, tmp_path)
+def test_other_dtypes(chip, check):
+    with dry_run(chip) as launches:
+        pair_loss("supcon", dtype=torch.float32)
+        pair_loss("supcon", READ, dtype=torch.float16)
+        pair_loss("supcon", MADE, dtype=torch.float16)
+    check(launches, chip)
 
 
 @pytest.mark.parametrize("tile", CANDIDATES, ids=str)
-def test_candidates_of_the_tuning(tile, tmp_path):
-    check(statistics("supcon", "cosine", tile, 90), 90, tmp_path)
-    check(slopes("supcon", "cosine", tile, 90, "bf16"), 90, tmp_path)
-
-
-@pytest.mark.parametrize("chip", [90], ids=lambda v: f"sm_{v}")  # O(n): one of the chips will do
-@pytest.mark.parametrize("name", LOSSES)
-def test_kernels_of_the_anchors(name, chip, tmp_path):
-    loss = LOSSES[name]
-    reductions = {"POSITIVES": loss.positives, "NEGATIVES": loss.negatives}
-    constants = reductions | {"ANCHOR": loss.anchor, "SELF": 1, "ROW_GRAD": True, "BLOCK": 128, "self_index": None}
-    check(built(pair_kernels.anchor_kernel, chip, constants), chip, tmp_path)
+def test_candidates_of_the_tuning(tile, check):
+    with dry_run(90) as launches, mock.patch.object(pairs, "tile_for", lambda x: tile):
+        pair_loss("supcon", dtype=torch.float32)
+        pair_loss("supcon", READ)
+    check(launches, 90)
 
 
 @triton.jit
-def shifted_terms_kernel(best, losses, given, p0, p1, p2, TERMS: tl.constexpr, NEGATIVES: tl.constexpr):
+def shifted_terms_kernel(best, losses, given, TERMS: tl.constexpr, NEGATIVES: tl.constexpr):
     """What is exponentiated, of positives or of negatives: a term less its shift."""
+    p0, p1, p2 = tl.load(given + 1), tl.load(given + 2), tl.load(given + 3)
     u, _du, v, _dv = TERMS(tl.load(best), 0.0, 1.0, p0, p1, p2)
     tl.store(losses, (v if NEGATIVES else u) - tl.load(given))
 
 
 @chips
-def test_no_product_is_fused_with_its_shift(chip, tmp_path):
+def test_no_product_is_fused_with_its_shift(chip, listing):
     exponentiated = {
         (loss.terms, negatives)
         for loss in LOSSES.values()
@@ -279,57 +190,85 @@ def test_no_product_is_fused_with_its_shift(chip, tmp_path):
         if reduction == LOG_SUM_EXP.value
     }
     assert len(exponentiated) == 11
-    for compiled, fused in ((COMPILED, 0), ({}, 9)):  # the lifted structure's are no products
-        found = 0
-        for terms, negatives in exponentiated:
-            constants = {"TERMS": terms, "NEGATIVES": negatives}
-            binary = tmp_path / "kernel.cubin"
-            binary.write_bytes(built(shifted_terms_kernel, chip, constants, warps=1, compiled=compiled).asm["cubin"])
-            found += "FFMA" in tool("cuobjdump", "-sass", binary)
-        assert found == fused
+    numbers = torch.zeros(4)
+    for options, fused in ((COMPILED, 0), ({}, 9)):  # the lifted structure's are no products
+        with dry_run(chip) as launches:
+            for terms, negatives in exponentiated:
+                shifted_terms_kernel[(1,)](
+                    numbers, numbers, numbers, TERMS=terms, NEGATIVES=negatives, num_warps=1, **options
+                )
+        assert sum("FFMA" in listing(launch.kernel) for launch in launches) == fused
 
 
 @chips
-def test_other_kernels(chip, tmp_path):
-    whole = {"ROWS": rows.ROWS, "COLUMNS": rows.MOST_COLUMNS}
-    for unit in (False, True):
-        types = {"scale": "*fp32"}
-        check(built(rows.norms_kernel, chip, whole | {"UNIT": unit}, **types), chip, tmp_path)
-        check(built(rows.finish_kernel, chip, whole | {"UNIT": unit}, **types), chip, tmp_path)
-    for separate in (False, True):
-        constants = {"MEAN": True, "SEPARATE": separate, "TERM_TOTALS": True, "BLOCK": 1024}
-        check(built(pair_kernels.reduce_kernel, chip, constants), chip, tmp_path)
-    check(built(pair_kernels.given_kernel, chip, {"NEGATIVES": 1, "BLOCK": 128}), chip, tmp_path)
-    for distance in METRICS:
-        for count in (False, True):
-            constants = metric_constants(distance, DEFAULT) | {"COUNT": count, "SELF": 1, "self_index": None}
-            check(built(best_kernel, chip, constants), chip, tmp_path)
-        constants = metric_constants(distance, DEFAULT) | {"SPLIT": False, "residuals": None, "GROUP": 8}
-        forward = constants | absent("grad", "grad_down", "grad_across", "row_sums", "col_sums")
-        for values in (forward | {"SLOPES": False, "ROW_SUMS": False}, constants | {"SLOPES": True, "ROW_SUMS": True}):
-            check(built(distance_kernel, chip, values, warps=DEFAULT.warps), chip, tmp_path)
-    blocks = {"OWNERS": close.OWNERS, "COLUMNS": close.MOST_COLUMNS, "FLAGS": close.FLAGS}
-    # Of the rows, of the columns, and of triplets.
-    for own, other, along in ((8, 128, "other_stride"), (128, 8, "own_stride"), (1, 256, "other_stride")):
-        tile = {"OWN_TILE": own, "OTHER_TILE": other, along: 1}
-        check(built(close.close_kernel, chip, blocks | tile), chip, tmp_path)
+def test_pairwise_distance(chip, check):
+    with dry_run(chip) as launches:
+        x = torch.zeros(48, 40, dtype=torch.bfloat16)
+        for distance in METRICS:
+            backend.pairwise_distance(x, None, distance)
+            backend.pairwise_distance_backward(torch.zeros(48, 48), x, x.clone(), distance, True, True)
+    check(launches, chip)
+
+
+@chips
+def test_retrieval(chip, check):
+    with dry_run(chip) as launches:
+        x, labels = torch.zeros(48, 40), torch.zeros(48, dtype=torch.int64)
+        for distance in METRICS:
+            backend.best_rank(x, labels, None, None, distance)
+    check(launches, chip)
 
 
 @chips
 @pytest.mark.parametrize("logits", KINDS)
-def test_softmax(logits, chip, tmp_path):
-    linear = logits == "linear"
-    constants = {"KIND": KINDS[logits], "BIAS": linear, "SMOOTH": True, "SLOPES": True, "SPLIT": True, "BLOCK": 2048}
-    constants |= absent("x_scale", "weight_scale") if linear else absent("bias")
-    check(built(softmax_kernel, chip, constants), chip, tmp_path)
+def test_linear_cross_entropy(logits, chip, check):
+    with dry_run(chip) as launches:
+        x, weight = torch.zeros(48, 40, dtype=torch.float16), torch.zeros(3000, 40, dtype=torch.float16)
+        bias = torch.zeros(3000) if logits == "linear" else None
+        labels = torch.zeros(48, dtype=torch.int64)
+        settings = (logits, 10.0, 0.5, 0.1, -100, "mean", True, True, bias is not None)
+        backend.linear_cross_entropy(x, weight, bias, labels, None, *settings)
+    check(launches, chip)
 
 
 @chips
-@pytest.mark.parametrize("smooth", [False, True], ids=["hinge", "smooth"])
-def test_triplets(smooth, chip, tmp_path):
-    constants = {"SMOOTH": smooth, "SEMIHARD": True, "SLOPES": True, "SPLIT": True, "BLOCK_P": 4, "BLOCK_N": 256}
-    for distance in ("cosine", "euclidean"):
-        metric, unit = METRICS[distance]
-        scales = {} if unit else absent("x_scale", "y_scale")
-        scales |= {} if metric else absent("x_norm", "y_norm", "close", "flags", "flags_ld")
-        check(built(triplet_kernel, chip, constants | {"METRIC": metric, "UNIT": unit} | scales), chip, tmp_path)
+@pytest.mark.parametrize("name", TRIPLET_LOSSES)
+def test_triplets(name, chip, check):
+    with dry_run(chip) as launches:
+        for distance in ("cosine", "euclidean"):
+            pair_loss(name, READ, distance, references=True)
+    check(launches, chip)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *TRIPLET_LOSSES])
+def test_a_step_can_be_captured(name):
+    """In a CUDA graph: the host reads no number."""
+    with dry_run(90), no_host_reads():
+        for distance in ("cosine", "euclidean"):
+            pair_loss(name, READ, distance, references=name in TRIPLET_LOSSES)
+
+
+# Rows, statistics, anchors, totals, slopes and gradients. More are: of sums a second sweep where their mean waits for
+# the number of terms; of what is given to positives the statistics of either kind, and their merging; of distances the
+# close pairs, by rows and by columns.
+COMPILED_ONCE = {
+    ("supcon", "cosine"): 6,
+    ("multi_similarity", "cosine"): 6,
+    ("circle", "cosine"): 6,
+    ("contrastive", "cosine"): 5,
+    ("sigmoid", "cosine"): 4,
+    ("ntxent", "cosine"): 8,
+    ("supcon", "euclidean"): 8,
+    ("hard_triplet", "euclidean"): 5,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "distance"), COMPILED_ONCE, ids="-".join)
+def test_what_is_compiled_does_not_depend_on_n(name, distance, dtype):
+    with dry_run(90) as launches:
+        for n in (1, 2, 16, 17, 100, 512, 2049, 4500):
+            pair_loss(name, 16, distance, dtype, n)
+            pair_loss(name, 16, distance, dtype, n + 1)
+    kernels = {launch.kernel.hash: launch.name for launch in launches}
+    assert len(kernels) == COMPILED_ONCE[name, distance], kernels.values()

@@ -20,6 +20,7 @@ from support import (
     pair_loss,
     value_and_gradients,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 from undefined import SPREAD, faults
 
 import fastpair
@@ -148,7 +149,7 @@ TRIPLETS = [
 @pytest.mark.parametrize("reduction", ["mean", "none", "totals"])
 def test_triplets(settings, references, reduction, backend, device, monkeypatch):
     """Panels of fewer rows than there are, and columns beyond one block."""
-    monkeypatch.setattr(pairs, "HEIGHT", 8)
+    monkeypatch.setattr(pairs, "HEIGHT", 16)
     monkeypatch.setattr(pairs, "WIDTH", 128)
     n, m = 18, 129
     generator = torch.Generator().manual_seed(3)
@@ -255,6 +256,48 @@ def test_pairwise_distance(metric, sizes, backend, device, small_rectangles):
     # The derivative of a distance has no limit at zero.
     for name in want:
         assert error(got[name], want[name], floor=0.1) <= (2e-5 if name != "value" else 1e-5)
+
+
+class Precisions(TorchDispatchMode):
+    """Of the products in the block, as PyTorch is set to make them on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if "mm" in function.overloadpacket.__name__:
+            self.seen.add(torch.backends.cuda.matmul.fp32_precision)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.fixture
+def tensor_float_32():
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    yield
+    matmul.fp32_precision = before
+
+
+@of_triton
+@pytest.mark.parametrize(
+    ("fused", "precision"),
+    [
+        (partial(FP.supcon_loss, distance="cosine"), "tf32"),
+        (partial(FP.supcon_loss, distance="euclidean"), "ieee"),
+        (partial(FP.triplet_margin_loss, distance="euclidean"), "ieee"),
+    ],
+    ids=["cosine", "euclidean", "triplets"],
+)
+def test_tensor_float_32_is_not_for_distances(fused, precision, backend, device, tensor_float_32):
+    inputs = inputs_of(LOSSES["supcon-euclidean"], 24, 6, "few", device)
+    with Precisions() as precisions:
+        got = value_and_gradients(partial(fused, backend=backend), inputs, ("embeddings",))
+    assert precisions.seen == {precision}
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if precision == "ieee":
+        want = value_and_gradients(partial(fused, backend="reference"), cast(inputs, torch.float64), ("embeddings",))
+        assert all(error(got[k], want[k]) < 1e-5 for k in want)
 
 
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)

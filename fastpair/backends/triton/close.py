@@ -19,7 +19,7 @@ def first_of(mask, numbers):
     return first, mask & (numbers != first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["own_flag", "other_flag", "begin", "owners", "others"])
 def close_kernel(
     gradient,
     own,

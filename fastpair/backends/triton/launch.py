@@ -9,6 +9,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from torch import Tensor
 # How every kernel is compiled: a product that is fused with the subtraction of its shift is not the number whose
 # maximum the shift is.
 COMPILED = {"enable_fp_fusion": False}
+
+# Numbers of a vector that is read by whole tiles, or of its channels, come in multiples of this.
+ROOM = 512
+
+
+def roomy(x: Tensor) -> Tensor:
+    """``x`` (n,), or a copy of it, with room behind it for what reads whole tiles."""
+    return x if len(x) % ROOM == 0 else torch.nn.functional.pad(x, (0, -len(x) % ROOM))
 
 
 @dataclass(frozen=True)
@@ -38,21 +47,17 @@ class Tile:
             **COMPILED,
         }
 
-    def whole(self, length: int) -> int:
-        """``length`` rounded up to whole columns of tiles."""
-        return -(-length // self.cols) * self.cols
-
 
 # Eight scores a thread, in rows of 512 bytes: three blocks or more fit a multiprocessor.
 DEFAULT = Tile(rows=8, cols=128, warps=4)
 # Where the kernels make the products, for statistics and for slopes: of what was measured on an H200 at n = 16384 and
-# d = 512 the fastest; the small one for few rows, and for slopes that want more registers. Rows are a multiple of the
-# columns. On chips that were not measured: what no kernel wants for registers with.
+# d = 512 the fastest; at n = 2048 the small one would take a tenth less, and two compilations more. It is for slopes
+# that want more registers. Rows are a multiple of the columns. On chips that were not measured: what no kernel wants
+# for registers with.
 MAKING_STATISTICS = Tile(rows=128, cols=128, warps=8, depth=64)
 MAKING_SLOPES = Tile(rows=128, cols=64, warps=4, depth=64)
 MAKING_SMALL = Tile(rows=64, cols=64, warps=4, depth=64, stages=4)
 MAKING_ANYWHERE = Tile(rows=64, cols=64, warps=8, depth=64)
-FEW = 2048
 # For Triton's interpreter, to which a program costs the same whatever its size.
 INTERPRETED = Tile(rows=128, cols=128, warps=4)
 
@@ -88,29 +93,35 @@ def tile(dtype: torch.dtype, d: int, capability: tuple[int, int]) -> Tile:
     return Tile(**known) if known else DEFAULT
 
 
+class Device(NamedTuple):
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
 @functools.cache
-def device_facts(index: int) -> tuple[tuple[int, int], int]:
-    """Compute capability and number of multiprocessors."""
+def _properties(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
-    return (properties.major, properties.minor), properties.multi_processor_count
+    return Device((properties.major, properties.minor), properties.multi_processor_count)
+
+
+def device_of(x: Tensor) -> Device | None:
+    """None where the interpreter runs."""
+    return _properties(x.device.index) if x.device.type == "cuda" else None
 
 
 def tile_for(x: Tensor) -> Tile:
-    if x.device.type != "cuda":
-        return INTERPRETED
-    return tile(x.dtype, x.shape[1], device_facts(x.device.index)[0])
+    device = device_of(x)
+    return tile(x.dtype, x.shape[1], device.capability) if device else INTERPRETED
 
 
-def making_tiles_for(x: Tensor, rows: int, simple: bool) -> tuple[Tile, Tile]:
+def making_tiles_for(x: Tensor, simple: bool) -> tuple[Tile, Tile]:
     """For the statistics and for the slopes; ``simple``: see ``terms.Loss``."""
-    if x.device.type != "cuda":
-        return MAKING_STATISTICS, MAKING_SLOPES
-    if device_facts(x.device.index)[0] != (9, 0):
+    device = device_of(x)
+    if device and device.capability != (9, 0):
         return MAKING_ANYWHERE, MAKING_ANYWHERE
-    if rows <= FEW:
-        return MAKING_SMALL, MAKING_SMALL
     return MAKING_STATISTICS, MAKING_SLOPES if simple else MAKING_SMALL
 
 
-def processors(device: torch.device) -> int:
-    return device_facts(device.index)[1] if device.type == "cuda" else 2
+def multiprocessors(x: Tensor) -> int:
+    device = device_of(x)
+    return device.multiprocessors if device else 2

@@ -11,6 +11,7 @@ serve every dtype, and get better with d.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,6 +22,7 @@ from fastpair.backends.products import Factor, product
 from fastpair.backends.triton.launch import COMPILED
 from fastpair.backends.triton.pairs import ceil_div
 from fastpair.backends.triton.rows import Rows
+from fastpair.backends.triton.tiles import aligned
 
 # Logits that are held at a time, in float32: more save nothing, fewer rows make the products slow.
 LOGITS, MIN_ROWS = 1 << 24, 512
@@ -29,15 +31,30 @@ LINEAR, COSFACE, ARCFACE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 KINDS = {"linear": LINEAR.value, "cosface": COSFACE.value, "arcface": ARCFACE.value}
 
 
+class RowArguments(NamedTuple):
+    """Of each row; its loss is what the kernel makes. ``scale`` is None where vectors are compared as they are."""
+
+    labels: Tensor
+    weights: Tensor
+    losses: Tensor
+    scale: Tensor | None
+
+
+class ClassArguments(NamedTuple):
+    bias: Tensor | None
+    scale: Tensor | None
+
+
 @triton.jit
-def class_logits(at, k, classes, bias, row_scale, weight_scale, scale, KIND: tl.constexpr, BIAS: tl.constexpr):
+def class_logits(at, k, count, classes, row_scale, scale):
     """Logits of one row and the classes k, the own class without its margin; minus infinity beyond the last."""
-    out = tl.load(at + k, mask=k < classes, other=0.0)
-    if KIND != LINEAR:
-        out = scale * out * row_scale * tl.load(weight_scale + k, mask=k < classes, other=0.0)
-    if BIAS:
-        out += tl.load(bias + k, mask=k < classes, other=0.0)
-    return tl.where(k < classes, out, -float("inf"))
+    inside = k < count
+    out = tl.load(at + k, mask=inside, other=0.0)
+    if classes.scale is not None:
+        out = scale * out * row_scale * tl.load(classes.scale + k, mask=inside, other=0.0)
+    if classes.bias is not None:
+        out += tl.load(classes.bias + k, mask=inside, other=0.0)
+    return tl.where(inside, out, -float("inf"))
 
 
 @triton.jit
@@ -61,84 +78,79 @@ def own_logit(logit, scale, margin, cos_margin, sin_margin, KIND: tl.constexpr):
     return out, slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ld", "top", "ignore_index"])
 def softmax_kernel(
+    rows,
+    classes,
     logits,
+    ld,
     slopes,
     residuals,
-    ld,
-    labels,
-    weights,
-    losses,
-    bias,
-    x_scale,
-    weight_scale,
-    classes,
+    top,
+    count,
     ignore_index,
-    scale,
-    margin,
-    cos_margin,
-    sin_margin,
+    settings,
     smoothing,
     KIND: tl.constexpr,
-    BIAS: tl.constexpr,
     SMOOTH: tl.constexpr,
-    SLOPES: tl.constexpr,
-    SPLIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One row: its loss, and ``weights[row]`` times the derivatives by its products, which may replace the logits."""
-    row = tl.program_id(0)
-    label = tl.load(labels + row)
-    at = logits + row.to(tl.int64) * ld
+    """One row of the block that begins with row ``top``: its loss and, where ``slopes`` are wanted, its weight times
+    the derivatives by its products with the ``count`` classes, which may replace the logits."""
+    ld = aligned(ld)
+    row = top + tl.program_id(0)
+    offset = tl.program_id(0).to(tl.int64) * ld
+    at = logits + offset
+    scale = settings[0]
+    label = tl.load(rows.labels + row)
     counted = label != ignore_index
-    known = (label >= 0) & (label < classes)
+    known = (label >= 0) & (label < count)
     own = tl.where(counted & known, label, 0).to(tl.int32)
-    row_scale = tl.load(x_scale + row) if KIND != LINEAR else 1.0
-    bare = class_logits(at, own, classes, bias, row_scale, weight_scale, scale, KIND, BIAS)
-    target, target_slope = own_logit(bare, scale, margin, cos_margin, sin_margin, KIND)
+    row_scale = tl.load(rows.scale + row) if rows.scale is not None else 1.0
+    bare = class_logits(at, own, count, classes, row_scale, scale)
+    target, target_slope = own_logit(bare, *settings, KIND)
 
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
     exponentials = tl.zeros((BLOCK,), tl.float32)
     # Sums of logits are of what they are above one of them, whose digits a common offset does not take.
     base = tl.where(tl.abs(target) == float("inf"), 0.0, target)
     above = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, classes, BLOCK):
+    for start in range(0, count, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        logit = class_logits(at, k, classes, bias, row_scale, weight_scale, scale, KIND, BIAS)
+        logit = class_logits(at, k, count, classes, row_scale, scale)
         logit = tl.where(k == own, target, logit)
         higher = tl.maximum(highest, logit)
         shift = tl.where(higher == -float("inf"), 0.0, higher)
         exponentials = exponentials * tl.exp(highest - shift) + tl.exp(logit - shift)
         highest = higher
         if SMOOTH:
-            above += tl.where(k < classes, logit - base, 0.0)
-    top = tl.max(highest, 0)
-    shift = tl.where(highest == -float("inf"), -float("inf"), highest - top)
+            above += tl.where(k < count, logit - base, 0.0)
+    peak = tl.max(highest, 0)
+    shift = tl.where(highest == -float("inf"), -float("inf"), highest - peak)
     sum_exp = tl.sum(exponentials * tl.exp(shift), 0)
     # NaN in a logit is in the exponentials, not in the maximum.
-    loss = (top - base) - (1 - smoothing) * (target - base) + tl.log(sum_exp)
+    loss = (peak - base) - (1 - smoothing) * (target - base) + tl.log(sum_exp)
     if SMOOTH:
-        loss -= smoothing / classes * tl.sum(above, 0)
+        loss -= smoothing / count * tl.sum(above, 0)
     loss = tl.where(counted, tl.where(known, loss, float("nan")), 0.0)
-    tl.store(losses + row, loss)
-    if SLOPES:
-        weight = tl.where(counted, tl.where(known, tl.load(weights + row), float("nan")), 0.0)
-        for start in range(0, classes, BLOCK):
+    tl.store(rows.losses + row, loss)
+    if slopes is not None:
+        weight = tl.where(counted, tl.where(known, tl.load(rows.weights + row), float("nan")), 0.0)
+        for start in range(0, count, BLOCK):
             k = start + tl.arange(0, BLOCK)
-            inside = k < classes
-            logit = class_logits(at, k, classes, bias, row_scale, weight_scale, scale, KIND, BIAS)
+            inside = k < count
+            logit = class_logits(at, k, count, classes, row_scale, scale)
             logit = tl.where(k == own, target, logit)
-            slope = tl.exp(logit - top) / sum_exp - smoothing / classes
+            slope = tl.exp(logit - peak) / sum_exp - smoothing / count
             slope = tl.where(k == own, (slope - (1 - smoothing)) * target_slope, slope)
             slope = tl.where(counted, slope * weight, 0.0)
-            if KIND != LINEAR:
-                slope *= scale * row_scale * tl.load(weight_scale + k, mask=inside, other=0.0)
+            if classes.scale is not None:
+                slope *= scale * row_scale * tl.load(classes.scale + k, mask=inside, other=0.0)
             rounded = slope.to(slopes.dtype.element_ty)
-            tl.store(slopes + row.to(tl.int64) * ld + k, rounded, mask=inside)
-            if SPLIT:
+            tl.store(slopes + offset + k, rounded, mask=inside)
+            if residuals is not None:
                 rest = slope - rounded.to(tl.float32)
-                tl.store(residuals + row.to(tl.int64) * ld + k, rest.to(slopes.dtype.element_ty), mask=inside)
+                tl.store(residuals + offset + k, rest.to(rounded.dtype), mask=inside)
 
 
 def linear_cross_entropy(
@@ -192,32 +204,25 @@ def linear_cross_entropy(
         slopes = [
             room if in_place else torch.empty_like(room, dtype=x_factor.dtype) for _ in range(x_factor.slope_parts)
         ]
+    row_arguments = RowArguments(labels, weights, losses, x.scale)
+    settings = (scale, margin, math.cos(margin), math.sin(margin))
     for top in range(0, n, rows):
         count = min(rows, n - top)
         product(x.x[top : top + count], w.x.T, room[:count, :classes])
         softmax_kernel[(count,)](
+            row_arguments,
+            ClassArguments(bias, w.scale),
             room,
-            slopes[0] if gradients else None,
-            slopes[-1] if gradients else None,
             room.stride(0),
-            labels[top:],
-            weights[top:],
-            losses[top:],
-            bias,
-            None if x.scale is None else x.scale[top:],
-            w.scale,
+            slopes[0] if gradients else None,
+            slopes[1] if gradients and len(slopes) > 1 else None,
+            top,
             classes,
             ignore_index,
-            scale,
-            margin,
-            math.cos(margin),
-            math.sin(margin),
+            settings,
             label_smoothing,
             KIND=KINDS[logits],
-            BIAS=bias is not None,
             SMOOTH=label_smoothing > 0,
-            SLOPES=gradients,
-            SPLIT=gradients and len(slopes) > 1,
             BLOCK=min(max(triton.next_power_of_2(classes), 16), 2048),
             **COMPILED,
         )

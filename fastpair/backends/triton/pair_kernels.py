@@ -9,16 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastpair.backends.triton import launch
 from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
-from fastpair.backends.triton.tiles import DOT, row_tile, scores, store_slopes, tile_products
+from fastpair.backends.triton.tiles import aligned, entries, lengths, row_tile, scores, store_slopes, tile_products
 
 # Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
-# What an anchor's pairs come to in one span of columns: of positives the sum, maximum or shift of the log-sum-exp; the
+# What an anchor's pairs come to in some of the columns: of positives the sum, maximum or shift of the log-sum-exp; the
 # number of non-zero terms, column of the maximum or sum of exponentials; the sum of slopes by `given`, or of terms of a
 # log-sum-exp; how many there are. Of negatives the first two.
 CHANNELS = tl.constexpr(6)
+ROOM = tl.constexpr(launch.ROOM)
 # Factor, shift and constant of the slopes of positives and negatives.
 WEIGHTS = tl.constexpr(6)
 # Loss, count, loss of the negatives and their count, of a block of anchors or of a tile.
@@ -26,16 +28,14 @@ TOTALS = tl.constexpr(4)
 
 
 @triton.jit
-def load_vector(at, index, end, FROM: tl.constexpr):
-    """at[index], zero beyond the end and where there is no such vector."""
-    return tl.load(at + index, mask=index < end, other=0.0) if FROM else tl.zeros(index.shape, tl.float32)
+def room_for(n):
+    """How far the channels of n anchors lie apart."""
+    return tl.cdiv(n, ROOM) * ROOM
 
 
 @triton.jit
-def same_classes(rows, cols, bottom, right, row_labels, col_labels):
-    own = tl.load(row_labels + rows, mask=rows < bottom, other=0)
-    others = tl.load(col_labels + cols, mask=cols < right, other=0)
-    return own[:, None] == others[None, :]
+def same_classes(x, y, rows, cols):
+    return tl.load(x.labels + rows)[:, None] == tl.load(y.labels + cols)[None, :]
 
 
 @triton.jit
@@ -107,8 +107,7 @@ def over_places(first, second, REDUCTION: tl.constexpr):
         undefined = first != first
         row_first = tl.max(tl.where(undefined, float("inf"), first), 1)
         best = undefined | (first == row_first[:, None])
-        col = tl.min(tl.where(best, second.to(tl.int32, bitcast=True), 2**31 - 1), 1)
-        row_second = col.to(tl.float32, bitcast=True)
+        row_second = tl.min(tl.where(best, second.to(tl.int32, bitcast=True), 2**31 - 1), 1)
         row_first = tl.where(tl.max(undefined.to(tl.int32), 1) > 0, float("nan"), row_first)
     return row_first, row_second
 
@@ -143,21 +142,39 @@ def add_rows(first, second, terms, part, REDUCTION: tl.constexpr):
 
 
 @triton.jit
+def merged(first, second, other_first, other_second, REDUCTION: tl.constexpr):
+    """First and second channel of one kind, of two sets of columns."""
+    if REDUCTION == SUM:
+        return first + other_first, second + other_second
+    elif REDUCTION == LOG_SUM_EXP:
+        # Of no pairs both are empty; a NaN is in the sum.
+        highest = tl.maximum(first, other_first)
+        return highest, second * relative_to(first, highest) + other_second * relative_to(other_first, highest)
+    else:
+        equal_before = (other_first == first) & (other_second < second)
+        better = (other_first > first) | equal_before | (other_first != other_first)
+        return tl.where(better, other_first, first), tl.where(better, other_second, second)
+
+
+@triton.jit
+def take_in(at, room, first, second, again, REDUCTION: tl.constexpr):
+    """Puts two channels at ``at``, with what was there before where ``again``."""
+    first, second = first.to(tl.float64), second.to(tl.float64)
+    if again:
+        first, second = merged(tl.load(at), tl.load(at + room), first, second, REDUCTION)
+    tl.store(at, first)
+    tl.store(at + room, second)
+
+
+@triton.jit(do_not_specialize=["ld", "again", "n", "top", "bottom", "left", "right", "span"])
 def statistics_kernel(
     x,
     y,
+    self_index,
     products,
     ld,
-    x_labels,
-    y_labels,
-    self_index,
-    x_norm,
-    y_norm,
-    x_scale,
-    y_scale,
-    given,
     partial,
-    first_slot,
+    again,
     n,
     d,
     top,
@@ -165,14 +182,10 @@ def statistics_kernel(
     left,
     right,
     span,
-    sign,
-    p0,
-    p1,
-    p2,
+    settings,
     TERMS: tl.constexpr,
     POSITIVES: tl.constexpr,
     NEGATIVES: tl.constexpr,
-    GIVEN: tl.constexpr,
     ADD_POSITIVES: tl.constexpr,
     ADD_NEGATIVES: tl.constexpr,
     SELF: tl.constexpr,
@@ -182,13 +195,14 @@ def statistics_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """partial[first_slot + s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right)."""
+    """partial[s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right), with what was
+    there of other columns where ``again``."""
+    ld, top, left = aligned(ld), aligned(top), aligned(left)
     split = tl.program_id(1)
     first_row = top + tl.program_id(0) * BLOCK_M
     rows = first_row + tl.arange(0, BLOCK_M)
-    x_norms = load_vector(x_norm, rows, bottom, METRIC != DOT)
-    x_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
-    of_anchor = load_vector(given, rows, bottom, GIVEN and ADD_POSITIVES)[:, None]
+    row_lengths = lengths(x, rows)
+    of_anchor = entries(x.given, rows)[:, None]
 
     # Of each place of the tile apart, sums over its columns being taken once, at the end; or of whole rows, where the
     # registers hold the products that are made.
@@ -197,21 +211,19 @@ def statistics_kernel(
     pos_first, pos_second, pos_third, pos_pairs = zero + of_none(POSITIVES), zero, zero, zero
     neg_first, neg_second = zero + of_none(NEGATIVES), zero
 
-    begin = left + split * span
+    begin = left + split * aligned(span)
     for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
-        same = same_classes(rows, cols, bottom, right, x_labels, y_labels)
+        same = same_classes(x, y, rows, cols)
         pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
         s, _close = scores(
-            tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH),
+            tile_products(products, ld, x.x, y.x, rows, cols, top, left, bottom, right, d, DEPTH),
             x,
             y,
             rows,
             cols,
-            x_norms,
-            load_vector(y_norm, cols, right, METRIC != DOT),
-            x_scales,
-            load_vector(y_scale, cols, right, UNIT or METRIC != DOT),
+            row_lengths,
+            lengths(y, cols),
             pair,
             bottom,
             right,
@@ -219,12 +231,12 @@ def statistics_kernel(
             METRIC,
             UNIT,
         )
-        u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
+        u, du, v, dv = TERMS(s, of_anchor, *settings)
         if PLACES:
             positive = pair & same
             if ADD_POSITIVES:
                 pos_pairs += positive.to(tl.float32)
-                if GIVEN:
+                if x.given is not None:
                     # A term with `given` is a function of given - v.
                     pos_third += tl.where(positive, -du / dv, 0.0)
                 elif POSITIVES == LOG_SUM_EXP:
@@ -237,7 +249,7 @@ def statistics_kernel(
         else:
             terms, part = bounded_terms(u, v, same, POSITIVES, NEGATIVES)
             thirds = terms
-            if GIVEN:
+            if x.given is not None:
                 thirds = -du / dv
             # The comparisons are true: they have pairs counted where the scores are, in whose registers rows are added
             # up in a few steps.
@@ -250,7 +262,7 @@ def statistics_kernel(
                 pairs = tl.sum(tl.where(same, count, 0.0), 1)
             if ADD_POSITIVES:
                 pos_pairs += pairs
-                if GIVEN or POSITIVES == LOG_SUM_EXP:
+                if x.given is not None or POSITIVES == LOG_SUM_EXP:
                     pos_third += tl.sum(tl.where(same, thirds, 0.0), 1)
                 pulls, parts = tl.where(same, terms, 0.0), tl.where(same, part, 0.0)
                 pos_first, pos_second = add_rows(pos_first, pos_second, pulls, parts, POSITIVES)
@@ -262,53 +274,25 @@ def statistics_kernel(
         pos_first, pos_second = over_places(pos_first, pos_second, POSITIVES)
         neg_first, neg_second = over_places(neg_first, neg_second, NEGATIVES)
         pos_third, pos_pairs = tl.sum(pos_third, 1), tl.sum(pos_pairs, 1)
-    out = partial + (first_slot + split).to(tl.int64) * CHANNELS * n + rows
-    inside = rows < bottom
+    room = room_for(n)
+    out = partial + split.to(tl.int64) * CHANNELS * room + rows
     if ADD_POSITIVES:
-        tl.store(out, pos_first, mask=inside)
-        tl.store(out + n, pos_second, mask=inside)
-        tl.store(out + 2 * n, pos_third, mask=inside)
-        tl.store(out + 3 * n, pos_pairs, mask=inside)
+        take_in(out, room, pos_first, pos_second, again, POSITIVES)
+        take_in(out + 2 * room, room, pos_third, pos_pairs, again, SUM)
     if ADD_NEGATIVES:
-        tl.store(out + 4 * n, neg_first, mask=inside)
-        tl.store(out + 5 * n, neg_second, mask=inside)
+        take_in(out + 4 * room, room, neg_first, neg_second, again, NEGATIVES)
 
 
 @triton.jit
-def merged(partial, slots, n, rows, inside, REDUCTION: tl.constexpr):
-    """First and second channel of one kind over all slots, in float64; of a maximum the column as it is stored."""
+def over_slots(partial, slots, room, rows, REDUCTION: tl.constexpr):
+    """Two channels of some anchors, over all slots."""
     first = tl.full(rows.shape, of_none(REDUCTION), tl.float64)
     second = tl.zeros(rows.shape, tl.float64)
-    column = tl.zeros(rows.shape, tl.float32)
-    at = partial + rows
-    for _ in range(slots):
-        a = tl.load(at, mask=inside, other=0.0).to(tl.float64)
-        stored = tl.load(at + n, mask=inside, other=0.0)
-        b = stored.to(tl.float64)
-        if REDUCTION == SUM:
-            first += a
-            second += b
-        elif REDUCTION == LOG_SUM_EXP:
-            # Of no pairs both are empty; a NaN is in the sum.
-            highest = tl.maximum(first, a)
-            second = second * relative_to(first, highest) + b * relative_to(a, highest)
-            first = highest
-        else:
-            better = (a > first) | (a != a)
-            first = tl.where(better, a, first)
-            column = tl.where(better, stored, column)
-        at += n * CHANNELS
-    return first, second, column
-
-
-@triton.jit
-def channel_sum(partial, slots, n, rows, inside):
-    total = tl.zeros(rows.shape, tl.float64)
-    at = partial + rows
-    for _ in range(slots):
-        total += tl.load(at, mask=inside, other=0.0).to(tl.float64)
-        at += n * CHANNELS
-    return total
+    # Many slots are those of few anchors, with no other work to wait beside.
+    for slot in tl.range(slots, loop_unroll_factor=8):
+        at = partial + slot * CHANNELS * room + rows
+        first, second = merged(first, second, tl.load(at), tl.load(at + room), REDUCTION)
+    return first, second
 
 
 @triton.jit
@@ -323,27 +307,27 @@ def statistic(first, second, third, REDUCTION: tl.constexpr):
     return first, log_sum, aux, third
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "n"])
 def given_kernel(partial, slots, given, n, NEGATIVES: tl.constexpr, BLOCK: tl.constexpr):
     """given[i]: what the negatives of anchor i come to."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = rows < n
-    first, second, _column = merged(partial + 4 * n, slots, n, rows, inside, NEGATIVES)
+    room = room_for(n)
+    first, second = over_slots(partial + 4 * room, slots, room, rows, NEGATIVES)
     value, log_sum, _aux, _by_given = statistic(first, second, second, NEGATIVES)
-    tl.store(given + rows, (value + log_sum).to(tl.float32), mask=inside)
+    tl.store(given + rows, (value + log_sum).to(tl.float32))
 
 
 @triton.jit
-def store_weights(out, n, inside, slope, kind, weight):
+def store_weights(out, room, slope, kind, weight):
     """Factor, shift and constant: the derivative by a term u is factor exp(u - shift) + constant."""
-    tl.store(out, (slope[0] * weight * tl.exp(-kind[2])).to(tl.float32), mask=inside)
+    tl.store(out, (slope[0] * weight * tl.exp(-kind[2])).to(tl.float32))
     # The shift of none makes every exponential 0.
     shift = tl.where(kind[0] == 0, float("inf"), kind[1])
-    tl.store(out + n, shift.to(tl.float32), mask=inside)
-    tl.store(out + 2 * n, (slope[1] * weight).to(tl.float32), mask=inside)
+    tl.store(out + room, shift.to(tl.float32))
+    tl.store(out + 2 * room, (slope[1] * weight).to(tl.float32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "n", "m"])
 def anchor_kernel(
     partial,
     slots,
@@ -355,25 +339,22 @@ def anchor_kernel(
     totals,
     n,
     m,
-    p0,
-    p1,
-    p2,
+    loss_params,
     ANCHOR: tl.constexpr,
     POSITIVES: tl.constexpr,
     NEGATIVES: tl.constexpr,
     SELF: tl.constexpr,
-    ROW_GRAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """From the statistics of the anchors: losses (n,), weights (6, n), of maxima the terms and columns (4, n), and
+    """From the statistics of the anchors: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and
     totals (blocks, 4)."""
     pid = tl.program_id(0)
     rows = pid * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
-    pos_first, pos_second, pos_column = merged(partial, slots, n, rows, inside, POSITIVES)
-    neg_first, neg_second, neg_column = merged(partial + 4 * n, slots, n, rows, inside, NEGATIVES)
-    pos_third = channel_sum(partial + 2 * n, slots, n, rows, inside)
-    pos_pairs = channel_sum(partial + 3 * n, slots, n, rows, inside)
+    room = room_for(n)
+    pos_first, pos_second = over_slots(partial, slots, room, rows, POSITIVES)
+    pos_third, pos_pairs = over_slots(partial + 2 * room, slots, room, rows, SUM)
+    neg_first, neg_second = over_slots(partial + 4 * room, slots, room, rows, NEGATIVES)
     selves = tl.zeros(rows.shape, tl.float64)
     if SELF == SAME_INDEX:
         selves += 1
@@ -384,18 +365,18 @@ def anchor_kernel(
     pos = (pos_pairs, pos_value, pos_log_sum, pos_aux, by_given)
     neg = (m - pos_pairs - selves, neg_value, neg_log_sum, neg_aux, neg_second)
 
-    loss, count, neg_loss, neg_count, pull, push = ANCHOR(pos, neg, p0, p1, p2)
+    loss, count, neg_loss, neg_count, pull, push = ANCHOR(pos, neg, *loss_params)
     tl.store(losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     weight = tl.full(rows.shape, 1.0, tl.float64)
-    if ROW_GRAD:
+    if row_grad is not None:
         weight = tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
-    store_weights(weights + rows, n, inside, pull, pos, weight)
-    store_weights(weights + 3 * n + rows, n, inside, push, neg, weight)
+    store_weights(weights + rows, room, pull, pos, weight)
+    store_weights(weights + 3 * room + rows, room, push, neg, weight)
     if POSITIVES == MAX:
-        tl.store(extremes + rows, pos_first.to(tl.float32), mask=inside)
-        tl.store(extremes + n + rows, pos_column, mask=inside)
-        tl.store(extremes + 2 * n + rows, neg_first.to(tl.float32), mask=inside)
-        tl.store(extremes + 3 * n + rows, neg_column, mask=inside)
+        tl.store(extremes + rows, pos_first, mask=inside)
+        tl.store(extremes + n + rows, pos_second, mask=inside)
+        tl.store(extremes + 2 * n + rows, neg_first, mask=inside)
+        tl.store(extremes + 3 * n + rows, neg_second, mask=inside)
     out = totals + pid * TOTALS
     tl.store(out, tl.sum(tl.where(inside, loss, 0.0), 0))
     tl.store(out + 1, tl.sum(tl.where(inside, count, 0.0), 0))
@@ -403,7 +384,7 @@ def anchor_kernel(
     tl.store(out + 3, tl.sum(tl.where(inside, neg_count, 0.0), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def reduce_kernel(
     totals,
     count,
@@ -448,83 +429,71 @@ def reduce_kernel(
 @triton.jit
 def anchor_slopes(
     s,
+    side,
     anchors,
-    end,
-    weights,
     n,
-    given,
-    share,
     positive,
-    sign,
-    p0,
-    p1,
-    p2,
+    settings,
     AXIS: tl.constexpr,
     TERMS: tl.constexpr,
     POSITIVES: tl.constexpr,
     NEGATIVES: tl.constexpr,
-    GIVEN: tl.constexpr,
-    WEIGHTED: tl.constexpr,
 ):
     """The derivatives of the losses of one side's anchors by the scores of a tile."""
-    of_anchor = tl.expand_dims(load_vector(given, anchors, end, GIVEN), AXIS)
-    u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
-    pull = tl.load(share)
-    push = tl.load(share + 1)
-    if WEIGHTED:
-        at, inside = weights + anchors, anchors < end
-        constant = tl.expand_dims(tl.load(at + 2 * n, mask=inside, other=0.0), AXIS)
+    of_anchor = tl.expand_dims(entries(side.given, anchors), AXIS)
+    u, du, v, dv = TERMS(s, of_anchor, *settings)
+    pull = tl.load(side.share)
+    push = tl.load(side.share + 1)
+    if side.weights is not None:
+        at, room = side.weights + anchors, room_for(n)
+        constant = tl.expand_dims(tl.load(at + 2 * room), AXIS)
         if POSITIVES == LOG_SUM_EXP:
-            factor = tl.expand_dims(tl.load(at, mask=inside, other=0.0), AXIS)
-            shift = tl.expand_dims(tl.load(at + n, mask=inside, other=0.0), AXIS)
+            factor = tl.expand_dims(tl.load(at), AXIS)
+            shift = tl.expand_dims(tl.load(at + room), AXIS)
             constant = factor * tl.exp(u - shift) + constant
         pull = pull * constant
-        constant = tl.expand_dims(tl.load(at + 5 * n, mask=inside, other=0.0), AXIS)
+        constant = tl.expand_dims(tl.load(at + 5 * room), AXIS)
         if NEGATIVES == LOG_SUM_EXP:
-            factor = tl.expand_dims(tl.load(at + 3 * n, mask=inside, other=0.0), AXIS)
-            shift = tl.expand_dims(tl.load(at + 4 * n, mask=inside, other=0.0), AXIS)
+            factor = tl.expand_dims(tl.load(at + 3 * room), AXIS)
+            shift = tl.expand_dims(tl.load(at + 4 * room), AXIS)
             constant = factor * tl.exp(v - shift) + constant
         push = push * constant
     return tl.where(positive, du * pull, dv * push)
 
 
 @triton.jit
-def unshifted_weights(weights, anchors, end, n, share, AXIS: tl.constexpr):
+def unshifted_weights(side, anchors, n, AXIS: tl.constexpr):
     """Factor and constant of one side's positives, and of its negatives, where the shift is zero."""
-    at, inside = weights + anchors, anchors < end
-    pull, push = tl.load(share), tl.load(share + 1)
+    at, room = side.weights + anchors, room_for(n)
+    pull, push = tl.load(side.share), tl.load(side.share + 1)
     return (
-        tl.expand_dims(tl.load(at, mask=inside, other=0.0) * pull, AXIS),
-        tl.expand_dims(tl.load(at + 2 * n, mask=inside, other=0.0) * pull, AXIS),
-        tl.expand_dims(tl.load(at + 3 * n, mask=inside, other=0.0) * push, AXIS),
-        tl.expand_dims(tl.load(at + 5 * n, mask=inside, other=0.0) * push, AXIS),
+        tl.expand_dims(tl.load(at) * pull, AXIS),
+        tl.expand_dims(tl.load(at + 2 * room) * pull, AXIS),
+        tl.expand_dims(tl.load(at + 3 * room) * push, AXIS),
+        tl.expand_dims(tl.load(at + 5 * room) * push, AXIS),
     )
 
 
 @triton.jit
+def add_totals(totals, terms, positive, visits):
+    """The sums and the numbers of non-zero terms, of positives and of negatives, ``visits`` times, to ``totals``."""
+    pull, push = tl.where(positive, terms, 0.0), tl.where(positive, 0.0, terms)
+    for kind in tl.static_range(2):
+        of_kind = push if kind else pull
+        at = totals + 2 * kind
+        tl.store(at, tl.load(at) + visits * tl.sum(tl.sum(of_kind, 1), 0).to(tl.float64))
+        count = tl.sum(tl.sum(tl.where(of_kind != 0, 1.0, 0.0), 1), 0).to(tl.float64)
+        tl.store(at + 1, tl.load(at + 1) + visits * count)
+
+
+@triton.jit(do_not_specialize=["ld", "n", "m", "top", "bottom", "left", "right"])
 def slopes_kernel(
     x,
     y,
+    self_index,
     products,
     ld,
-    x_labels,
-    y_labels,
-    self_index,
-    x_norm,
-    y_norm,
-    x_scale,
-    y_scale,
-    x_given,
-    y_given,
-    x_weights,
-    y_weights,
-    x_share,
-    y_share,
-    slopes,
-    residuals,
-    row_sums,
-    col_sums,
-    flags,
+    out,
     totals,
     n,
     m,
@@ -533,21 +502,12 @@ def slopes_kernel(
     bottom,
     left,
     right,
-    sign,
-    p0,
-    p1,
-    p2,
+    settings,
     TERMS: tl.constexpr,
     POSITIVES: tl.constexpr,
     NEGATIVES: tl.constexpr,
-    GIVEN: tl.constexpr,
-    WEIGHTED: tl.constexpr,
     BOTH: tl.constexpr,
     UPPER: tl.constexpr,
-    SLOPES: tl.constexpr,
-    SPLIT: tl.constexpr,
-    ROW_SUMS: tl.constexpr,
-    ADD_TOTALS: tl.constexpr,
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
@@ -556,41 +516,35 @@ def slopes_kernel(
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """``slopes`` (., ld) of the rectangle [top, bottom) x [left, right): the derivatives of the loss by the dot
-    products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of the columns.
+    """``out.slopes`` (., ld) of the rectangle [top, bottom) x [left, right), where they are wanted: the derivatives of
+    the loss by the dot products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are
+    anchors, of the columns.
 
-    ``residuals``, sums and ``flags``: see ``store_slopes``. ``ADD_TOTALS``: totals (programs, 4) of
-    the tile's terms. ``UPPER``: what lies right of the square on the diagonal stands for its mirror image too."""
+    ``totals`` (programs, 4): what the tiles' terms are added to. ``UPPER``: what lies right of the square on the
+    diagonal stands for its mirror image too."""
+    ld, top, left = aligned(ld), aligned(top), aligned(left)
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     first_row, first_col = top + row_block * BLOCK_M, left + col_block * BLOCK_N
-    out = totals
-    if ADD_TOTALS:
-        out += pid.to(tl.int64) * TOTALS
     MIRRORED: tl.constexpr = DEPTH > 0 and UPPER
     # The tile above the diagonal whose mirror image it is stores it.
     if MIRRORED:  # noqa: SIM102 - a constant of the kernel
         if first_col < first_row:
-            if ADD_TOTALS:
-                tl.store(out + tl.arange(0, TOTALS), tl.zeros((TOTALS,), tl.float64))
             return
     rows, cols = first_row + tl.arange(0, BLOCK_M), first_col + tl.arange(0, BLOCK_N)
-    positive = same_classes(rows, cols, bottom, right, x_labels, y_labels)
+    positive = same_classes(x, y, rows, cols)
     pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
     if DEPTH == 0:
         positive &= pair
-    row_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
-    col_scales = load_vector(y_scale, cols, right, UNIT or METRIC != DOT)
+    row_lengths, col_lengths = lengths(x, rows), lengths(y, cols)
     s, close = scores(
-        tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH),
+        tile_products(products, ld, x.x, y.x, rows, cols, top, left, bottom, right, d, DEPTH),
         x,
         y,
         rows,
         cols,
-        load_vector(x_norm, rows, bottom, METRIC != DOT),
-        load_vector(y_norm, cols, right, METRIC != DOT),
-        row_scales,
-        col_scales,
+        row_lengths,
+        col_lengths,
         pair,
         bottom,
         right,
@@ -598,30 +552,24 @@ def slopes_kernel(
         METRIC,
         UNIT,
     )
-    of_anchor = load_vector(x_given, rows, bottom, GIVEN)[:, None]
-    u, du, v, dv = TERMS(s, of_anchor, sign, p0, p1, p2)
+    of_anchor = entries(x.given, rows)[:, None]
+    u, du, v, dv = TERMS(s, of_anchor, *settings)
     terms, part = bounded_terms(u, v, positive, POSITIVES, NEGATIVES)
     mixed = True
     if DEPTH > 0:
         mixed = has_others(first_row, first_col, bottom, right, SELF, BLOCK_M, BLOCK_N)
-    if ADD_TOTALS:
+    if totals is not None:
         if mixed:
             terms = tl.where(pair, terms, 0.0)
         visits = 1.0
         if UPPER and first_col >= (first_row + BLOCK_M if MIRRORED else bottom):
             visits = 2.0
-        pull, push = tl.where(positive, terms, 0.0), tl.where(positive, 0.0, terms)
-        tl.store(out, visits * tl.sum(tl.sum(pull, 1), 0).to(tl.float64))
-        tl.store(out + 1, visits * tl.sum(tl.sum(tl.where(pull != 0, 1.0, 0.0), 1), 0).to(tl.float64))
-        tl.store(out + 2, visits * tl.sum(tl.sum(push, 1), 0).to(tl.float64))
-        tl.store(out + 3, visits * tl.sum(tl.sum(tl.where(push != 0, 1.0, 0.0), 1), 0).to(tl.float64))
-    if SLOPES:
-        if DEPTH > 0 and WEIGHTED and not GIVEN:
-            pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(
-                x_weights, rows, bottom, n, x_share, 1
-            )
+        add_totals(totals + pid * TOTALS, terms, positive, visits)
+    if out is not None:
+        if DEPTH > 0 and x.weights is not None and x.given is None:
+            pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(x, rows, n, 1)
             if BOTH:
-                a, b, e, f = unshifted_weights(y_weights, cols, right, m, y_share, 0)
+                a, b, e, f = unshifted_weights(y, cols, m, 0)
                 pull_factor, pull_constant, push_factor, push_constant = (
                     pull_factor + a,
                     pull_constant + b,
@@ -631,47 +579,9 @@ def slopes_kernel(
             weight = tl.where(positive, pull_factor, push_factor) * part
             slope = tl.where(positive, du, dv) * (weight + tl.where(positive, pull_constant, push_constant))
         else:
-            slope = anchor_slopes(
-                s,
-                rows,
-                bottom,
-                x_weights,
-                n,
-                x_given,
-                x_share,
-                positive,
-                sign,
-                p0,
-                p1,
-                p2,
-                1,
-                TERMS,
-                POSITIVES,
-                NEGATIVES,
-                GIVEN,
-                WEIGHTED,
-            )
+            slope = anchor_slopes(s, x, rows, n, positive, settings, 1, TERMS, POSITIVES, NEGATIVES)
             if BOTH:
-                slope += anchor_slopes(
-                    s,
-                    cols,
-                    right,
-                    y_weights,
-                    m,
-                    y_given,
-                    y_share,
-                    positive,
-                    sign,
-                    p0,
-                    p1,
-                    p2,
-                    0,
-                    TERMS,
-                    POSITIVES,
-                    NEGATIVES,
-                    GIVEN,
-                    WEIGHTED,
-                )
+                slope += anchor_slopes(s, y, cols, m, positive, settings, 0, TERMS, POSITIVES, NEGATIVES)
         at = (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
         rounded, rest = store_slopes(
             slope,
@@ -679,14 +589,10 @@ def slopes_kernel(
             pair,
             mixed,
             close,
-            row_scales,
-            col_scales,
+            row_lengths,
+            col_lengths,
             products,
-            slopes,
-            residuals,
-            row_sums,
-            col_sums,
-            flags,
+            out,
             at,
             rows,
             cols,
@@ -696,8 +602,6 @@ def slopes_kernel(
             bottom,
             left,
             right,
-            SPLIT,
-            ROW_SUMS,
             METRIC,
             UNIT,
             BLOCK_N,
@@ -705,7 +609,6 @@ def slopes_kernel(
         if MIRRORED:  # noqa: SIM102
             if (first_row < first_col) & (first_col < bottom):
                 twin = (cols - top).to(tl.int64)[:, None] * ld + (rows - left)[None, :]
-                inside = (cols < bottom)[:, None] & (rows < bottom)[None, :]
-                tl.store(slopes + twin, tl.trans(rounded), mask=inside)
-                if SPLIT:
-                    tl.store(residuals + twin, tl.trans(rest), mask=inside)
+                tl.store(out.slopes + twin, tl.trans(rounded))
+                if out.residuals is not None:
+                    tl.store(out.residuals + twin, tl.trans(rest))

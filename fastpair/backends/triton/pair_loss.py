@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fastpair.backends.triton import pair_kernels as kernels
-from fastpair.backends.triton.launch import COMPILED, Tile, making_tiles_for, processors
-from fastpair.backends.triton.pairs import NO_SLOPES, Anchors, Pairs, ceil_div, sides
+from fastpair.backends.triton.launch import COMPILED, Tile, making_tiles_for, multiprocessors, roomy
+from fastpair.backends.triton.pairs import Anchors, Pairs, ceil_div, sides, whole
 from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
@@ -36,12 +36,13 @@ class PairSweep(Pairs):
         longest = max(len(x), len(y))
         self.makes = self.can_make() and loss.bounded(params, metric == "cosine", longest)
         if self.makes:
-            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, longest, loss.simple)
+            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, loss.simple)
             # Slopes alone are held.
             self.height *= 2
         self.self_index = self_index
         self.loss = loss
-        self.settings = (1.0 if self.metric == DOT.value else -1.0, *params, *(0.0,) * (3 - len(params)))
+        self.params = (*params, *(0.0,) * (3 - len(params)))
+        self.settings = (1.0 if self.metric == DOT.value else -1.0, *self.params)
         self.self_kind = kernels.SAME_INDEX.value if y is x else kernels.NO_SELF.value
         if self_index is not None:
             self.self_kind = kernels.LISTED_SELF.value
@@ -51,7 +52,6 @@ class PairSweep(Pairs):
             "TERMS": self.loss.terms,
             "POSITIVES": self.loss.positives,
             "NEGATIVES": self.loss.negatives,
-            "GIVEN": self.loss.given,
             "SELF": self.self_kind,
             "DEPTH": tile.depth,
             **super().constants(tile),
@@ -67,29 +67,20 @@ class PairSweep(Pairs):
         # Enough programs to fill the device twice, each with a whole number of tiles.
         _, bottom, _, wide = rectangles[0]
         high = ceil_div(bottom, block_m)
-        splits = max(1, min(ceil_div(2 * processors(rows.rows.x.device), high), ceil_div(wide, block_n)))
-        span = ceil_div(ceil_div(wide, splits), block_n) * block_n
-        spans = ceil_div(wide, span)
+        splits = max(1, min(ceil_div(2 * multiprocessors(rows.rows.x), high), ceil_div(wide, block_n)))
+        span = whole(ceil_div(wide, splits), block_n)
         if rows.partial is None:
-            slots = m // wide * spans + ceil_div(m % wide, span)
-            rows.partial = rows.new(slots, kernels.CHANNELS.value, n)
+            rows.partial = rows.new(ceil_div(wide, span), kernels.CHANNELS.value, rows.room, dtype=torch.float64)
         for top, bottom, left, right in rectangles:
             products = self.dot_products(rows, cols, top, bottom, left, right)
             kernels.statistics_kernel[(ceil_div(bottom - top, block_m), ceil_div(right - left, span))](
-                rows.rows.x,
-                cols.rows.x,
+                rows.arguments(given=rows.given),
+                cols.arguments(),
+                self.self_index,
                 products,
                 0 if products is None else products.stride(0),
-                rows.labels,
-                cols.labels,
-                self.self_index,
-                rows.rows.norm,
-                cols.rows.norm,
-                rows.rows.scale,
-                cols.rows.scale,
-                rows.given,
                 rows.partial,
-                left // wide * spans,
+                left > 0,
                 n,
                 rows.rows.x.shape[1],
                 top,
@@ -97,7 +88,7 @@ class PairSweep(Pairs):
                 left,
                 right,
                 span,
-                *self.settings,
+                self.settings,
                 ADD_POSITIVES=positives,
                 ADD_NEGATIVES=negatives,
                 **self.constants(self.statistics_tile),
@@ -111,7 +102,7 @@ class PairSweep(Pairs):
             rows.partial = self._nothing(rows)
         elif self.loss.given:
             self.collect(rows, cols, False, True)
-            rows.given = rows.new(n)
+            rows.given = rows.new(rows.room)
             kernels.given_kernel[(blocks,)](
                 rows.partial,
                 len(rows.partial),
@@ -125,10 +116,10 @@ class PairSweep(Pairs):
         else:
             self.collect(rows, cols, True, True)
         rows.losses = rows.new(n)
-        rows.weights = rows.new(kernels.WEIGHTS.value, n)
+        rows.weights = rows.new(kernels.WEIGHTS.value, rows.room)
         rows.totals = rows.new(blocks, kernels.TOTALS.value, dtype=torch.float64)
         if self.loss.positives == MAX.value:
-            rows.extremes = rows.new(4, n)
+            rows.extremes = rows.new(4, n, dtype=torch.float64)
         kernels.anchor_kernel[(blocks,)](
             rows.partial,
             len(rows.partial),
@@ -140,12 +131,11 @@ class PairSweep(Pairs):
             rows.totals,
             n,
             m,
-            *self.settings[1:],
+            self.params,
             ANCHOR=self.loss.anchor,
             POSITIVES=self.loss.positives,
             NEGATIVES=self.loss.negatives,
             SELF=self.self_kind,
-            ROW_GRAD=row_grad is not None,
             BLOCK=ANCHOR_BLOCK,
             **COMPILED,
         )
@@ -153,7 +143,7 @@ class PairSweep(Pairs):
 
     def _nothing(self, rows: Anchors) -> Tensor:
         """The statistics of anchors without references."""
-        partial = rows.new(1, kernels.CHANNELS.value, len(rows)).zero_()
+        partial = rows.new(1, kernels.CHANNELS.value, rows.room, dtype=torch.float64).zero_()
         for channel, reduction in ((0, self.loss.positives), (4, self.loss.negatives)):
             if reduction != SUM.value:
                 partial[:, channel] = -torch.inf
@@ -161,7 +151,7 @@ class PairSweep(Pairs):
 
     # ---- slopes
 
-    def slopes(self, *, weighted: bool, both: bool, gradient: bool, totals: bool) -> None:
+    def slopes(self, *, both: bool, gradient: bool, totals: bool) -> None:
         """One visit of all pairs. ``gradient``: adds to the gradients of the sides that want one. ``both``: the columns
         are anchors as well. ``totals``: puts the sums of all terms into ``x.totals``."""
         x, y, tile = self.x, self.y, self.tile
@@ -169,36 +159,20 @@ class PairSweep(Pairs):
         rectangles = list(self.rectangles(x, y, upper))
         programs = [ceil_div(b - t, tile.rows) * ceil_div(r - f, tile.cols) for t, b, f, r in rectangles]
         if totals:
-            x.totals = x.new(sum(programs), kernels.TOTALS.value, dtype=torch.float64)
-        done = 0
+            x.totals = x.new(max(programs), kernels.TOTALS.value, dtype=torch.float64).zero_()
         for (top, bottom, left, right), count in zip(rectangles, programs):
             products = self.dot_products(x, y, top, bottom, left, right)
-            slopes = self.new_slopes((top, bottom, left, right)) if gradient else NO_SLOPES
-            held = products if products is not None else slopes.parts[0]
+            slopes = self.new_slopes((top, bottom, left, right)) if gradient else None
+            out = None if slopes is None else slopes.arguments()
+            held = products if out is None or products is not None else out.slopes
             kernels.slopes_kernel[(count,)](
-                x.rows.x,
-                y.rows.x,
+                x.arguments(given=x.given, weights=x.weights, share=x.share),
+                y.arguments(given=y.given, weights=y.weights, share=y.share),
+                self.self_index,
                 products,
                 0 if held is None else held.stride(0),
-                x.labels,
-                y.labels,
-                self.self_index,
-                x.rows.norm,
-                y.rows.norm,
-                x.rows.scale,
-                y.rows.scale,
-                x.given,
-                y.given,
-                x.weights,
-                y.weights,
-                x.share,
-                y.share,
-                slopes.parts[0],
-                slopes.parts[-1],
-                slopes.row_sums,
-                slopes.col_sums,
-                slopes.flags,
-                x.totals[done:] if totals else None,
+                out,
+                x.totals if totals else None,
                 len(x),
                 len(y),
                 x.rows.x.shape[1],
@@ -206,18 +180,12 @@ class PairSweep(Pairs):
                 bottom,
                 left,
                 right,
-                *self.settings,
-                WEIGHTED=weighted,
+                self.settings,
                 BOTH=both,
                 UPPER=upper,
-                SLOPES=gradient,
-                SPLIT=len(slopes.parts) > 1,
-                ROW_SUMS=slopes.row_sums is not None,
-                ADD_TOTALS=totals,
                 GROUP=8,
                 **self.constants(tile),
             )
-            done += count
             if gradient:
                 self.add_gradients((top, bottom, left, right), slopes, upper)
 
@@ -225,10 +193,10 @@ class PairSweep(Pairs):
         """The gradient of maxima: one positive and one negative an anchor."""
         x, y = self.x, self.y
         for kind in (0, 1):
-            term, place = x.extremes[2 * kind], x.extremes[2 * kind + 1].view(torch.int32).long()
+            term, place = x.extremes[2 * kind].float(), x.extremes[2 * kind + 1].long()
             # Terms are scores or their negatives.
             sign = self.settings[0] if kind else -self.settings[0]
-            slope = x.weights[3 * kind + 2] * x.share[kind] * sign
+            slope = x.weights[3 * kind + 2, : len(x)] * x.share[kind] * sign
             if self.metric == SQUARED_EUCLIDEAN.value:
                 slope = slope * -2
             elif self.metric == EUCLIDEAN.value:
@@ -269,9 +237,9 @@ def pair_loss(
         return triplet_loss(*arguments, grad_embeddings, grad_ref)
     terms = LOSSES[loss]
     x, y = sides(Anchors, embeddings, ref_emb, distance, grad_embeddings, grad_ref)
-    x.labels = labels.long().contiguous()
+    x.labels = roomy(labels.long().contiguous())
     if y is not x:
-        y.labels = ref_labels.long().contiguous()
+        y.labels = roomy(ref_labels.long().contiguous())
     if self_index is not None:
         self_index = self_index.int().contiguous()
     gradients = (grad_embeddings or grad_ref) and len(x) > 0 and len(y) > 0
@@ -286,11 +254,11 @@ def pair_loss(
         x.share = x.new(2).fill_(1 / max(len(x), 1) if mean else 1.0)
         y.share = x.share
         both = y is x
-        sweep.slopes(weighted=False, both=both, gradient=gradients and known, totals=True)
+        sweep.slopes(both=both, gradient=gradients and known, totals=True)
         reduce_totals(x, value, 1.0, mean, terms, len(x))
         if gradients and not known:
             y.share = x.share  # which the totals have changed
-            sweep.slopes(weighted=False, both=both, gradient=True, totals=False)
+            sweep.slopes(both=both, gradient=True, totals=False)
         return value, x.finished(), y.finished() if y is not x else x.new(0)
 
     row_grad = None if row_grad is None else row_grad.float().contiguous()
@@ -304,7 +272,7 @@ def pair_loss(
     if gradients and terms.positives == MAX.value:
         sweep.extremes()
     elif gradients:
-        sweep.slopes(weighted=True, both=y is x or two_sided, gradient=True, totals=False)
+        sweep.slopes(both=y is x or two_sided, gradient=True, totals=False)
     if reduction == "none":
         value = x.losses if not two_sided else (x.losses + y.losses) * part
     return value, x.finished(), y.finished() if y is not x else x.new(0)

@@ -9,14 +9,15 @@ import torch
 import triton
 from torch import Tensor
 
-from fastpair.backends.products import Factor, product
+from fastpair.backends.products import Factor, full_precision, product
 from fastpair.backends.triton import close
-from fastpair.backends.triton.launch import COMPILED, Tile, tile_for
+from fastpair.backends.triton.launch import COMPILED, ROOM, Tile, tile_for
 from fastpair.backends.triton.rows import Rows, centered
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN, SideArguments, SlopeArguments
 
 # Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, of which much stays in
 # the second-level cache, and wide enough for products at full speed. Twice as high where slopes alone are held.
+# Multiples of every tile's rows and columns: only the last tiles of all reach beyond what there is.
 HEIGHT, WIDTH = 2048, 4096
 
 METRICS = {
@@ -31,6 +32,11 @@ METRICS = {
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def whole(length: int, block: int) -> int:
+    """``length`` rounded up to whole blocks."""
+    return ceil_div(length, block) * block
 
 
 @dataclass(eq=False)
@@ -49,6 +55,9 @@ class Side:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.rows.x.device)
 
+    def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
+        return SideArguments(self.rows.x, self.labels, self.rows.norm, self.rows.scale, **of_anchors)
+
     def want_gradient(self) -> None:
         self.gradient = torch.zeros(self.rows.x.shape, dtype=torch.float32, device=self.rows.x.device)
         # The squared norms of unit vectors do not change.
@@ -62,7 +71,7 @@ class Side:
 
 @dataclass(eq=False)
 class Anchors(Side):
-    """With the statistics (slots, 6, n) of each anchor's pairs, and what the gradient sweep needs of them."""
+    """With the statistics (slots, 6, .) of each anchor's pairs, and what the gradient sweep needs of them."""
 
     partial: Tensor | None = None
     given: Tensor | None = None
@@ -71,6 +80,11 @@ class Anchors(Side):
     totals: Tensor | None = None
     losses: Tensor | None = None
     share: Tensor | None = None
+
+    @property
+    def room(self) -> int:
+        """How far their channels lie apart."""
+        return whole(len(self), ROOM)
 
 
 def sides(kind: type[Side], x: Tensor, y: Tensor | None, metric: str, grad_x: bool, grad_y: bool) -> tuple[Side, Side]:
@@ -104,8 +118,9 @@ class Slopes:
     flags: Tensor | None
     tile: tuple[int, int]
 
-
-NO_SLOPES = Slopes([None], None, None, None, None, (0, 0))
+    def arguments(self) -> SlopeArguments:
+        residuals = self.parts[1] if len(self.parts) > 1 else None
+        return SlopeArguments(self.parts[0], residuals, self.row_sums, self.col_sums, self.flags)
 
 
 def add_close_pairs(
@@ -172,7 +187,8 @@ class Pairs:
     def scratch(self, dtype: torch.dtype) -> Tensor:
         """Room for a rectangle, of either side's rows, in whole tiles."""
         longest = max(len(self.x), len(self.y))
-        return self.x.new(min(self.height, longest), min(self.width, self.tile.whole(longest)), dtype=dtype)
+        height, width = min(self.height, longest), min(self.width, longest)
+        return self.x.new(whole(height, self.tile.rows), whole(width, self.tile.cols), dtype=dtype)
 
     def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor | None:
         """Of a rectangle, kept until others are asked for; None where the kernels make them."""
@@ -181,7 +197,9 @@ class Pairs:
         if self.computed != (rows, top, bottom, left, right):
             if self.products is None:
                 self.products = self.scratch(torch.float32)
-            product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, self.products[: bottom - top, : right - left])
+            out = self.products[: bottom - top, : right - left]
+            with full_precision(self.x.rows.distances):
+                product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, out)
             self.computed = (rows, top, bottom, left, right)
         return self.products
 
@@ -211,6 +229,10 @@ class Pairs:
     def add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool = False) -> None:
         """To both sides, from the slopes of a rectangle. ``upper``: what lies right of the square on the diagonal
         stands for its mirror image too."""
+        with full_precision(self.x.rows.distances):
+            self._add_gradients(rectangle, slopes, upper)
+
+    def _add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool) -> None:
         x, y = self.x, self.y
         top, bottom, left, right = rectangle
         self.computed = None

@@ -7,24 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.pair_kernels import all_pairs, load_vector, same_classes
+from fastpair.backends.triton.launch import roomy
+from fastpair.backends.triton.pair_kernels import all_pairs, same_classes
 from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
-from fastpair.backends.triton.tiles import DOT, load_products, scores
+from fastpair.backends.triton.tiles import aligned, lengths, load_products, scores
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ld", "top", "bottom", "left", "right"])
 def best_kernel(
     x,
     y,
     products,
     ld,
-    x_labels,
-    y_labels,
-    self_index,
-    x_norm,
-    y_norm,
-    x_scale,
-    y_scale,
     best,
     best_item,
     rank,
@@ -43,27 +37,25 @@ def best_kernel(
 ):
     """Takes the items [left, right) into the closeness and number of the best item of the query's class or, with
     ``COUNT``, into the number of items that come before it. Equals come in the order of the items, NaN comes last."""
+    ld, top, left = aligned(ld), aligned(top), aligned(left)
     rows = top + tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = rows < bottom
-    x_norms = load_vector(x_norm, rows, bottom, METRIC != DOT)
-    x_scales = load_vector(x_scale, rows, bottom, UNIT or METRIC != DOT)
+    row_lengths = lengths(x, rows)
     own = tl.load(best + rows, mask=inside, other=0.0)
     own_item = tl.load(best_item + rows, mask=inside, other=0)
     before = tl.load(rank + rows, mask=inside, other=0)
     for start in range(left, right, BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
-        pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
-        positive = pair & same_classes(rows, cols, bottom, right, x_labels, y_labels)
+        pair = all_pairs(rows, cols, bottom, right, None, SELF)
+        positive = pair & same_classes(x, y, rows, cols)
         s, _close = scores(
-            load_products(products, ld, top, left, rows, cols, bottom, right),
+            load_products(products, ld, rows, cols, top, left),
             x,
             y,
             rows,
             cols,
-            x_norms,
-            load_vector(y_norm, cols, right, METRIC != DOT),
-            x_scales,
-            load_vector(y_scale, cols, right, UNIT or METRIC != DOT),
+            row_lengths,
+            lengths(y, cols),
             pair,
             bottom,
             right,
@@ -96,8 +88,8 @@ def best_rank(
     """How many items come before the first of the query's class (n,), int32; -1 where there is none. Without a gallery
     the items are the other queries."""
     x, y = sides(Side, query, gallery, metric, False, False)
-    x.labels = query_labels.long().contiguous()
-    y.labels = x.labels if gallery is None else gallery_labels.long().contiguous()
+    x.labels = roomy(query_labels.long().contiguous())
+    y.labels = x.labels if gallery is None else roomy(gallery_labels.long().contiguous())
     pairs = Pairs(x, y, metric)
     best = x.new(len(x)).fill_(-torch.inf)
     best_item = torch.full_like(best, -1, dtype=torch.int32)
@@ -106,17 +98,10 @@ def best_rank(
         for top, bottom, left, right in pairs.rectangles(x, y):
             products = pairs.dot_products(x, y, top, bottom, left, right)
             best_kernel[(ceil_div(bottom - top, pairs.tile.rows),)](
-                x.rows.x,
-                y.rows.x,
+                x.arguments(),
+                y.arguments(),
                 products,
                 products.stride(0),
-                x.labels,
-                y.labels,
-                None,
-                x.rows.norm,
-                y.rows.norm,
-                x.rows.scale,
-                y.rows.scale,
                 best,
                 best_item,
                 rank,

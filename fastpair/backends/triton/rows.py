@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.launch import COMPILED
+from fastpair.backends.triton.launch import COMPILED, ROOM
 
 ROWS, MOST_COLUMNS = 8, 512  # of a block of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Of row i: |x_i|^2 and 1; of its unit vector: 1 and 1/|x_i|; 0 and 0 for a zero row."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -34,7 +34,7 @@ def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, C
         tl.store(scale + rows, tl.full((ROWS,), 1.0, tl.float32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def finish_kernel(x, gradient, scale, slope_sums, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """In place, on the sum over pairs of slope_ij y_j: less the part along the row for unit vectors, whose length does
     not matter; less the row times the sum of its slopes for distances, which is what the squared norms bring."""
@@ -71,7 +71,8 @@ class Rows:
         n, d = x.shape
         self.norm = self.scale = None
         if (unit or distances) and n:
-            self.norm, self.scale = (torch.empty(n, dtype=torch.float32, device=x.device) for _ in range(2))
+            room = torch.empty(2, triton.cdiv(n, ROOM) * ROOM, dtype=torch.float32, device=x.device)
+            self.norm, self.scale = room[:, :n].unbind()
             norms_kernel[grid(n)](self.x, self.norm, self.scale, n, d, UNIT=unit, **blocks(d))
 
     def __len__(self) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from fastpair.backends.triton.terms import relu
 
@@ -13,6 +16,50 @@ DOT, SQUARED_EUCLIDEAN, EUCLIDEAN = tl.constexpr(0), tl.constexpr(1), tl.constex
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 # Squared distances below this part of the squared norms are small.
 SMALL = tl.constexpr(1 / 64)
+
+
+class SideArguments(NamedTuple):
+    """What a kernel gets of one side: its rows, and what it needs to know of each, with room for whole tiles."""
+
+    x: Tensor
+    labels: Tensor | None
+    norm: Tensor | None
+    scale: Tensor | None
+    given: Tensor | None = None
+    weights: Tensor | None = None
+    share: Tensor | None = None
+
+
+class SlopeArguments(NamedTuple):
+    """Where a kernel puts the slopes of a rectangle, see ``store_slopes``."""
+
+    slopes: Tensor
+    residuals: Tensor | None
+    row_sums: Tensor | None
+    col_sums: Tensor | None
+    flags: Tensor | None
+
+
+@triton.jit
+def aligned(index):
+    """``index``, a multiple of 16. The compiler is told so here and not by the arguments, which make a kernel of their
+    own of each kind of number that they have."""
+    return index // 16 * 16
+
+
+@triton.jit
+def entries(at, index):
+    """at[index], zero where there is no such vector."""
+    if at is None:
+        return tl.zeros(index.shape, tl.float32)
+    else:
+        return tl.load(at + index)
+
+
+@triton.jit
+def lengths(side, index):
+    """Norms and scales of some rows."""
+    return entries(side.norm, index), entries(side.scale, index)
 
 
 @triton.jit
@@ -27,10 +74,10 @@ def any_of(mask):
 
 
 @triton.jit
-def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
+def squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d):
     """|x_i x_scale_i - y_j y_scale_j|^2 of the tile, from the differences: exact where they are small."""
-    x_at = x + tl.where(rows < n, rows, 0).to(tl.int64) * d
-    y_at = y + tl.where(cols < m, cols, 0).to(tl.int64) * d
+    x_at = x + tl.where(rows < bottom, rows, 0).to(tl.int64) * d
+    y_at = y + tl.where(cols < right, cols, 0).to(tl.int64) * d
     out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
     for k in range(d):
         a = tl.load(x_at + k).to(tl.float32) * x_scale
@@ -41,10 +88,9 @@ def squared_differences(x, y, rows, cols, x_scale, y_scale, n, m, d):
 
 
 @triton.jit
-def load_products(products, ld, top, left, rows, cols, bottom, right):
+def load_products(products, ld, rows, cols, top, left):
     """Dot products of the rows and columns, of the rectangle that begins at row ``top`` and column ``left``."""
-    at = products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
-    return tl.load(at, mask=(rows < bottom)[:, None] & (cols < right)[None, :], other=0.0)
+    return tl.load(products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :])
 
 
 @triton.jit
@@ -69,7 +115,7 @@ def tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, D
     if DEPTH > 0:
         return make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH)
     else:
-        return load_products(products, ld, top, left, rows, cols, bottom, right)
+        return load_products(products, ld, rows, cols, top, left)
 
 
 @triton.jit
@@ -79,10 +125,8 @@ def scores(
     y,
     rows,
     cols,
-    x_norm,
-    y_norm,
-    x_scale,
-    y_scale,
+    row_lengths,
+    col_lengths,
     pair,
     bottom,
     right,
@@ -93,6 +137,8 @@ def scores(
     """Of the dot products, and which pairs are close. ``UNIT``: of the unit vectors along the rows, by their scales.
     Close is a squared distance that is small against the norms, which has lost digits as a difference of products, or
     that is undefined as one of infinities: the tile's are computed again."""
+    x_norm, x_scale = row_lengths
+    y_norm, y_scale = col_lengths
     out = products
     close = tl.zeros(pair.shape, tl.int1)
     if UNIT:
@@ -103,7 +149,7 @@ def scores(
         out = relu(norms - 2 * out)
         close = pair & is_close(out, norms)
         if any_of(close):
-            out = tl.where(close, squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d), out)
+            out = tl.where(close, squared_differences(x.x, y.x, rows, cols, x_scale, y_scale, bottom, right, d), out)
     if METRIC == EUCLIDEAN:
         out = tl.sqrt(out)
     return out, close
@@ -137,14 +183,10 @@ def store_slopes(
     pair,
     mixed,
     close,
-    row_scales,
-    col_scales,
+    row_lengths,
+    col_lengths,
     products,
-    slopes,
-    residuals,
-    row_sums,
-    col_sums,
-    flags,
+    out,
     at,
     rows,
     cols,
@@ -154,40 +196,37 @@ def store_slopes(
     bottom,
     left,
     right,
-    SPLIT: tl.constexpr,
-    ROW_SUMS: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, at ``at``; zero for what is no
-    ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``, which lie
-    alike, where ``flags`` says that there are some. ``SPLIT``: ``residuals`` takes what rounding the slopes takes away.
-    ``ROW_SUMS``: their sums by row and by column of each tile, (blocks, .). Returns what was stored, rounded, and the
-    residuals."""
-    inside = (rows < bottom)[:, None] & (cols < right)[None, :]
+    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, ``out.slopes`` at ``at``; zero for
+    what is no ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``,
+    which lie alike, where ``out.flags`` says that there are some. ``out.residuals``: what rounding the slopes takes
+    away. ``out.row_sums``, ``out.col_sums``: their sums by row and by column of each tile, (blocks, .). Returns what
+    was stored, rounded, and the residuals."""
     slope *= slope_by_product(s, METRIC)
     if METRIC != DOT:
         some = any_of(close)
-        tl.store(flags + row_block * tl.cdiv(right - left, BLOCK_N) + col_block, some.to(tl.int8))
+        tl.store(out.flags + row_block * tl.cdiv(right - left, BLOCK_N) + col_block, some.to(tl.int8))
         if some:
-            tl.store(products + at, tl.where(close, slope, 0.0), mask=inside)
+            tl.store(products + at, tl.where(close, slope, 0.0))
         pair &= ~close
     if UNIT:
-        slope *= row_scales[:, None] * col_scales[None, :]
+        slope *= row_lengths[1][:, None] * col_lengths[1][None, :]
     if mixed:
         slope = tl.where(pair, slope, 0.0)
-    rounded = slope.to(slopes.dtype.element_ty)
-    tl.store(slopes + at, rounded, mask=inside)
+    rounded = slope.to(out.slopes.dtype.element_ty)
+    tl.store(out.slopes + at, rounded)
     # Sums are of the rounded slopes, which is what the products are made of.
     kept = rounded.to(tl.float32)
     rest = rounded
-    if SPLIT:
-        rest = (slope - kept).to(slopes.dtype.element_ty)
-        tl.store(residuals + at, rest, mask=inside)
+    if out.residuals is not None:
+        rest = (slope - kept).to(rounded.dtype)
+        tl.store(out.residuals + at, rest)
         kept += rest.to(tl.float32)
-    if ROW_SUMS:
+    if out.row_sums is not None:
         down, across = bottom - top, right - left
-        tl.store(row_sums + col_block.to(tl.int64) * down + rows - top, tl.sum(kept, 1), mask=rows < bottom)
-        tl.store(col_sums + row_block.to(tl.int64) * across + cols - left, tl.sum(kept, 0), mask=cols < right)
+        tl.store(out.row_sums + col_block.to(tl.int64) * down + rows - top, tl.sum(kept, 1), mask=rows < bottom)
+        tl.store(out.col_sums + row_block.to(tl.int64) * across + cols - left, tl.sum(kept, 0), mask=cols < right)
     return rounded, rest

@@ -6,6 +6,8 @@ in units of 2nmd flops: 1 for the scores + 2 for the gradients.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -14,10 +16,10 @@ from torch import Tensor
 
 from fastpair.backends.triton import pairs as pairs_module
 from fastpair.backends.triton.launch import COMPILED
-from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, ceil_div, sides
+from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, ceil_div, sides, whole
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.terms import relu, sigmoid, softplus
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, is_close, slope_by_product
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, aligned, is_close, slope_by_product
 
 # (smooth, semi-hard)
 LOSSES = {
@@ -28,6 +30,18 @@ LOSSES = {
 }
 
 BLOCK_N = 256  # references that a program takes at a time, as negatives
+
+
+class AnchorArguments(NamedTuple):
+    """Of each anchor: its positives are the columns [begins, ends) but for ``selves``. Its loss, and how many of its
+    terms are not zero, times ``weights``."""
+
+    begins: Tensor
+    ends: Tensor
+    selves: Tensor
+    weights: Tensor
+    losses: Tensor
+    counts: Tensor
 
 
 @triton.jit
@@ -45,45 +59,37 @@ def triplet_terms(closeness_p, closeness_n, chosen, margin, SMOOTH: tl.constexpr
     return tl.where(chosen, term, 0.0), tl.where(chosen, slope, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ld", "flags_ld", "top", "m"])
 def triplet_kernel(
+    x,
+    y,
+    anchors,
     scores,
-    slopes,
-    residuals,
-    close,
     ld,
-    flags,
+    out,
+    close,
     flags_ld,
-    begins,
-    ends,
-    selves,
-    weights,
-    losses,
-    counts,
-    x_norm,
-    y_norm,
-    x_scale,
-    y_scale,
+    top,
     m,
     sign,
     margin,
     SMOOTH: tl.constexpr,
     SEMIHARD: tl.constexpr,
-    SLOPES: tl.constexpr,
-    SPLIT: tl.constexpr,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One anchor: its loss, how many of its terms are not zero, and ``weights`` times the derivatives by its products.
-    Its positives are the columns [begins, ends) but for ``selves``."""
-    row = tl.program_id(0)
-    begin, end, own = tl.load(begins + row), tl.load(ends + row), tl.load(selves + row)
-    weight = tl.load(weights + row)
-    row_scale = tl.load(x_scale + row) if UNIT else 1.0
-    row_norm = tl.load(x_norm + row) if METRIC != DOT else 0.0
-    at = scores + row.to(tl.int64) * ld
+    """One anchor of the panel of scores that begins with anchor ``top``: its loss, how many of its terms are not zero,
+    and, where ``out`` is wanted, its weight times the derivatives by its products."""
+    ld = aligned(ld)
+    panel_row = tl.program_id(0)
+    row = top + panel_row
+    begin, end, own = tl.load(anchors.begins + row), tl.load(anchors.ends + row), tl.load(anchors.selves + row)
+    weight = tl.load(anchors.weights + row)
+    row_scale = tl.load(x.scale + row) if UNIT else 1.0
+    row_norm = tl.load(x.norm + row) if METRIC != DOT else 0.0
+    at = scores + panel_row.to(tl.int64) * ld
     loss = tl.zeros((BLOCK_P,), tl.float32)
     count = tl.zeros((BLOCK_P,), tl.float32)
     for first in range(begin, end, BLOCK_P):
@@ -102,32 +108,28 @@ def triplet_kernel(
             loss += tl.sum(term, 1)
             count += tl.sum((term != 0).to(tl.float32), 1)
             p_slope += tl.sum(slope, 1)
-        if SLOPES:
+        if out is not None:
             store_row(
-                slopes,
-                residuals,
+                out,
                 close,
                 ld,
-                flags,
                 flags_ld,
-                row,
+                panel_row,
                 p,
                 p < end,
                 -sign * weight * p_slope,
                 p_score,
                 positive,
                 row_norm,
-                y_norm,
                 row_scale,
-                y_scale,
-                SPLIT,
+                y,
                 METRIC,
                 UNIT,
                 BLOCK_N,
             )
-    tl.store(losses + row, tl.sum(loss, 0))
-    tl.store(counts + row, tl.sum(count.to(tl.float64), 0))
-    if SLOPES:
+    tl.store(anchors.losses + row, tl.sum(loss, 0))
+    tl.store(anchors.counts + row, tl.sum(count.to(tl.float64), 0))
+    if out is not None:
         for start in range(0, m, BLOCK_N):
             n = start + tl.arange(0, BLOCK_N)
             elsewhere = (n < m) & ((n < begin) | (n >= end))
@@ -144,23 +146,19 @@ def triplet_kernel(
                 )
                 n_slope += tl.sum(slope, 0)
             store_row(
-                slopes,
-                residuals,
+                out,
                 close,
                 ld,
-                flags,
                 flags_ld,
-                row,
+                panel_row,
                 n,
                 elsewhere,
                 sign * weight * n_slope,
                 n_score,
                 negative,
                 row_norm,
-                y_norm,
                 row_scale,
-                y_scale,
-                SPLIT,
+                y,
                 METRIC,
                 UNIT,
                 BLOCK_N,
@@ -169,11 +167,9 @@ def triplet_kernel(
 
 @triton.jit
 def store_row(
-    slopes,
-    residuals,
+    out,
     close,
     ld,
-    flags,
     flags_ld,
     row,
     cols,
@@ -182,31 +178,29 @@ def store_row(
     scores,
     pair,
     row_norm,
-    y_norm,
     row_scale,
-    y_scale,
-    SPLIT: tl.constexpr,
+    y,
     METRIC: tl.constexpr,
     UNIT: tl.constexpr,
     FLAGGED: tl.constexpr,
 ):
     """Stores slopes by the scores as slopes by the dot products, or those of close pairs in ``close``, of which there
-    are some where ``flags`` of FLAGGED columns each say so."""
+    are some where ``out.flags`` of FLAGGED columns each say so."""
     at = row.to(tl.int64) * ld + cols
     slope *= slope_by_product(scores, METRIC)
     if METRIC != DOT:
         squared = scores * scores if METRIC == EUCLIDEAN else scores
-        near = pair & is_close(squared, row_norm + tl.load(y_norm + cols, mask=inside, other=0.0))
+        near = pair & is_close(squared, row_norm + tl.load(y.norm + cols, mask=inside, other=0.0))
         tl.store(close + at, tl.where(near, slope, 0.0), mask=inside)
-        tl.store(flags + row * flags_ld + cols // FLAGGED, 1, mask=near)
+        tl.store(out.flags + row * flags_ld + cols // FLAGGED, 1, mask=near)
         pair &= ~near
     if UNIT:
-        slope *= row_scale * tl.load(y_scale + cols, mask=inside, other=0.0)
+        slope *= row_scale * tl.load(y.scale + cols, mask=inside, other=0.0)
     slope = tl.where(pair, slope, 0.0)
-    rounded = slope.to(slopes.dtype.element_ty)
-    tl.store(slopes + at, rounded, mask=inside)
-    if SPLIT:
-        tl.store(residuals + at, (slope - rounded.to(tl.float32)).to(slopes.dtype.element_ty), mask=inside)
+    rounded = slope.to(out.slopes.dtype.element_ty)
+    tl.store(out.slopes + at, rounded, mask=inside)
+    if out.residuals is not None:
+        tl.store(out.residuals + at, (slope - rounded.to(tl.float32)).to(rounded.dtype), mask=inside)
 
 
 def triplet_loss(
@@ -248,9 +242,11 @@ def triplet_loss(
     weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
     smooth, semihard = LOSSES[loss]
     distances = x.rows.distances
-    rows = max(min(n, pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)), 1)
-    scores = x.new(rows, ceil_div(m, 16) * 16)
-    parts, close, flags = [None], None, None
+    anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
+    # Whole 16 rows and columns: every panel and rectangle is as well aligned as the first.
+    rows = max(min(whole(n, 16), pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1) // 16 * 16), 16)
+    scores = x.new(rows, whole(m, 16))
+    parts, close, flags = None, None, None
     if gradients:
         parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in range(x.factor.slope_parts)]
     if gradients and distances:
@@ -262,35 +258,27 @@ def triplet_loss(
             right = min(left + pairs_module.WIDTH, m)
             for upper in range(top, bottom, pairs_module.HEIGHT):
                 lower = min(upper + pairs_module.HEIGHT, bottom)
-                out = scores[upper - top :, left:]
-                launch(pairs, (upper, lower, left, right), out)
+                launch(pairs, (upper, lower, left, right), scores[upper - top :, left:], scores.stride(0))
         if flags is not None:
             flags.zero_()
+        slopes = gradients and Slopes(
+            [part[: bottom - top, :m] for part in parts], None, None, close, flags, (1, BLOCK_N)
+        )
         triplet_kernel[(bottom - top,)](
+            x.arguments(),
+            y.arguments(),
+            anchors,
             scores,
-            parts[0],
-            parts[-1],
-            close,
             scores.stride(0),
-            flags,
+            slopes.arguments() if gradients else None,
+            close,
             0 if flags is None else flags.stride(0),
-            begins[top:],
-            ends[top:],
-            selves[top:],
-            weights[top:],
-            losses[top:],
-            counts[top:],
-            x.rows.norm[top:] if distances else None,
-            y.rows.norm,
-            x.rows.scale[top:] if x.rows.unit else None,
-            y.rows.scale,
+            top,
             m,
             1.0 if distance in ("cosine", "dot") else -1.0,
             float(params[0]),
             SMOOTH=smooth,
             SEMIHARD=semihard,
-            SLOPES=gradients,
-            SPLIT=len(parts) > 1,
             METRIC=METRICS[distance][0],
             UNIT=METRICS[distance][1],
             BLOCK_P=4,
@@ -298,11 +286,11 @@ def triplet_loss(
             **COMPILED,
         )
         if gradients:
-            cut = [part[: bottom - top, :m] for part in parts]
-            sums = [None, None]
             if distances and not x.rows.unit:
-                sums = [sum(part.sum(dim, dtype=torch.float32)[None] for part in cut) for dim in (1, 0)]
-            pairs.add_gradients((top, bottom, 0, m), Slopes(cut, *sums, close, flags, (1, BLOCK_N)))
+                slopes.row_sums, slopes.col_sums = (
+                    sum(part.sum(dim, dtype=torch.float32)[None] for part in slopes.parts) for dim in (1, 0)
+                )
+            pairs.add_gradients((top, bottom, 0, m), slopes)
 
     total, count = losses.double().sum(), counts.sum()
     share = 1 / count.clamp(min=1) if reduction == "mean" else torch.ones_like(count)
