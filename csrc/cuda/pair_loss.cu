@@ -83,16 +83,17 @@ struct Scales {
 
 // What the gradient multiplies an anchor's loss by: the part that its negatives make of it, and that of its positives.
 struct AnchorWeights {
-  const float* each;  // null for the same of all anchors
+  const float* each;
   float all[2];
+  bool differ;  // whether anchors have one each
   float share;  // anchors of two sides have half the weight each
 
   __device__ AnchorWeights(const PairLoss& p, bool separate_means)
-      : each(p.mean == Mean::Totals ? nullptr : p.row_grad), all{1, 1}, share(p.two_sided ? 0.5f : 1.0f) {
-    if (p.mean == Mean::Totals && p.row_grad) all[0] = p.row_grad[separate_means ? 2 : 0], all[1] = p.row_grad[0];
+      : each(p.row_grad), all{1, 1}, differ(p.row_grad && p.mean != Mean::Totals), share(p.two_sided ? 0.5f : 1.0f) {
+    if (p.row_grad && p.mean == Mean::Totals) all[0] = p.row_grad[separate_means ? 2 : 0], all[1] = p.row_grad[0];
   }
 
-  __device__ __forceinline__ float of(int i, int kind) const { return share * (each ? each[i] : all[kind]); }
+  __device__ __forceinline__ float of(int i, int kind) const { return share * (differ ? each[i] : all[kind]); }
 };
 
 // Row i of side s with the rows of the other, and which of these makes no pair with it.
@@ -103,8 +104,9 @@ class Row {
         scores_(p.side[s].scores + i * p.side[s].ld),
         labels_(p.side[1 - s].labels),
         label_(p.side[s].labels[i]),
-        selves_(s == 0 ? nullptr : p.self_index) {
-    if (p.symmetric || selves_) {
+        selves_(p.self_index),
+        of_others_(s == 1 && p.self_index) {
+    if (p.symmetric || of_others_) {
       self_ = i;
     } else if (p.self_index) {
       self_ = p.self_index[i];
@@ -112,24 +114,31 @@ class Row {
   }
 
   // f(j, score, whether it is a positive, as a constant) for the pairs, shared by the lanes of a warp, and none(j)
-  // where there is no pair.
-  template <typename F, typename None>
+  // where there is no pair. In a small batch there are hardly other warps to go on while one waits for memory: what is
+  // read of AHEAD pairs is under way before the first is looked at.
+  template <int AHEAD, typename F, typename None>
   __device__ __forceinline__ void for_pairs(const F& f, const None& none) const {
-    for (int j = lane(); j < n_; j += WARP) {
-      const float score = scores_[j];
-      const int64_t label = labels_[j], self = selves_ ? selves_[j] : j;
-      if (self == self_) {
-        none(j);
-      } else if (label == label_) {
-        f(j, score, std::true_type());
-      } else {
-        f(j, score, std::false_type());
+    for (int first = lane(); first < n_; first += AHEAD * WARP) {
+      float scores[AHEAD];
+      int64_t labels[AHEAD], selves[AHEAD];
+#pragma unroll
+      for (int k = 0; k < AHEAD; ++k) {
+        const int j = first + k * WARP;
+        if (j < n_) scores[k] = scores_[j], labels[k] = labels_[j], selves[k] = of_others_ ? selves_[j] : j;
+      }
+#pragma unroll
+      for (int k = 0; k < AHEAD; ++k) {
+        const int j = first + k * WARP;
+        if (j >= n_) break;
+        if (selves[k] == self_) {
+          none(j);
+        } else if (labels[k] == label_) {
+          f(j, scores[k], std::true_type());
+        } else {
+          f(j, scores[k], std::false_type());
+        }
       }
     }
-  }
-  template <typename F>
-  __device__ __forceinline__ void for_pairs(const F& f) const {
-    for_pairs(f, [](int) {});
   }
 
  private:
@@ -137,9 +146,9 @@ class Row {
   const float* const scores_;
   const int64_t* const labels_;
   const int64_t label_;
-  // Where this is null, the other row that makes no pair with this one; or what stands here at the place of such a row.
   const int64_t* const selves_;
-  int64_t self_ = -1;
+  const bool of_others_;  // whether `selves` has a number for each of the other rows
+  int64_t self_ = -1;     // the number there, or the other row itself, that makes no pair with this one
 };
 
 template <typename Term>
@@ -172,7 +181,8 @@ struct Loss {
       if (neg) f(*neg);
       if (pos) f(*pos);
     };
-    row.for_pairs([&](int j, float score, auto positive) {
+    const auto for_pairs = [&](const auto& f) { row.for_pairs<4>(f, [](int) {}); };
+    for_pairs([&](int j, float score, auto positive) {
       if constexpr (positive) {
         if (pos) pos->add(value<true>(score, given), given_slope(score, given), j);
       } else {
@@ -181,7 +191,7 @@ struct Loss {
     });
     for_kinds([](auto& of) { of.combine_highest(); });
     if constexpr (Term::NEGATIVES == Reduction::LogSumExp || Term::POSITIVES == Reduction::LogSumExp) {
-      row.for_pairs([&](int, float score, auto positive) {
+      for_pairs([&](int, float score, auto positive) {
         if constexpr (positive) {
           if (pos) pos->add_exponential(value<true>(score, given));
         } else {
@@ -275,12 +285,16 @@ struct Loss {
     Weights as_anchor[2];
     if (side.anchors) as_anchor[0] = weights<false>(side, i), as_anchor[1] = weights<true>(side, i);
     SlopesOfRow slopes(p, side, other, i);
-    row.for_pairs(
+    row.for_pairs<1>(  // more would make as many copies of what follows
         [&](int j, float score, auto positive) {
-          float sum = 0;
-          if (side.anchors) sum += own.of[positive] * slope<positive>(as_anchor[positive], j, score);
-          if (other.anchors) sum += others.of[positive] * slope<positive>(weights<positive>(other, j), i, score);
-          slopes.store(j, score, sum);
+          slopes.store(j, score, [&] {
+            // Under way while the first slope is computed.
+            const Weights theirs = other.anchors ? weights<positive>(other, j) : Weights();
+            float sum = 0;
+            if (side.anchors) sum += own.of[positive] * slope<positive>(as_anchor[positive], j, score);
+            if (other.anchors) sum += others.of[positive] * slope<positive>(theirs, i, score);
+            return sum;
+          });
         },
         [&](int j) { slopes.store_none(j); });
     slopes.finish();

@@ -122,17 +122,20 @@ __device__ __forceinline__ float along_row(Metric metric, float score, float oth
 class SlopesOfRow {
  public:
   __device__ __forceinline__ SlopesOfRow(const Pairs& p, const Side& side, const Side& other, int i)
-      : metric_(p.metric),
+      : i_(i),
+        metric_(p.metric),
         scores_(side.scores + i * side.ld),
-        inverse_norms_(p.unit ? other.inverse_norms : nullptr),
+        unit_(p.unit),
+        inverse_norms_(other.inverse_norms),
         inverse_norm_(p.unit ? side.inverse_norms[i] : 0),
-        along_row_(p.unit ? side.along + i : nullptr) {}
+        along_rows_(side.along) {}
 
-  // Writes the slope of a score over it.
-  __device__ __forceinline__ void store(int j, float score, float slope) {
-    float weight = slope * product_weight(metric_, score);
-    if (inverse_norms_) {
-      const float other = inverse_norms_[j];
+  // Writes slope() over the score, which it is the slope of. The other row's norm is under way meanwhile.
+  template <typename F>
+  __device__ __forceinline__ void store(int j, float score, const F& slope) {
+    const float other = unit_ ? inverse_norms_[j] : 0;
+    float weight = slope() * product_weight(metric_, score);
+    if (unit_) {
       along_ += weight * along_row(metric_, score, other);
       if (metric_ == Metric::Dot) weight *= inverse_norm_ * other;
     }
@@ -144,17 +147,19 @@ class SlopesOfRow {
 
   // After the last pair.
   __device__ __forceinline__ void finish() {
-    if (!inverse_norms_) return;
+    if (!unit_) return;
     along_ = warp_sum(along_);
-    if (lane() == 0) *along_row_ = along_;
+    if (lane() == 0) along_rows_[i_] = along_;
   }
 
  private:
+  const int i_;
   const Metric metric_;
   float* const scores_;
-  const float* const inverse_norms_;  // of the other rows; null where rows are not compared by direction alone
+  const bool unit_;
+  const float* const inverse_norms_;  // of the other rows
   const float inverse_norm_;
-  float* const along_row_;
+  float* const along_rows_;
   float along_ = 0;
 };
 

@@ -24,9 +24,10 @@ __global__ void __launch_bounds__(THREADS, 2) gradient_kernel(const __grid_const
     for_each_warp(side.n, [&](int i) {
       SlopesOfRow slopes(p, side, other, i);
       for (int j = lane(); j < other.n; j += WARP) {
-        float slope = s == 0 ? incoming(i, j) : incoming(j, i);
-        if (p.symmetric) slope += incoming(j, i);
-        slopes.store(j, side.scores[i * side.ld + j], slope);
+        slopes.store(j, side.scores[i * side.ld + j], [&] {
+          const float slope = s == 0 ? incoming(i, j) : incoming(j, i);
+          return p.symmetric ? slope + incoming(j, i) : slope;
+        });
       }
       slopes.finish();
     });
