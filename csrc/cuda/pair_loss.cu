@@ -81,39 +81,86 @@ struct Scales {
   float of[2];
 };
 
+// What the gradient multiplies an anchor's loss by: the part that its negatives make of it, and that of its positives.
+struct AnchorWeights {
+  const float* each;
+  float all[2];
+  bool differ;  // whether anchors have one each
+  float share;  // anchors of two sides have half the weight each
+
+  __device__ AnchorWeights(const PairLoss& p, bool separate_means)
+      : each(p.row_grad), all{1, 1}, differ(p.row_grad && p.mean != Mean::Totals), share(p.two_sided ? 0.5f : 1.0f) {
+    if (p.row_grad && p.mean == Mean::Totals) all[0] = p.row_grad[separate_means ? 2 : 0], all[1] = p.row_grad[0];
+  }
+
+  __device__ __forceinline__ float of(int i, int kind) const { return share * (differ ? each[i] : all[kind]); }
+};
+
+// Row i of side s with the rows of the other, and which of these makes no pair with it.
+class Row {
+ public:
+  __device__ __forceinline__ Row(const PairLoss& p, int s, int i)
+      : n_(p.side[1 - s].n),
+        scores_(p.side[s].scores + i * p.side[s].ld),
+        labels_(p.side[1 - s].labels),
+        label_(p.side[s].labels[i]),
+        selves_(p.self_index),
+        of_others_(s == 1 && p.self_index) {
+    if (p.symmetric || of_others_) {
+      self_ = i;
+    } else if (p.self_index) {
+      self_ = p.self_index[i];
+    }
+  }
+
+  // f(j, score, whether it is a positive, as a constant) for the pairs, shared by the lanes of a warp, and none(j)
+  // where there is no pair. In a small batch there are hardly other warps to go on while one waits for memory: what is
+  // read of AHEAD pairs is under way before the first is looked at.
+  template <int AHEAD, typename F, typename None>
+  __device__ __forceinline__ void for_pairs(const F& f, const None& none) const {
+    for (int first = lane(); first < n_; first += AHEAD * WARP) {
+      float scores[AHEAD];
+      int64_t labels[AHEAD], selves[AHEAD];
+#pragma unroll
+      for (int k = 0; k < AHEAD; ++k) {
+        const int j = first + k * WARP;
+        if (j < n_) scores[k] = scores_[j], labels[k] = labels_[j], selves[k] = of_others_ ? selves_[j] : j;
+      }
+#pragma unroll
+      for (int k = 0; k < AHEAD; ++k) {
+        const int j = first + k * WARP;
+        if (j >= n_) break;
+        if (selves[k] == self_) {
+          none(j);
+        } else if (labels[k] == label_) {
+          f(j, scores[k], std::true_type());
+        } else {
+          f(j, scores[k], std::false_type());
+        }
+      }
+    }
+  }
+
+ private:
+  const int n_;
+  const float* const scores_;
+  const int64_t* const labels_;
+  const int64_t label_;
+  const int64_t* const selves_;
+  const bool of_others_;  // whether `selves` has a number for each of the other rows
+  int64_t self_ = -1;     // the number there, or the other row itself, that makes no pair with this one
+};
+
 template <typename Term>
 struct Loss {
   static constexpr bool SUMS = Term::NEGATIVES == Reduction::Sum && Term::POSITIVES == Reduction::Sum;
 
   const PairLoss& p;
   const Term term;
+  const AnchorWeights anchor_weights;
 
-  __device__ explicit Loss(const PairLoss& p) : p(p), term(p.params, p.metric == Metric::Dot) {}
-
-  // ---- pairs
-
-  // Of row i of side s with row j of the other.
-  __device__ __forceinline__ bool is_self(int s, int i, int j) const {
-    if (p.symmetric) return i == j;
-    return p.self_index && p.self_index[s == 0 ? i : j] == (s == 0 ? j : i);
-  }
-
-  // f(j, score, whether it is a positive, as a constant) for the pairs of row i of side s, shared by the lanes of a
-  // warp.
-  template <typename F>
-  __device__ __forceinline__ void for_pairs(int s, int i, const F& f) const {
-    const Side &side = p.side[s], &other = p.side[1 - s];
-    const int64_t label = side.labels[i];
-    const float* scores = side.scores + i * side.ld;
-    for (int j = lane(); j < other.n; j += WARP) {
-      if (is_self(s, i, j)) continue;
-      if (other.labels[j] == label) {
-        f(j, scores[j], std::true_type());
-      } else {
-        f(j, scores[j], std::false_type());
-      }
-    }
-  }
+  __device__ explicit Loss(const PairLoss& p)
+      : p(p), term(p.params, p.metric == Metric::Dot), anchor_weights(p, Term::SEPARATE_MEANS) {}
 
   template <bool POSITIVE>
   __device__ __forceinline__ float value(float score, float given) const {
@@ -127,14 +174,15 @@ struct Loss {
 
   // ---- statistics
 
-  // The pairs of row i of side s; those of a kind that is null are passed over.
-  __device__ __forceinline__ void add_up(int s, int i, float given, Partial<Term::NEGATIVES>* neg,
+  // The pairs of a row; those of a kind that is null are passed over.
+  __device__ __forceinline__ void add_up(const Row& row, float given, Partial<Term::NEGATIVES>* neg,
                                          Partial<Term::POSITIVES>* pos) const {
     const auto for_kinds = [&](const auto& f) {
       if (neg) f(*neg);
       if (pos) f(*pos);
     };
-    for_pairs(s, i, [&](int j, float score, auto positive) {
+    const auto for_pairs = [&](const auto& f) { row.for_pairs<4>(f, [](int) {}); };
+    for_pairs([&](int j, float score, auto positive) {
       if constexpr (positive) {
         if (pos) pos->add(value<true>(score, given), given_slope(score, given), j);
       } else {
@@ -143,7 +191,7 @@ struct Loss {
     });
     for_kinds([](auto& of) { of.combine_highest(); });
     if constexpr (Term::NEGATIVES == Reduction::LogSumExp || Term::POSITIVES == Reduction::LogSumExp) {
-      for_pairs(s, i, [&](int, float score, auto positive) {
+      for_pairs([&](int, float score, auto positive) {
         if constexpr (positive) {
           if (pos) pos->add_exponential(value<true>(score, given));
         } else {
@@ -156,17 +204,18 @@ struct Loss {
 
   // Loss and count of row i of side s as an anchor, and its weights in the gradient but for the means' counts. Returns
   // the loss.
-  __device__ double anchor(int s, int i) const {
-    const Side& side = p.side[s];
+  __device__ __forceinline__ double anchor(int s, int i) const {
+    const Side side = p.side[s];
+    const Row row(p, s, i);
     Partial<Term::NEGATIVES> neg;
     Partial<Term::POSITIVES> pos;
     float given = 0;
     if constexpr (Term::POSITIVES_GIVEN) {
-      add_up(s, i, given, &neg, nullptr);
+      add_up(row, given, &neg, nullptr);
       given = float(neg.statistic().log_sum_exp());
-      add_up(s, i, given, nullptr, &pos);
+      add_up(row, given, nullptr, &pos);
     } else {
-      add_up(s, i, given, &neg, &pos);
+      add_up(row, given, &neg, &pos);
     }
     const Statistic of_pos = pos.statistic(), of_neg = neg.statistic();
     const Anchor a = term.anchor(of_pos, of_neg);
@@ -184,57 +233,71 @@ struct Loss {
 
   __device__ __forceinline__ void store_weights(const Side& side, int i, int kind, const Slope& slope,
                                                 const Statistic& of_terms, int place) const {
-    const RoundedSlope<float> rounded(slope, of_terms, anchor_weight(i, kind));
+    const RoundedSlope<float> rounded(slope, of_terms, anchor_weights.of(i, kind));
     float* out = side.weights + 3 * kind * side.n + i;
     out[0] = rounded.factor, out[side.n] = rounded.shift, out[2 * side.n] = rounded.constant;
     if constexpr (Term::NEGATIVES == Reduction::Max) side.extremes[kind * side.n + i] = place;
   }
 
-  // Anchors of two sides have half the weight each.
-  __device__ double share() const { return p.two_sided ? 0.5 : 1; }
-  // Of the part of an anchor's loss that its negatives or its positives make.
-  __device__ double anchor_weight(int i, int kind) const {
-    if (p.row_grad && p.mean == Mean::Totals) return p.row_grad[kind == 0 && Term::SEPARATE_MEANS ? 2 : 0];
-    return share() * (p.row_grad ? p.row_grad[i] : 1);
-  }
-
   // ---- slopes
 
-  // The derivative of the loss of anchor i of a side by its score with row j of the other.
+  // What the slopes of an anchor's pairs of one kind are made of, as store_weights left it.
+  struct Weights {
+    float factor = 0, shift = 0, constant = 0, given = 0;
+    int extreme = -1;
+  };
+
   template <bool POSITIVE>
-  __device__ __forceinline__ float slope(const Side& side, int i, int j, float score) const {
+  __device__ __forceinline__ Weights weights(const Side& side, int i) const {
     constexpr Reduction reduction = POSITIVE ? Term::POSITIVES : Term::NEGATIVES;
-    float given = 0, weight;
+    Weights w;
     if constexpr (SUMS) {
-      weight = float(anchor_weight(i, POSITIVE));
+      w.constant = anchor_weights.of(i, POSITIVE);
     } else {
       const float* of = side.weights + 3 * POSITIVE * side.n + i;
-      weight = of[2 * side.n];
-      if constexpr (Term::POSITIVES_GIVEN) given = side.weights[6 * side.n + i];
-      if constexpr (reduction == Reduction::LogSumExp) {
-        weight += of[0] * exponential(value<POSITIVE>(score, given) - of[side.n]);
-      }
-      if constexpr (reduction == Reduction::Max) {
-        if (side.extremes[POSITIVE * side.n + i] != j) return 0;
-      }
+      w.constant = of[2 * side.n];
+      if constexpr (Term::POSITIVES_GIVEN) w.given = side.weights[6 * side.n + i];
+      if constexpr (reduction == Reduction::LogSumExp) w.factor = of[0], w.shift = of[side.n];
+      if constexpr (reduction == Reduction::Max) w.extreme = side.extremes[POSITIVE * side.n + i];
     }
-    return weight * (POSITIVE ? term.positive_slope(score, given) : term.negative_slope(score, given));
+    return w;
   }
 
-  // Replaces the scores of row i of side s. The scales are those of what the side's and the other side's anchors say.
-  __device__ __forceinline__ void slopes(int s, int i, const Scales& own, const Scales& others) const {
-    const Side &side = p.side[s], &other = p.side[1 - s];
-    float along = 0;
-    for_pairs(s, i, [&](int j, float score, auto positive) {
-      float sum = 0;
-      if (side.anchors) sum += own.of[positive] * slope<positive>(side, i, j, score);
-      if (other.anchors) sum += others.of[positive] * slope<positive>(other, j, i, score);
-      store_slope(p, side, other, i, j, score, sum, &along);
-    });
-    for (int j = lane(); j < other.n; j += WARP) {
-      if (is_self(s, i, j)) side.scores[i * side.ld + j] = 0;
+  // The derivative of an anchor's loss by its score with row j of the other side.
+  template <bool POSITIVE>
+  __device__ __forceinline__ float slope(const Weights& of, int j, float score) const {
+    constexpr Reduction reduction = POSITIVE ? Term::POSITIVES : Term::NEGATIVES;
+    float weight = of.constant;
+    if constexpr (reduction == Reduction::LogSumExp) {
+      weight += of.factor * exponential(value<POSITIVE>(score, of.given) - of.shift);
     }
-    store_along(p, side, i, along);
+    if constexpr (reduction == Reduction::Max) {
+      if (of.extreme != j) return 0;
+    }
+    return weight * (POSITIVE ? term.positive_slope(score, of.given) : term.negative_slope(score, of.given));
+  }
+
+  // Replaces the scores of row i of side s. The scales are those of what the side's and the other side's anchors say,
+  // copies, since what is picked by its address has to lie in memory.
+  __device__ __forceinline__ void slopes(int s, int i, Scales own, Scales others) const {
+    const Side side = p.side[s], other = p.side[1 - s];
+    const Row row(p, s, i);
+    Weights as_anchor[2];
+    if (side.anchors) as_anchor[0] = weights<false>(side, i), as_anchor[1] = weights<true>(side, i);
+    SlopesOfRow slopes(p, side, other, i);
+    row.for_pairs<1>(  // more would make as many copies of what follows
+        [&](int j, float score, auto positive) {
+          slopes.store(j, score, [&] {
+            // Under way while the first slope is computed.
+            const Weights theirs = other.anchors ? weights<positive>(other, j) : Weights();
+            float sum = 0;
+            if (side.anchors) sum += own.of[positive] * slope<positive>(as_anchor[positive], j, score);
+            if (other.anchors) sum += others.of[positive] * slope<positive>(theirs, i, score);
+            return sum;
+          });
+        },
+        [&](int j) { slopes.store_none(j); });
+    slopes.finish();
   }
 
   // ---- all anchors
@@ -259,13 +322,13 @@ struct Loss {
       neg_count = !Term::SEPARATE_MEANS ? pos_count : totals[3] < 1 ? 1 : totals[3];
     }
     scales->of[0] = float(1 / neg_count), scales->of[1] = float(1 / pos_count);
-    return share() * (totals[0] / pos_count + totals[2] / neg_count);
+    return anchor_weights.share * (totals[0] / pos_count + totals[2] / neg_count);
   }
 };
 
 // From the scores to the slopes.
 template <typename Term>
-__device__ __noinline__ void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
+__device__ __forceinline__ void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
   const Loss<Term> loss(p);
   const auto slopes = [&](const Scales& x_scales, const Scales& y_scales) {
     for_gradients(p, [&](int s) {
@@ -274,9 +337,10 @@ __device__ __noinline__ void scores_to_slopes(const PairLoss& p, double (&room)[
     });
   };
   for_each_warp(p.side[0].n, [&](int i) {
-    double value = loss.anchor(0, i);
-    if (p.two_sided) value += loss.anchor(1, i);
-    if (p.mean == Mean::None && lane() == 0) p.value[i] = float(loss.share() * value);
+    double value = 0;
+#pragma unroll 1  // one copy of what is inlined
+    for (int s = 0; s < (p.two_sided ? 2 : 1); ++s) value += loss.anchor(s, i);
+    if (p.mean == Mean::None && lane() == 0) p.value[i] = float(loss.anchor_weights.share * value);
   });
   const bool at_once = Loss<Term>::SUMS && !(Term::SEPARATE_MEANS && p.mean == Mean::Mean);
   if (at_once) {
@@ -301,7 +365,7 @@ template <typename... Terms>
 struct Losses {
   static constexpr int PARAMS[] = {Terms::PARAMS...};
 
-  __device__ static void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
+  __device__ __forceinline__ static void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
     int i = 0;
     ((i++ == p.loss && (cuda::scores_to_slopes<Terms>(p, room), true)) || ...);
   }

@@ -1,5 +1,8 @@
 // The phases of a kernel over pairs that know no loss: norms, scores, and the product of slopes and embeddings. Each is
-// shared by all blocks of the grid.
+// shared by all blocks of the grid, and inlined into its kernel: only there does the compiler know that the problem is
+// constant and that its addresses are of global memory. Behind a call every store might change any field, and all are
+// loaded again for every pair. A side that is picked at run time is copied before a loop over pairs, since an index
+// makes a load even of a constant.
 #pragma once
 
 #include <type_traits>
@@ -22,10 +25,10 @@ __host__ __device__ inline int tile_count(int n) { return (n + TILE - 1) / TILE;
 // Before pairs are looked at: the rows in the form that the products take, where they are not given in it, and 1 / |x|
 // of unit rows.
 template <typename T>
-__device__ __noinline__ void prepare_rows(const Pairs& p) {
+__device__ __forceinline__ void prepare_rows(const Pairs& p) {
   const int n = p.side[0].n;
   for_each_warp(n + (p.symmetric ? 0 : p.side[1].n), [&](int row) {
-    const Side& side = p.side[row < n ? 0 : 1];
+    const Side side = p.side[row < n ? 0 : 1];
     const int i = row < n ? row : row - n;
     const T* x = static_cast<const T*>(side.given_rows) + i * side.given_stride;
     double scale = 1;
@@ -75,7 +78,7 @@ __device__ __forceinline__ void with_products(const Pairs& p, const F& f) {
 // Writes every score to where side[0] has it and, if there is a place, to where side[1] has it. For the symmetric pairs
 // that is the mirror image, and what lies below the diagonal is not computed.
 template <typename Products>
-__device__ __noinline__ void write_scores(const Pairs& p, Buffers& buffers) {
+__device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers) {
   const Side &rows = p.side[0], &cols = p.side[1];
   const int high = tile_count(rows.n), wide = tile_count(cols.n);
   const int tiles = p.symmetric ? high * (high + 1) / 2 : high * wide;
@@ -115,26 +118,54 @@ __device__ __forceinline__ float along_row(Metric metric, float score, float oth
   return (squared + dot_zero_row) / 2;
 }
 
-// Writes the slope of a score over it, and adds to what points along the row.
-__device__ __forceinline__ void store_slope(const Pairs& p, const Side& side, const Side& other, int i, int j,
-                                            float score, float slope, float* along) {
-  float weight = slope * product_weight(p.metric, score);
-  if (p.unit) {
-    *along += weight * along_row(p.metric, score, other.inverse_norms[j]);
-    if (p.metric == Metric::Dot) weight *= side.inverse_norms[i] * other.inverse_norms[j];
-  }
-  side.scores[i * side.ld + j] = weight;
-}
+// Takes the slopes of row i of a side, from the lanes of a warp.
+class SlopesOfRow {
+ public:
+  __device__ __forceinline__ SlopesOfRow(const Pairs& p, const Side& side, const Side& other, int i)
+      : i_(i),
+        metric_(p.metric),
+        scores_(side.scores + i * side.ld),
+        unit_(p.unit),
+        inverse_norms_(other.inverse_norms),
+        inverse_norm_(p.unit ? side.inverse_norms[i] : 0),
+        along_rows_(side.along) {}
 
-__device__ __forceinline__ void store_along(const Pairs& p, const Side& side, int i, float along) {
-  if (!p.unit) return;
-  along = warp_sum(along);
-  if (lane() == 0) side.along[i] = along;
-}
+  // Writes slope() over the score, which it is the slope of. The other row's norm is under way meanwhile.
+  template <typename F>
+  __device__ __forceinline__ void store(int j, float score, const F& slope) {
+    const float other = unit_ ? inverse_norms_[j] : 0;
+    float weight = slope() * product_weight(metric_, score);
+    if (unit_) {
+      along_ += weight * along_row(metric_, score, other);
+      if (metric_ == Metric::Dot) weight *= inverse_norm_ * other;
+    }
+    scores_[j] = weight;
+  }
+
+  // Where there is no pair.
+  __device__ __forceinline__ void store_none(int j) { scores_[j] = 0; }
+
+  // After the last pair.
+  __device__ __forceinline__ void finish() {
+    if (!unit_) return;
+    along_ = warp_sum(along_);
+    if (lane() == 0) along_rows_[i_] = along_;
+  }
+
+ private:
+  const int i_;
+  const Metric metric_;
+  float* const scores_;
+  const bool unit_;
+  const float* const inverse_norms_;  // of the other rows
+  const float inverse_norm_;
+  float* const along_rows_;
+  float along_ = 0;
+};
 
 // The gradient with respect to the rows of side s, given the slopes: products with the other side's rows.
 template <typename Products>
-__device__ __noinline__ void write_gradient(const Pairs& p, int s, Buffers& buffers) {
+__device__ __forceinline__ void write_gradient(const Pairs& p, int s, Buffers& buffers) {
   const Side &side = p.side[s], &other = p.side[1 - s];
   const int wide = tile_count(p.d), tiles = tile_count(side.n) * wide;
   for (int t = blockIdx.x; t < tiles; t += gridDim.x) {

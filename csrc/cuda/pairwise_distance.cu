@@ -20,15 +20,16 @@ __global__ void __launch_bounds__(THREADS, 2) gradient_kernel(const __grid_const
   grid_barrier();
   const auto incoming = [&](int row, int col) { return p.incoming[row * p.row_stride + col * p.col_stride]; };
   for_gradients(p, [&](int s) {
-    const Side &side = p.side[s], &other = p.side[1 - s];
+    const Side side = p.side[s], other = p.side[1 - s];
     for_each_warp(side.n, [&](int i) {
-      float along = 0;
+      SlopesOfRow slopes(p, side, other, i);
       for (int j = lane(); j < other.n; j += WARP) {
-        float slope = s == 0 ? incoming(i, j) : incoming(j, i);
-        if (p.symmetric) slope += incoming(j, i);
-        store_slope(p, side, other, i, j, side.scores[i * side.ld + j], slope, &along);
+        slopes.store(j, side.scores[i * side.ld + j], [&] {
+          const float slope = s == 0 ? incoming(i, j) : incoming(j, i);
+          return p.symmetric ? slope + incoming(j, i) : slope;
+        });
       }
-      store_along(p, side, i, along);
+      slopes.finish();
     });
   });
   grid_barrier();
