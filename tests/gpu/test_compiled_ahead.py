@@ -258,6 +258,7 @@ COMPILED_ONCE = {
     ("contrastive", "cosine"): 5,
     ("sigmoid", "cosine"): 4,
     ("ntxent", "cosine"): 8,
+    ("ntxent", "euclidean"): 10,
     ("supcon", "euclidean"): 8,
     ("hard_triplet", "euclidean"): 5,
 }

@@ -1,6 +1,7 @@
 """What only a GPU can show: every dtype at sizes of use, graphs, streams, devices, torch.compile, autocast, offsets
 beyond 2^31, and that nothing waits for the device."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -88,6 +89,29 @@ def test_graph(name, gpu, backend):
     want = value_and_gradients(partial(loss.fused, backend=backend), fresh, loss.trained)
     assert torch.equal(value, want["value"])
     assert all(torch.equal(g, want[k]) for k, g in zip(loss.trained, gradients))
+
+
+def test_graphed_step(gpu):
+    """As README shows it: model and loss in one graph, a batch after the other."""
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.loss = torch.nn.Linear(24, 16), fastpair.losses.SupConLoss()
+
+        def forward(self, images, labels):
+            return self.loss(self.model(images), labels)
+
+    plain = Step().cuda()
+    graphed = copy.deepcopy(plain)
+    batches = [(torch.randn(64, 24, device="cuda"), torch.arange(64, device="cuda") % (4 + i)) for i in range(3)]
+    step = torch.cuda.make_graphed_callables(graphed, batches[0])
+    for images, labels in batches:
+        for run, module in ((step, graphed), (plain, plain)):
+            module.zero_grad(set_to_none=False)
+            run(images, labels).backward()
+        for one, other in zip(graphed.parameters(), plain.parameters()):
+            torch.testing.assert_close(one.grad, other.grad)
 
 
 @every_loss
