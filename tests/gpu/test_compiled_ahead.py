@@ -81,8 +81,8 @@ def check(tmp_path, listing):
             report = tool("cuobjdump", "--dump-resource-usage", binary)
             usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
             stores = len(re.findall(r"\bSTL\b", listing(kernel))) if usage["STACK"] else 0
-            # The assembler may set a value or two aside around a loop: no want of registers in it.
-            assert stores <= max((spilled or {}).get(name, 0), 3), (name, usage, stores)
+            # The assembler may set two values or addresses aside around a loop: no want of registers in it.
+            assert stores <= max((spilled or {}).get(name, 0), 4), (name, usage, stores)
             assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, (name, usage)
             assert kernel.metadata.shared <= CHIPS[chip]
 
