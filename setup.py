@@ -9,6 +9,7 @@ TORCH_CUDA_ARCH_LIST chooses the architectures, NVCC the compiler.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -88,7 +89,16 @@ def cuda_problem() -> str | None:
         return f"cannot run {shlex.join(nvcc_command())}: {error}"
     if not (home / "include" / "cuda_runtime.h").exists():
         return f"there is no include/cuda_runtime.h in {home}, which nvcc takes for its toolkit: set NVCC"
+    # torch.utils.cpp_extension refuses a toolkit of another major version.
+    if (release := nvcc_release()).split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {release}, but torch {torch.__version__} of CUDA {torch.version.cuda}: set NVCC"
     return None
+
+
+def nvcc_release() -> str:
+    shown = subprocess.run([*nvcc_command(), "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+\.\d+)", shown)
+    return found[1] if found else "an unknown version"
 
 
 def cuda_home() -> Path:

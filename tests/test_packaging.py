@@ -386,6 +386,21 @@ def test_build_that_cannot_do_what_was_asked(sdist, tmp_path, variables, message
     assert message in done.stderr
 
 
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA")
+@needs_extension
+def test_nvcc_of_another_cuda(sdist, tmp_path):
+    toolkit = tmp_path / "cuda"
+    (toolkit / "include").mkdir(parents=True)
+    (toolkit / "include" / "cuda_runtime.h").touch()
+    nvcc = toolkit / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release 9.2, V9.2.1'\necho '#$ TOP={toolkit}' >&2\n")
+    nvcc.chmod(0o755)
+    done = build("wheel", sdist, tmp_path / "out", NVCC=str(nvcc), FASTPAIR_BUILD_CUDA="1")
+    assert done.returncode != 0
+    message = f"nvcc is of CUDA 9.2, but torch {torch.__version__} of CUDA {torch.version.cuda}: set NVCC"
+    assert f"FASTPAIR_BUILD_CUDA=1, but {message}" in done.stderr
+
+
 @needs_extension
 def test_code_that_does_not_compile_does_not_install(sdist, tmp_path):
     tree = tmp_path / "tree"
