@@ -34,9 +34,10 @@ def headers(tmp_path_factory):
         if done.returncode:
             pytest.skip(f"no wheel of torch {OLDEST}: {done.stderr[-300:]}")
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-            wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith("torch/include/")])
-        kept.parent.mkdir(exist_ok=True)
-        shutil.move(folder / "torch" / "include", kept)
+            part = kept.with_suffix(".part")
+            wheel.extractall(part, [name for name in wheel.namelist() if name.startswith("torch/include/")])
+        (part / "torch" / "include").rename(kept)
+        shutil.rmtree(part)
     return kept
 
 

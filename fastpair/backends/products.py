@@ -1,31 +1,10 @@
-"""Products that PyTorch takes for the kernels of a GPU, summed in float32.
-
-Those of float32 are what ``torch.backends.cuda.matmul`` is set to, TensorFloat-32 where users chose it, but for those
-of distances, see ``full_precision``."""
+"""Products that PyTorch takes for the kernels of a GPU, summed in float32. Those of float32 are what
+``torch.backends.cuda.matmul`` is set to: TensorFloat-32 where users chose it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-
-@contextlib.contextmanager
-def full_precision(wanted: bool) -> Iterator[None]:
-    """float32 products in float32, where ``wanted``: of the 11 bits of TensorFloat-32 a squared distance that is a 64th
-    of the norms, as a difference of products, would keep five, and its gradient's differences no more."""
-    matmul = torch.backends.cuda.matmul
-    chosen = matmul.fp32_precision
-    if not wanted or chosen != "tf32":
-        yield
-        return
-    matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = chosen
 
 
 class Factor:

@@ -27,8 +27,12 @@ def machine_code(binary: Path) -> str:
     return subprocess.run([cuobjdump(), "-sass", binary], check=True, capture_output=True, text=True).stdout
 
 
-def innermost_loops(code: str) -> list[str]:
+def innermost_loops(listing: str) -> list[str]:
     """The instructions of each, from the target of a branch back to the branch."""
+    return [loop for code in listing.split("Function : ")[1:] for loop in innermost_loops_of_one(code)]
+
+
+def innermost_loops_of_one(code: str) -> list[str]:
     instructions = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?) ;", code, re.M)]
     branches = [(at, re.search(r"\bBRA\b.*\b0x([0-9a-f]+)$", text)) for at, text in instructions]
     ends = {int(to[1], 16): at for at, to in branches if to and int(to[1], 16) < at}

@@ -20,11 +20,22 @@ COMPILED = {"enable_fp_fusion": False}
 
 # Numbers of a vector that is read by whole tiles, or of its channels, come in multiples of this.
 ROOM = 512
+# Rectangles begin at multiples of this, and rows of scratch have such lengths: see ``tiles.aligned``.
+ALIGNED = 16
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def whole(length: int, block: int) -> int:
+    """``length`` rounded up to whole blocks."""
+    return ceil_div(length, block) * block
 
 
 def roomy(x: Tensor) -> Tensor:
     """``x`` (n,), or a copy of it, with room behind it for what reads whole tiles."""
-    return x if len(x) % ROOM == 0 else torch.nn.functional.pad(x, (0, -len(x) % ROOM))
+    return torch.nn.functional.pad(x, (0, whole(len(x), ROOM) - len(x))) if len(x) % ROOM else x
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,11 @@ class Tile:
     warps: int
     depth: int = 0
     stages: int = 3
+
+    def __post_init__(self):
+        # What is read of vectors has room for it, and columns begin where the compiler is told that they do.
+        if ROOM % self.rows or ROOM % self.cols or self.cols % ALIGNED:
+            raise ValueError(f"rows and cols of a tile must divide {ROOM}, cols be multiples of {ALIGNED}: {self}")
 
     def constants(self) -> dict:
         return {

@@ -19,8 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.products import Factor, product
-from fastpair.backends.triton.launch import COMPILED
-from fastpair.backends.triton.pairs import ceil_div
+from fastpair.backends.triton.launch import ALIGNED, COMPILED, whole
 from fastpair.backends.triton.rows import Rows
 from fastpair.backends.triton.tiles import aligned
 
@@ -195,9 +194,8 @@ def linear_cross_entropy(
     else:
         weights = (1 / (labels != ignore_index).sum().clamp(min=1).float()).expand(n).contiguous()
 
-    # A multiple of 16 keeps every block as well aligned as the first.
-    rows = max(min(n, max(LOGITS // classes // 16 * 16, MIN_ROWS)), 1)
-    room = new(rows, ceil_div(classes, 16) * 16)
+    rows = max(min(n, max(LOGITS // classes // ALIGNED * ALIGNED, MIN_ROWS)), 1)
+    room = new(rows, whole(classes, ALIGNED))
     if gradients:
         x_factor, w_factor = Factor(x.x), Factor(w.x)
         in_place = x_factor.dtype == torch.float32

@@ -160,7 +160,7 @@ def merged(first, second, other_first, other_second, REDUCTION: tl.constexpr):
 def take_in(at, room, first, second, again, REDUCTION: tl.constexpr):
     """Puts two channels at ``at``, with what was there before where ``again``."""
     first, second = first.to(tl.float64), second.to(tl.float64)
-    if again:
+    if again != 0:
         first, second = merged(tl.load(at), tl.load(at + room), first, second, REDUCTION)
     tl.store(at, first)
     tl.store(at + room, second)
@@ -565,7 +565,7 @@ def slopes_kernel(
         if UPPER and first_col >= (first_row + BLOCK_M if MIRRORED else bottom):
             visits = 2.0
         add_totals(totals + pid * TOTALS, terms, positive, visits)
-    if out is not None:
+    if out.slopes is not None:
         if DEPTH > 0 and x.weights is not None and x.given is None:
             pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(x, rows, n, 1)
             if BOTH:
@@ -608,6 +608,8 @@ def slopes_kernel(
         )
         if MIRRORED:  # noqa: SIM102
             if (first_row < first_col) & (first_col < bottom):
+                # Where tiles are not square these overlap, with equal numbers: the matrix units make the same of x y
+                # and of y x.
                 twin = (cols - top).to(tl.int64)[:, None] * ld + (rows - left)[None, :]
                 tl.store(out.slopes + twin, tl.trans(rounded))
                 if out.residuals is not None:

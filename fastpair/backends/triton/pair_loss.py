@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from fastpair.backends.triton import pair_kernels as kernels
-from fastpair.backends.triton.launch import COMPILED, Tile, making_tiles_for, multiprocessors, roomy
-from fastpair.backends.triton.pairs import Anchors, Pairs, ceil_div, sides, whole
+from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, roomy, whole
+from fastpair.backends.triton.pairs import Anchors, Pairs, sides
 from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN, SlopeArguments
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
 
@@ -78,9 +78,9 @@ class PairSweep(Pairs):
                 cols.arguments(),
                 self.self_index,
                 products,
-                0 if products is None else products.stride(0),
+                self.ld,
                 rows.partial,
-                left > 0,
+                int(left > 0),
                 n,
                 rows.rows.x.shape[1],
                 top,
@@ -163,14 +163,13 @@ class PairSweep(Pairs):
         for (top, bottom, left, right), count in zip(rectangles, programs):
             products = self.dot_products(x, y, top, bottom, left, right)
             slopes = self.new_slopes((top, bottom, left, right)) if gradient else None
-            out = None if slopes is None else slopes.arguments()
-            held = products if out is None or products is not None else out.slopes
+            out = SlopeArguments() if slopes is None else slopes.arguments()
             kernels.slopes_kernel[(count,)](
                 x.arguments(given=x.given, weights=x.weights, share=x.share),
                 y.arguments(given=y.given, weights=y.weights, share=y.share),
                 self.self_index,
                 products,
-                0 if held is None else held.stride(0),
+                self.ld,
                 out,
                 x.totals if totals else None,
                 len(x),
@@ -249,7 +248,7 @@ def pair_loss(
     mean, totals = reduction == "mean", reduction == "totals"
     value = torch.zeros((), dtype=torch.float32, device=embeddings.device)
     # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
-    if terms.sums and reduction in ("mean", "sum") and not two_sided and len(y) > 0:
+    if terms.sums and reduction in ("mean", "sum") and not two_sided and len(x) > 0 and len(y) > 0:
         known = not (mean and terms.separate_means)
         x.share = x.new(2).fill_(1 / max(len(x), 1) if mean else 1.0)
         y.share = x.share

@@ -9,9 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from fastpair.backends.products import Factor, full_precision, product
+from fastpair.backends.products import Factor, product
 from fastpair.backends.triton import close
-from fastpair.backends.triton.launch import COMPILED, ROOM, Tile, tile_for
+from fastpair.backends.triton.launch import ALIGNED, COMPILED, ROOM, Tile, ceil_div, tile_for, whole
 from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN, SideArguments, SlopeArguments
 
@@ -28,15 +28,6 @@ METRICS = {
     "euclidean": (EUCLIDEAN.value, False),
     "unit_euclidean": (EUCLIDEAN.value, True),
 }
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def whole(length: int, block: int) -> int:
-    """``length`` rounded up to whole blocks."""
-    return ceil_div(length, block) * block
 
 
 @dataclass(eq=False)
@@ -184,22 +175,26 @@ class Pairs:
             for left in range(top if upper else 0, len(cols), self.width):
                 yield top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols))
 
+    @property
+    def ld(self) -> int:
+        """Of all scratch."""
+        return whole(min(self.width, max(len(self.x), len(self.y))), self.tile.cols)
+
     def scratch(self, dtype: torch.dtype) -> Tensor:
         """Room for a rectangle, of either side's rows, in whole tiles."""
-        longest = max(len(self.x), len(self.y))
-        height, width = min(self.height, longest), min(self.width, longest)
-        return self.x.new(whole(height, self.tile.rows), whole(width, self.tile.cols), dtype=dtype)
+        height = min(self.height, max(len(self.x), len(self.y)))
+        return self.x.new(whole(height, self.tile.rows), self.ld, dtype=dtype)
 
     def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor | None:
         """Of a rectangle, kept until others are asked for; None where the kernels make them."""
+        assert top % ALIGNED == left % ALIGNED == 0  # or the kernels would begin elsewhere
         if self.makes:
             return None
         if self.computed != (rows, top, bottom, left, right):
             if self.products is None:
                 self.products = self.scratch(torch.float32)
             out = self.products[: bottom - top, : right - left]
-            with full_precision(self.x.rows.distances):
-                product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, out)
+            product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, out)
             self.computed = (rows, top, bottom, left, right)
         return self.products
 
@@ -229,10 +224,6 @@ class Pairs:
     def add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool = False) -> None:
         """To both sides, from the slopes of a rectangle. ``upper``: what lies right of the square on the diagonal
         stands for its mirror image too."""
-        with full_precision(self.x.rows.distances):
-            self._add_gradients(rectangle, slopes, upper)
-
-    def _add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool) -> None:
         x, y = self.x, self.y
         top, bottom, left, right = rectangle
         self.computed = None

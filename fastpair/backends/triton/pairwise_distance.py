@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
+from fastpair.backends.triton.launch import ceil_div
+from fastpair.backends.triton.pairs import Pairs, Side, sides
 from fastpair.backends.triton.tiles import (
     SlopeArguments,
     aligned,
@@ -103,7 +104,7 @@ def launch(pairs: Pairs, rectangle, out: Tensor | SlopeArguments, out_ld: int, g
         x.arguments(),
         y.arguments(),
         products,
-        products.stride(0),
+        pairs.ld,
         out,
         out_ld,
         grad,

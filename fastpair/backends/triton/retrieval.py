@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.launch import roomy
+from fastpair.backends.triton.launch import ceil_div, roomy
 from fastpair.backends.triton.pair_kernels import all_pairs, same_classes
-from fastpair.backends.triton.pairs import Pairs, Side, ceil_div, sides
+from fastpair.backends.triton.pairs import Pairs, Side, sides
 from fastpair.backends.triton.tiles import aligned, lengths, load_products, scores
 
 
@@ -101,7 +101,7 @@ def best_rank(
                 x.arguments(),
                 y.arguments(),
                 products,
-                products.stride(0),
+                pairs.ld,
                 best,
                 best_item,
                 rank,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.launch import COMPILED, ROOM
+from fastpair.backends.triton.launch import COMPILED, ROOM, ceil_div, whole
 
 ROWS, MOST_COLUMNS = 8, 512  # of a block of a program
 
@@ -71,7 +71,7 @@ class Rows:
         n, d = x.shape
         self.norm = self.scale = None
         if (unit or distances) and n:
-            room = torch.empty(2, triton.cdiv(n, ROOM) * ROOM, dtype=torch.float32, device=x.device)
+            room = torch.empty(2, whole(n, ROOM), dtype=torch.float32, device=x.device)
             self.norm, self.scale = room[:, :n].unbind()
             norms_kernel[grid(n)](self.x, self.norm, self.scale, n, d, UNIT=unit, **blocks(d))
 
@@ -93,7 +93,7 @@ class Rows:
 
 
 def grid(n: int) -> tuple[int]:
-    return (triton.cdiv(n, ROWS),)
+    return (ceil_div(n, ROWS),)
 
 
 def blocks(d: int) -> dict:

@@ -8,18 +8,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastpair.backends.triton import launch
 from fastpair.backends.triton.terms import relu
 
 # Metrics, as constants of the kernels: all are functions of the dot product and the squared norms.
 DOT, SQUARED_EUCLIDEAN, EUCLIDEAN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 # The interpreter would multiply bfloat16 as the integers of its bits.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
+ALIGNED = tl.constexpr(launch.ALIGNED)
 # Squared distances below this part of the squared norms are small.
 SMALL = tl.constexpr(1 / 64)
 
 
 class SideArguments(NamedTuple):
-    """What a kernel gets of one side: its rows, and what it needs to know of each, with room for whole tiles."""
+    """What a kernel gets of one side: its rows, and what it needs to know of each, the latter with room for whole
+    tiles."""
 
     x: Tensor
     labels: Tensor | None
@@ -31,20 +34,20 @@ class SideArguments(NamedTuple):
 
 
 class SlopeArguments(NamedTuple):
-    """Where a kernel puts the slopes of a rectangle, see ``store_slopes``."""
+    """Where a kernel puts the slopes of a rectangle, see ``store_slopes``; nowhere where none are wanted."""
 
-    slopes: Tensor
-    residuals: Tensor | None
-    row_sums: Tensor | None
-    col_sums: Tensor | None
-    flags: Tensor | None
+    slopes: Tensor | None = None
+    residuals: Tensor | None = None
+    row_sums: Tensor | None = None
+    col_sums: Tensor | None = None
+    flags: Tensor | None = None
 
 
 @triton.jit
 def aligned(index):
-    """``index``, a multiple of 16. The compiler is told so here and not by the arguments, which make a kernel of their
-    own of each kind of number that they have."""
-    return index // 16 * 16
+    """``index``, a multiple of ALIGNED. The compiler is told so here and not by the arguments, which make a kernel of
+    their own of each kind of number that they have."""
+    return index // ALIGNED * ALIGNED
 
 
 @triton.jit

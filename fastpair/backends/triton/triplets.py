@@ -15,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.triton import pairs as pairs_module
-from fastpair.backends.triton.launch import COMPILED
-from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, ceil_div, sides, whole
+from fastpair.backends.triton.launch import ALIGNED, COMPILED, ceil_div, whole
+from fastpair.backends.triton.pairs import METRICS, Pairs, Side, Slopes, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.terms import relu, sigmoid, softplus
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, aligned, is_close, slope_by_product
+from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SlopeArguments, aligned, is_close, slope_by_product
 
 # (smooth, semi-hard)
 LOSSES = {
@@ -108,7 +108,7 @@ def triplet_kernel(
             loss += tl.sum(term, 1)
             count += tl.sum((term != 0).to(tl.float32), 1)
             p_slope += tl.sum(slope, 1)
-        if out is not None:
+        if out.slopes is not None:
             store_row(
                 out,
                 close,
@@ -129,7 +129,7 @@ def triplet_kernel(
             )
     tl.store(anchors.losses + row, tl.sum(loss, 0))
     tl.store(anchors.counts + row, tl.sum(count.to(tl.float64), 0))
-    if out is not None:
+    if out.slopes is not None:
         for start in range(0, m, BLOCK_N):
             n = start + tl.arange(0, BLOCK_N)
             elsewhere = (n < m) & ((n < begin) | (n >= end))
@@ -243,9 +243,9 @@ def triplet_loss(
     smooth, semihard = LOSSES[loss]
     distances = x.rows.distances
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
-    # Whole 16 rows and columns: every panel and rectangle is as well aligned as the first.
-    rows = max(min(whole(n, 16), pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1) // 16 * 16), 16)
-    scores = x.new(rows, whole(m, 16))
+    most = pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)
+    rows = max(min(whole(n, ALIGNED), most // ALIGNED * ALIGNED), ALIGNED)
+    scores = x.new(rows, whole(m, ALIGNED))
     parts, close, flags = None, None, None
     if gradients:
         parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in range(x.factor.slope_parts)]
@@ -261,16 +261,17 @@ def triplet_loss(
                 launch(pairs, (upper, lower, left, right), scores[upper - top :, left:], scores.stride(0))
         if flags is not None:
             flags.zero_()
-        slopes = gradients and Slopes(
-            [part[: bottom - top, :m] for part in parts], None, None, close, flags, (1, BLOCK_N)
-        )
+        slopes = None
+        if gradients:
+            cut = [part[: bottom - top, :m] for part in parts]
+            slopes = Slopes(cut, None, None, close, flags, (1, BLOCK_N))
         triplet_kernel[(bottom - top,)](
             x.arguments(),
             y.arguments(),
             anchors,
             scores,
             scores.stride(0),
-            slopes.arguments() if gradients else None,
+            SlopeArguments() if slopes is None else slopes.arguments(),
             close,
             0 if flags is None else flags.stride(0),
             top,
@@ -285,7 +286,7 @@ def triplet_loss(
             BLOCK_N=BLOCK_N,
             **COMPILED,
         )
-        if gradients:
+        if slopes is not None:
             if distances and not x.rows.unit:
                 slopes.row_sums, slopes.col_sums = (
                     sum(part.sum(dim, dtype=torch.float32)[None] for part in slopes.parts) for dim in (1, 0)
