@@ -82,7 +82,7 @@ def check(tmp_path, listing):
             usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
             stores = len(re.findall(r"\bSTL\b", listing(kernel))) if usage["STACK"] else 0
             # The assembler may set a few values or addresses aside around a loop: no want of registers in it.
-            allowed = {"close_kernel": 8, **(spilled or {})}.get(name, 4)
+            allowed = {"close_kernel": 9, **(spilled or {})}.get(name, 4)
             assert stores <= allowed, (name, usage, stores)
             assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, (name, usage)
             assert kernel.metadata.shared <= CHIPS[chip]
@@ -131,20 +131,23 @@ def scores_a_thread(tile):
 
 
 MAKING = [name for name, loss in LOSSES.items() if loss.sums or loss.most]
+# Values that are set aside. Of NT-Xent the terms of the positives, by Triton 3.6.
+SPILLED = {"sigmoid": {"slopes_kernel": 26}, "ntxent": {"statistics_kernel": 25}}
+# Instructions for a score: of the loop of the statistics, and of the slopes with what is done once for a tile.
+MOST = {"supcon": (41, 43), "snca": (41, 43)}
+MOST_OF_OTHERS = (42, 50) if tuple(map(int, triton.__version__.split(".")[:2])) > (3, 6) else (65, 55)
 
 
 @pytest.mark.parametrize("name", MAKING)
 def test_kernels_that_make_products(name, check, listing):
-    """Those of an H200, and how many instructions they take for a score, those for a tile or a row included.
-    ``sigmoid``: 26 values are set aside."""
+    """Those of an H200."""
     with dry_run(90) as launches:
         pair_loss(name)
-    check(launches, 90, {"slopes_kernel": 26} if name == "sigmoid" else None)
+    check(launches, 90, SPILLED.get(name))
     code = [(launch.name, listing(launch.kernel)) for launch in launches]
     assert all("HGMMA" in text for kernel, text in code if kernel in ("statistics_kernel", "slopes_kernel"))
     if LOSSES[name].simple:
-        code = dict(code)
-        most = {"supcon": (39, 43), "snca": (39, 43)}.get(name, (42, 50))
+        code, most = dict(code), MOST.get(name, MOST_OF_OTHERS)
         assert of_a_loop(code["statistics_kernel"]) <= most[0] * scores_a_thread(MAKING_STATISTICS)
         assert of_all(code["slopes_kernel"]) <= most[1] * scores_a_thread(MAKING_SLOPES)
 
