@@ -1,5 +1,6 @@
 """From images as they are to the batches that a network sees."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -121,15 +122,13 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
     """
     # Without a generator of its own the loader draws from the one that a resumed run has to find as it was.
     own = torch.Generator()
+    loader = DataLoader(
+        views, batch_sampler=batches, collate_fn=_as_it_is, worker_init_fn=_leave_group, generator=own, **options
+    )
     try:
-        yield from DataLoader(
-            views,
-            batch_sampler=batches,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_group,
-            generator=own,
-            **options,
-        )
+        with _no_stop():
+            loaded = iter(loader)  # starts the workers
+        yield from loaded
     except UserError as error:
         # From a worker comes an error whose text is the worker's whole traceback, with the message at its end. Its own
         # traceback has a cycle that keeps the loader from stopping its workers at once: they wait for 5 s each.
@@ -141,12 +140,29 @@ def _as_it_is(batch):
     return batch
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _no_stop() -> Iterator[None]:
+    """Signals wait, here and in the processes that are started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_group(_) -> None:
     # A Ctrl-C, or what a launcher sends, goes to the whole group: what to do about it is for the process that trains to
-    # say, which needs its workers to the end of the step.
+    # say, which needs its workers to the end of the step. One that came before is passed over.
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
     os.setpgrp()
-    # Those of the process that trains were inherited.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # The handlers of the process that trains were inherited.
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def augment(images: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
