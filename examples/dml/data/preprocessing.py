@@ -126,9 +126,7 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
         views, batch_sampler=batches, collate_fn=_as_it_is, worker_init_fn=_leave_group, generator=own, **options
     )
     try:
-        with _no_stop():
-            loaded = iter(loader)  # starts the workers
-        yield from loaded
+        yield from _started(loader)
     except UserError as error:
         # From a worker comes an error whose text is the worker's whole traceback, with the message at its end. Its own
         # traceback has a cycle that keeps the loader from stopping its workers at once: they wait for 5 s each.
@@ -138,6 +136,12 @@ def load(views: Views, batches: Iterable[Batch], **options) -> Iterator[tuple[to
 
 def _as_it_is(batch):
     return batch
+
+
+def _started(loader: DataLoader) -> Iterator:
+    # No name for it in a caller, where it would live, and its workers, as long as the traceback of an error.
+    with _no_stop():
+        return iter(loader)
 
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
