@@ -5,8 +5,6 @@ many are compiled.
 
 import os
 import re
-import subprocess
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,6 +17,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from dry_run import dry_run  # noqa: E402
 from host_reads import no_host_reads  # noqa: E402
+from machine_code import cuobjdump, instructions, loops  # noqa: E402
 
 from fastpair.backends import triton as backend  # noqa: E402
 from fastpair.backends.triton import pairs  # noqa: E402
@@ -50,13 +49,6 @@ def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, refer
     backend.pair_loss(x, y, labels, ref_labels, None, None, name, params, distance, False, "mean", True, references)
 
 
-def tool(name, *arguments):
-    """What a tool of the CUDA toolkit that Triton carries says."""
-    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr
-
-
 @pytest.fixture
 def listing(tmp_path):
     """The machine code of a kernel."""
@@ -64,7 +56,7 @@ def listing(tmp_path):
     def listed(kernel):
         binary = tmp_path / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
-        return tool("cuobjdump", "-sass", binary)
+        return cuobjdump("-sass", binary)
 
     return listed
 
@@ -78,7 +70,7 @@ def check(tmp_path, listing):
         for name, kernel in {launch.kernel.hash: launch for launch in launches}.values():
             binary = tmp_path / "kernel.cubin"
             binary.write_bytes(kernel.asm["cubin"])
-            report = tool("cuobjdump", "--dump-resource-usage", binary)
+            report = cuobjdump("--dump-resource-usage", binary)
             usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
             stores = len(re.findall(r"\bSTL\b", listing(kernel))) if usage["STACK"] else 0
             # The assembler may set a few values or addresses aside around a loop: no want of registers in it.
@@ -108,22 +100,10 @@ def test_every_loss(name, chip, check):
         check(launches, chip)
 
 
-def instructions(code):
-    """The addresses of a kernel's instructions, and the first and last of those of its longest loop."""
-    found = re.findall(r"^\s*/\*([0-9a-f]{4,6})\*/\s+(.*?);", code, re.MULTILINE)
-    addresses = [int(address, 16) for address, _ in found]
-    jumps = [(re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text), at) for at, (_, text) in zip(addresses, found)]
-    loops = [(int(jump[1], 16), at) for jump, at in jumps if jump and int(jump[1], 16) < at]
-    return addresses, max(loops, key=lambda loop: loop[1] - loop[0])
-
-
-def of_a_loop(code):
-    addresses, (first, last) = instructions(code)
-    return addresses.index(last) - addresses.index(first) + 1
-
-
-def of_all(code):
-    return len(instructions(code)[0])
+def of_the_longest_loop(code):
+    found = instructions(code)
+    first, last = max(loops(found).items(), key=lambda loop: loop[1] - loop[0])
+    return sum(first <= at <= last for at, _ in found)
 
 
 def scores_a_thread(tile):
@@ -149,8 +129,8 @@ def test_kernels_that_make_products(name, check, listing):
     assert all("HGMMA" in text for kernel, text in code if kernel in ("statistics_kernel", "slopes_kernel"))
     if LOSSES[name].simple:
         code, most = dict(code), MOST_OF_SCALED if name in ("supcon", "snca") else MOST_OF_OTHERS
-        assert of_a_loop(code["statistics_kernel"]) <= most[0] * scores_a_thread(MAKING_STATISTICS)
-        assert of_all(code["slopes_kernel"]) <= most[1] * scores_a_thread(MAKING_SLOPES)
+        assert of_the_longest_loop(code["statistics_kernel"]) <= most[0] * scores_a_thread(MAKING_STATISTICS)
+        assert len(instructions(code["slopes_kernel"])) <= most[1] * scores_a_thread(MAKING_SLOPES)
 
 
 @pytest.mark.parametrize("chip", [80, 100], ids=lambda v: f"sm_{v}")

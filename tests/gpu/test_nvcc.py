@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from machine_code import cuobjdump, instructions, loops
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 CHIPS = (80, 90, 100)
@@ -18,27 +19,17 @@ if os.environ.get("TRITON_INTERPRET") == "1" or shutil.which("nvcc") is None:
     pytest.skip("compiled once, where nvcc is", allow_module_level=True)
 
 
-def cuobjdump() -> str:
-    triton = pytest.importorskip("triton")  # which brings it, where the toolkit's is missing
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
-
-
-def machine_code(binary: Path) -> str:
-    return subprocess.run([cuobjdump(), "-sass", binary], check=True, capture_output=True, text=True).stdout
-
-
 def innermost_loops(listing: str) -> list[str]:
-    """The instructions of each, from the target of a branch back to the branch."""
+    """The instructions of each, of all functions."""
     return [loop for code in listing.split("Function : ")[1:] for loop in innermost_loops_of_one(code)]
 
 
 def innermost_loops_of_one(code: str) -> list[str]:
-    instructions = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?) ;", code, re.M)]
-    branches = [(at, re.search(r"\bBRA\b.*\b0x([0-9a-f]+)$", text)) for at, text in instructions]
-    ends = {int(to[1], 16): at for at, to in branches if to and int(to[1], 16) < at}
+    found = instructions(code)
+    ends = loops(found)
     starts = sorted(ends)
     inner = [a for a, b in zip(starts, [*starts[1:], float("inf")]) if ends[a] < b]
-    return ["\n".join(text for at, text in instructions if a <= at <= ends[a]) for a in inner]
+    return ["\n".join(text for at, text in found if a <= at <= ends[a]) for a in inner]
 
 
 def binary(folder: Path, chip: int, file: str) -> Path:
@@ -91,7 +82,7 @@ def test_no_product_is_fused_with_its_shift(chip, tmp_path):
     source.write_text(SHIFTED_TERMS)
     command = ["nvcc", "-std=c++20", "-O3", f"-arch=sm_{chip}", "-cubin", "-I", SOURCES, "-o", compiled, source]
     subprocess.run(list(map(str, command)), check=True)
-    kernels = dict(re.findall(r"Function : (\S+)(.*?)(?=Function :|$)", machine_code(compiled), re.S))
+    kernels = dict(re.findall(r"Function : (\S+)(.*?)(?=Function :|$)", cuobjdump("-sass", compiled), re.S))
     assert len(kernels) == 6
     for name, body in kernels.items():
         assert ("FFMA" in body) == ("fused" in name), f"{name}\n{body}"
@@ -122,12 +113,12 @@ def test_loads_are_of_data(reports, folder, chip, file):
     argument, its fields are constants and its addresses those of global memory, which LDG loads from. Behind a call
     it does not: there were 3600 generic loads, and the fields were loaded again for every pair, since any store might
     have changed them. What may be left looks whether all have come to a barrier of the grid (STRONG)."""
-    code = machine_code(binary(folder, chip, file))
+    code = cuobjdump("-sass", binary(folder, chip, file))
     assert len(re.findall(r"\bLDG\.E", code)) > 10
     generic = re.findall(r"\bLD(?:\.\S+)? .*", code)
     assert not [load for load in generic if ".STRONG." not in load]
     if file == "softmax":  # the sine of a large angle takes digits of pi from a table
         return
-    loops = innermost_loops(code)
-    assert len(loops) > 20
-    assert not [loop for loop in loops if re.search(r"\b(LDL|STL)\b", loop)]
+    inner = innermost_loops(code)
+    assert len(inner) > 20
+    assert not [loop for loop in inner if re.search(r"\b(LDL|STL)\b", loop)]
