@@ -18,7 +18,7 @@ def cuobjdump(*arguments: str | Path) -> str:
 
 def instructions(code: str) -> list[tuple[int, str]]:
     """Of one function: addresses and texts."""
-    return [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?) ;", code, re.MULTILINE)]
+    return [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?) *;", code, re.MULTILINE)]
 
 
 def loops(found: list[tuple[int, str]]) -> dict[int, int]:
