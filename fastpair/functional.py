@@ -40,6 +40,7 @@ import math
 from torch import Tensor
 
 from fastpair import ops
+from fastpair.formulas.pair_losses import PAIR_LOSSES
 from fastpair.ops import checks
 
 __all__ = [
@@ -128,7 +129,7 @@ def contrastive_loss(
     """
     checks.contrastive_settings(pos_margin, neg_margin, distance, power)
     loss = "contrastive" if power == 1 else "squared_contrastive"
-    params = [float(pos_margin), float(neg_margin)]
+    params = _params("contrastive", distance, pos_margin=pos_margin, neg_margin=neg_margin)
     return _pair_loss(
         loss, params, embeddings, labels, ref_emb, ref_labels, distance, reduction, indices_tuple, exclude_self, backend
     )
@@ -339,7 +340,7 @@ def multi_similarity_loss(
     checks.positive("alpha", alpha)
     checks.positive("beta", beta)
     checks.finite("base", base)
-    params = [float(alpha), float(beta), float(base)]
+    params = _params("multi_similarity", distance, alpha=alpha, beta=beta, base=base)
     return _pair_loss(
         "multi_similarity",
         params,
@@ -387,7 +388,7 @@ def circle_loss(
     checks.finite("m", m)
     checks.positive("gamma", gamma)
     checks.one_of("distance", distance, checks.SIMILARITIES)
-    params = [float(m), float(gamma)]
+    params = _params("circle", distance, m=m, gamma=gamma)
     return _pair_loss(
         "circle",
         params,
@@ -432,7 +433,7 @@ def generalized_lifted_structure_loss(
     """
     checks.finite("neg_margin", neg_margin)
     checks.finite("pos_margin", pos_margin)
-    params = [float(pos_margin), float(neg_margin)]
+    params = _params("generalized_lifted_structure", distance, pos_margin=pos_margin, neg_margin=neg_margin)
     return _pair_loss(
         "lifted_structure",
         params,
@@ -504,6 +505,11 @@ def triplet_margin_loss(
 
 
 TRIPLETS = {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_triplet"}
+
+
+def _params(name, distance, **settings):
+    loss = PAIR_LOSSES[name]
+    return loss.params(loss.formula_named(1), settings, distance)
 
 
 def _pair_loss(

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIMILARITIES = ("cosine", "dot")
+from fastpair.formulas import to_torch
+from fastpair.formulas.pair_losses import FORMULAS, SIMILARITIES
+from fastpair.formulas.source import function
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -40,12 +42,57 @@ def scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
     return distance.square() if metric.endswith("sqeuclidean") else distance
 
 
+def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """The scores if they are similarities, the negatives of distances."""
+    s = scores(x, y, metric)
+    return s if metric in SIMILARITIES else -s
+
+
 def unit_rows(x: Tensor) -> Tensor:
     squared_norm = x.square().sum(1, keepdim=True)
     return torch.where(squared_norm > 0, x * torch.where(squared_norm > 0, squared_norm, 1).rsqrt(), x * 0)
 
 
-# ---- pair losses: one function of the scores and the masks each. `sign` is 1 for a similarity and -1 for a distance.
+# ---- pair losses: what their formulas are made of
+
+
+def relu(x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def square(x: Tensor) -> Tensor:
+    return x.square()
+
+
+def step(x: Tensor) -> Tensor:
+    return x > 0
+
+
+def nonzero(x: Tensor) -> Tensor:
+    return x != 0
+
+
+def softplus(x: Tensor) -> Tensor:
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def total(u: Tensor, pairs: Tensor) -> Tensor:
+    """Of each row over its ``pairs``."""
+    return torch.where(pairs, u, 0).sum(1)
+
+
+def mean(u: Tensor, pairs: Tensor) -> Tensor:
+    return total(u, pairs) / pairs.sum(1).clamp(min=1)
+
+
+def count_nonzero(u: Tensor, pairs: Tensor) -> Tensor:
+    return (pairs & (u != 0)).sum(1)
+
+
+def maximum(u: Tensor, pairs: Tensor) -> Tensor:
+    """Minus infinity of a row without any."""
+    # A column more, so that there is a maximum without references too.
+    return F.pad(torch.where(pairs, u, -torch.inf), (0, 1), value=-torch.inf).max(1).values
 
 
 def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
@@ -53,20 +100,6 @@ def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
     some = pairs.any(1, keepdim=True)
     total = torch.where(pairs, u, -torch.inf).masked_fill(~some, 0).logsumexp(1)
     return total.masked_fill(~some[:, 0], -torch.inf)
-
-
-def softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, torch.zeros_like(x))
-
-
-def averaged(losses: Tensor, counted: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The anchors' losses, their mean being that over those that count; the others have loss 0."""
-    losses = torch.where(counted, losses, 0)
-    return losses, (losses.sum(), counted.sum())
-
-
-def averaged_over_all(losses: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    return losses, (losses.sum(), anchor_count(losses))
 
 
 def anchor_count(losses: Tensor) -> Tensor:
@@ -77,115 +110,19 @@ def nonzero_terms(terms: Tensor) -> tuple[Tensor, Tensor]:
     return terms.sum(), (terms != 0).sum()
 
 
-def contrastive(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], power: int):
-    """[d - pos_margin]_+^p on positives, [neg_margin - d]_+^p on negatives; signs flipped for a similarity.
-
-    p = 1: each part is averaged over its non-zero terms. p = 2: (1/n) times the sum (Boudiaf et al. 2020, Table 1).
-    """
-    pos_margin, neg_margin = params
-    u = torch.where(positive, F.relu(sign * (pos_margin - s)) ** power, 0)
-    v = torch.where(negative, F.relu(sign * (s - neg_margin)) ** power, 0)
-    losses = (u + v).sum(1)
-    return (losses, nonzero_terms(u), nonzero_terms(v)) if power == 1 else averaged_over_all(losses)
-
-
-def snca(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """log sum_{P and N} exp(scale s) - log sum_P exp(scale s)."""
-    u = params[0] * sign * s
-    return averaged(log_sum_exp(u, positive | negative) - log_sum_exp(u, positive), positive.any(1))
-
-
-def supcon(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """log sum_{P and N} exp(scale s) - (1/|P|) sum_P scale s."""
-    u = params[0] * sign * s
-    mean_positive = torch.where(positive, u, 0).sum(1) / positive.sum(1).clamp(min=1)
-    return averaged(log_sum_exp(u, positive | negative) - mean_positive, positive.any(1))
-
-
-def ntxent(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """sum_P softplus(log sum_N exp(scale s) - scale s_p), averaged over the positive pairs."""
-    u = params[0] * sign * s
-    terms = torch.where(positive, softplus(log_sum_exp(u, negative)[:, None] - u), 0)
-    return terms.sum(1), (terms.sum(), positive.sum())
-
-
-def sigmoid(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """softplus(-s) on positives, softplus(s) on negatives."""
-    return averaged_over_all(torch.where(positive, softplus(-s), torch.where(negative, softplus(s), 0)).sum(1))
-
-
-def multi_similarity(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """(1/alpha) log(1 + sum_P exp(-alpha (s - base))) + (1/beta) log(1 + sum_N exp(beta (s - base)))."""
-    alpha, beta, base = params
-    excess = sign * (s - base)
-    losses = softplus(log_sum_exp(-alpha * excess, positive)) / alpha
-    return averaged_over_all(losses + softplus(log_sum_exp(beta * excess, negative)) / beta)
-
-
-def proxy_anchor(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """log(1 + sum_P exp(-alpha (s - margin))), averaged over the proxies with positives, and
-    log(1 + sum_N exp(alpha (s + margin))), averaged over all."""
-    margin, alpha = params
-    pull = softplus(log_sum_exp(-alpha * (s - margin), positive))
-    push = softplus(log_sum_exp(alpha * (s + margin), negative))
-    return pull + push, (pull.sum(), positive.any(1).sum()), (push.sum(), anchor_count(push))
-
-
-def circle(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """softplus(log sum_P exp(-gamma [1+m-s]_+ (s-1+m)) + log sum_N exp(gamma [s+m]_+ (s-m))), the [.]_+ constants of
-    the gradient."""
-    m, gamma = params
-    u = -gamma * F.relu(1 + m - s.detach()) * (s - 1 + m)
-    v = gamma * F.relu(s.detach() + m) * (s - m)
-    losses = softplus(log_sum_exp(u, positive) + log_sum_exp(v, negative))
-    return averaged(losses, positive.any(1) & negative.any(1))
-
-
-def lifted_structure(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float]):
-    """[log sum_P exp(d - pos_margin) + log sum_N exp(neg_margin - d)]_+."""
-    pos_margin, neg_margin = params
-    pull = log_sum_exp(sign * (pos_margin - s), positive)
-    push = log_sum_exp(sign * (s - neg_margin), negative)
-    return averaged(F.relu(pull + push), positive.any(1) & negative.any(1))
-
-
-def hard_triplet(s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], smooth: bool):
-    """hinge(max_P d - min_N d + margin), averaged over the anchors where it is not zero."""
-    hinge = softplus if smooth else F.relu
-    # A column more, so that there is a maximum without references too.
-    farthest = F.pad(torch.where(positive, -sign * s, -torch.inf), (0, 1), value=-torch.inf).max(1).values
-    nearest = F.pad(torch.where(negative, -sign * s, torch.inf), (0, 1), value=torch.inf).min(1).values
-    both = positive.any(1) & negative.any(1)
-    losses = torch.where(both, hinge(torch.where(both, farthest - nearest, 0) + params[0]), 0)
-    return losses, nonzero_terms(losses)
-
-
-def triplet(
-    s: Tensor, positive: Tensor, negative: Tensor, sign: int, params: list[float], smooth: bool, semihard: bool
-):
+def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth: bool, semihard: bool):
     """sum_{p in P, n in N} hinge(d_p - d_n + margin), of the semi-hard triplets alone those with d_p < d_n < d_p +
     margin, averaged over the triplets where it is not zero. O(n m^2) memory, unlike the kernels."""
-    gap = -sign * (s[:, :, None] - s[:, None, :])
+    gap = s[:, None, :] - s[:, :, None]
     chosen = positive[:, :, None] & negative[:, None, :]
     if semihard:
-        chosen = chosen & ~(gap >= 0) & ~(gap + params[0] <= 0)  # NaN is not left out
-    terms = torch.where(chosen, softplus(gap + params[0]) if smooth else F.relu(gap + params[0]), 0)
+        chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # NaN is not left out
+    terms = torch.where(chosen, softplus(gap + margin) if smooth else F.relu(gap + margin), 0)
     return terms.sum((1, 2)), nonzero_terms(terms)
 
 
 PAIR_LOSSES = {
-    "contrastive": partial(contrastive, power=1),
-    "squared_contrastive": partial(contrastive, power=2),
-    "snca": snca,
-    "supcon": supcon,
-    "ntxent": ntxent,
-    "sigmoid": sigmoid,
-    "multi_similarity": multi_similarity,
-    "proxy_anchor": proxy_anchor,
-    "circle": circle,
-    "lifted_structure": lifted_structure,
-    "hard_triplet": partial(hard_triplet, smooth=False),
-    "smooth_hard_triplet": partial(hard_triplet, smooth=True),
+    **{formula.name: function(*to_torch.loss(formula), globals()) for formula in FORMULAS.values()},
     "triplet": partial(triplet, smooth=False, semihard=False),
     "smooth_triplet": partial(triplet, smooth=True, semihard=False),
     "semihard_triplet": partial(triplet, smooth=False, semihard=True),
@@ -216,11 +153,11 @@ def pair_loss(
         own = columns[: len(x)] if ref_emb is None else self_index
         pair = torch.ones_like(positive) if own is None else own[:, None] != columns[None, :]
         positive, negative = positive & pair, ~positive & pair
-        s = scores(x, y, distance)
-        formula = partial(PAIR_LOSSES[loss], sign=1 if distance in SIMILARITIES else -1, params=params)
-        value = reduced_pairs(*formula(s, positive, negative), reduction=reduction)
+        s, formula = closeness(x, y, distance), PAIR_LOSSES[loss]
+        value = reduced_pairs(*formula(s, positive, negative, *params), reduction=reduction)
         if two_sided:
-            value = (value + reduced_pairs(*formula(s.T, positive.T, negative.T), reduction=reduction)) / 2
+            other = reduced_pairs(*formula(s.T, positive.T, negative.T, *params), reduction=reduction)
+            value = (value + other) / 2
     return value
 
 

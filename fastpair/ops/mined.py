@@ -62,7 +62,7 @@ def mined_pair_loss(
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
         s, kind = _padded(rows, listed_scores(x, y, rows, columns, distance, backend), len(anchor), len(x))
         formula = reference.PAIR_LOSSES[loss]
-        parts = formula(s, kind == 1, kind == -1, sign=sign, params=params)
+        parts = formula(sign * s, kind == 1, kind == -1, *params)
         return reference.reduced_pairs(*parts, reduction=reduction)
 
 

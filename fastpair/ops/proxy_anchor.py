@@ -33,7 +33,7 @@ def proxy_anchor(
         proxies, classes = proxies[anchors], classes[anchors]
     return pair_loss(
         "proxy_anchor",
-        [margin, alpha],
+        [alpha, margin],
         proxies,
         classes,
         embeddings,

@@ -1,0 +1,22 @@
+"""``python -m fastpair.formulas``, in a checkout, prints again what is made from the definitions and kept in files."""
+
+from pathlib import Path
+
+from . import to_cpp
+from .pair_losses import FORMULAS
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed() -> dict[Path, str]:
+    """The files and what they have to be."""
+    return {ROOT / "csrc/pair_losses/generated.h": to_cpp.header(FORMULAS.values())}
+
+
+def main() -> None:
+    for path, content in printed().items():
+        path.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""Scalar expressions: built by operators, differentiated by a table of rules, written by the printers of this package.
+
+Expressions stand as they are written: sums are not sorted and products not expanded, so that a form that was chosen
+because it is stable stays it. What is rewritten gives the same number, or, in ``1 - sigmoid(x)``, a better one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Expr:
+    """An operation on expressions. ``op``: a key of ``RULES``, or "variable" or "number", whose only argument is the
+    name or the number."""
+
+    op: str
+    args: tuple
+
+    def __add__(self, other):
+        return add(self, other)
+
+    def __radd__(self, other):
+        return add(other, self)
+
+    def __sub__(self, other):
+        return subtract(self, other)
+
+    def __rsub__(self, other):
+        return subtract(other, self)
+
+    def __mul__(self, other):
+        return multiply(self, other)
+
+    def __rmul__(self, other):
+        return multiply(other, self)
+
+    def __truediv__(self, other):
+        return divide(self, other)
+
+    def __rtruediv__(self, other):
+        return divide(other, self)
+
+    def __neg__(self):
+        return negative(self)
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return () if self.op in ("variable", "number") else self.args
+
+    @property
+    def number(self) -> float | None:
+        return self.args[0] if self.op == "number" else None
+
+
+@dataclass(frozen=True)
+class LogSumExp:
+    """highest + rest, the maximum of the terms and the logarithm of the sum relative to it: beside large terms their
+    sum has lost the second. Differences are taken part by part. The derivative by ``highest`` is that by the whole."""
+
+    highest: Expr
+    rest: Expr
+
+    def __add__(self, other):
+        return as_expr(self) + other
+
+    def __radd__(self, other):
+        return other + as_expr(self)
+
+    def __sub__(self, other):
+        if isinstance(other, LogSumExp):
+            return (self.highest - other.highest) + (self.rest - other.rest)
+        return (self.highest - other) + self.rest
+
+    def __rsub__(self, other):
+        return (other - self.highest) - self.rest
+
+
+def as_expr(x: Expr | LogSumExp | float) -> Expr:
+    if isinstance(x, LogSumExp):
+        return x.highest + x.rest
+    return x if isinstance(x, Expr) else Expr("number", (x,))
+
+
+def variable(name: str) -> Expr:
+    return Expr("variable", (name,))
+
+
+# ---- operations
+
+
+def add(a, b) -> Expr:
+    a, b = as_expr(a), as_expr(b)
+    if a.number == 0:
+        return b
+    if b.number == 0:
+        return a
+    return subtract(a, b.args[0]) if b.op == "negative" else Expr("add", (a, b))
+
+
+def subtract(a, b) -> Expr:
+    a, b = as_expr(a), as_expr(b)
+    if a.number == 0:
+        return negative(b)
+    if b.number == 0:
+        return a
+    if a.number == 1 and b.op == "sigmoid":
+        return sigmoid(-b.args[0])
+    return add(a, b.args[0]) if b.op == "negative" else Expr("subtract", (a, b))
+
+
+def negative(a) -> Expr:
+    a = as_expr(a)
+    if a.op == "number":
+        return as_expr(-a.number)
+    return a.args[0] if a.op == "negative" else Expr("negative", (a,))
+
+
+def multiply(a, b) -> Expr:
+    a, b = as_expr(a), as_expr(b)
+    if 0 in (a.number, b.number):
+        return as_expr(0)
+    for one, other in ((a, b), (b, a)):
+        if one.number in (1, -1):
+            return other if one.number == 1 else negative(other)
+        if one.op == "relu" and other.op == "step" and one.args == other.args:
+            return one
+        if one.op == "relu" and other.op == "negative" and other.args[0] == step(one.args[0]):
+            return negative(one)
+    return Expr("multiply", (a, b))
+
+
+def divide(a, b) -> Expr:
+    a, b = as_expr(a), as_expr(b)
+    return a if a.number == 0 or b.number == 1 else Expr("divide", (a, b))
+
+
+def square(x) -> Expr:
+    return Expr("square", (as_expr(x),))
+
+
+def relu(x) -> Expr:
+    """max(x, 0); slope 0 at 0."""
+    return Expr("relu", (as_expr(x),))
+
+
+def step(x) -> Expr:
+    """1 above 0, else 0; 1 of NaN."""
+    return Expr("step", (as_expr(x),))
+
+
+def nonzero(x) -> Expr:
+    """0 of 0, else 1."""
+    return Expr("nonzero", (as_expr(x),))
+
+
+def sigmoid(x) -> Expr:
+    """1 / (1 + exp(-x))"""
+    return Expr("sigmoid", (as_expr(x),))
+
+
+def softplus(x) -> Expr:
+    """log(1 + exp(x))"""
+    return Expr("softplus", (as_expr(x),))
+
+
+def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
+    """log(exp(a) + exp(b))"""
+    return LogSumExp(a.highest, a.rest + softplus(b - a))
+
+
+def constant(x) -> Expr:
+    """x, which the gradient takes for a constant."""
+    return Expr("constant", (as_expr(x),))
+
+
+_MAKE: dict[str, Callable[..., Expr]] = {
+    "add": add,
+    "subtract": subtract,
+    "negative": negative,
+    "multiply": multiply,
+    "divide": divide,
+    "square": square,
+    "relu": relu,
+    "step": step,
+    "nonzero": nonzero,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "constant": constant,
+}
+
+# The derivative of each operation, given its operands and their derivatives.
+RULES: dict[str, Callable[..., Expr]] = {
+    "add": lambda a, b, da, db: da + db,
+    "subtract": lambda a, b, da, db: da - db,
+    "negative": lambda a, da: -da,
+    "multiply": lambda a, b, da, db: da * b + a * db,
+    "divide": lambda a, b, da, db: da / b - a * db / square(b),
+    "square": lambda x, dx: 2 * (x * dx),
+    "relu": lambda x, dx: step(x) * dx,
+    "step": lambda x, dx: as_expr(0),
+    "nonzero": lambda x, dx: as_expr(0),
+    "sigmoid": lambda x, dx: sigmoid(x) * sigmoid(-x) * dx,
+    "softplus": lambda x, dx: sigmoid(x) * dx,
+    "constant": lambda x, dx: as_expr(0),
+}
+
+
+def derivative(of: Expr, by: Expr) -> Expr:
+    if of == by:
+        return as_expr(1)
+    if not of.operands:
+        return as_expr(0)
+    return RULES[of.op](*of.operands, *(derivative(x, by) for x in of.operands))
+
+
+# ---- looking at expressions
+
+
+def subexpressions(of: Expr) -> Iterator[Expr]:
+    """Operands before what is made of them; what occurs twice comes twice."""
+    for x in of.operands:
+        yield from subexpressions(x)
+    yield of
+
+
+def variables(of: Expr) -> list[str]:
+    """In the order in which they occur."""
+    return list(dict.fromkeys(x.args[0] for x in subexpressions(of) if x.op == "variable"))
+
+
+def substitute(of: Expr, names: Mapping[str, Expr]) -> Expr:
+    """With expressions in place of variables."""
+    if of.op == "variable":
+        return names.get(of.args[0], of)
+    return _MAKE[of.op](*(substitute(x, names) for x in of.operands)) if of.operands else of
+
+
+def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]], list[Expr]]:
+    """What occurs several times in the expressions, with names in the order in which they can be computed, and the
+    expressions in terms of these."""
+    shared: list[tuple[str, Expr]] = []
+    while True:
+        pool = [*expressions, *(x for _, x in shared)]
+        counts: dict[Expr, int] = {}
+        for x in (x for of in pool for x in subexpressions(of) if x.operands):
+            counts[x] = counts.get(x, 0) + 1
+        several = [x for x, count in counts.items() if count > 1]
+        if not several:
+            break
+        largest = max(several, key=lambda x: sum(1 for _ in subexpressions(x)))
+        name = f"{prefix}{len(shared) + 1}"
+        expressions = [_replaced(of, largest, variable(name)) for of in expressions]
+        shared = [(n, _replaced(of, largest, variable(name))) for n, of in shared]
+        shared.append((name, largest))
+    return shared[::-1], expressions
+
+
+def _replaced(of: Expr, old: Expr, new: Expr) -> Expr:
+    if of == old:
+        return new
+    return Expr(of.op, tuple(_replaced(x, old, new) for x in of.operands)) if of.operands else of
+
+
+Interval = tuple[float, float]
+
+
+def interval(of: Expr, ranges: Mapping[str, Interval]) -> Interval:
+    """Limits of the values where every variable stays within its own."""
+    if of.op == "number":
+        return of.number, of.number
+    if of.op == "variable":
+        return ranges[of.args[0]]
+    return _INTERVALS[of.op](*(interval(x, ranges) for x in of.operands))
+
+
+def _of_monotone(f: Callable[[float], float]) -> Callable[[Interval], Interval]:
+    return lambda x: (f(x[0]), f(x[1]))
+
+
+def _of_corners(f: Callable[[float, float], float]) -> Callable[[Interval, Interval], Interval]:
+    def limits(a: Interval, b: Interval) -> Interval:
+        corners = [f(x, y) for x in a for y in b]
+        return min(corners), max(corners)
+
+    return limits
+
+
+def _quotient(a: Interval, b: Interval) -> Interval:
+    return _of_corners(lambda x, y: x / y)(a, b) if b[0] * b[1] > 0 else (-math.inf, math.inf)
+
+
+def _square(x: Interval) -> Interval:
+    low, high = sorted((x[0] ** 2, x[1] ** 2))
+    return (0.0 if x[0] < 0 < x[1] else low), high
+
+
+_INTERVALS: dict[str, Callable[..., Interval]] = {
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "subtract": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "negative": lambda a: (-a[1], -a[0]),
+    "multiply": _of_corners(lambda x, y: x * y),
+    "divide": _quotient,
+    "square": _square,
+    "relu": _of_monotone(lambda x: max(x, 0.0)),
+    "step": _of_monotone(lambda x: float(x > 0)),
+    "nonzero": lambda x: (0.0, 1.0),
+    "sigmoid": lambda x: (0.0, 1.0),
+    "softplus": _of_monotone(lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
+    "constant": lambda x: x,
+}
+
+
+# ---- printing
+
+_BINARY = {"add": ("+", 1), "subtract": ("-", 1), "multiply": ("*", 2), "divide": ("/", 2)}
+
+
+def text(of: Expr, names: Mapping[str, str] | None = None, calls: Mapping[str, str] | None = None) -> str:
+    """As C++ and Python write it alike. ``names`` of variables; ``calls``: formats of numbers that are no integers, and
+    of operations that are not written by a sign or as a call of their own name."""
+    return _text(of, names or {}, calls or {})[0]
+
+
+def _text(of: Expr, names: Mapping[str, str], calls: Mapping[str, str]) -> tuple[str, int]:
+    """And how tightly it binds."""
+    if of.op == "number":
+        if of.number == int(of.number):
+            return str(int(of.number)), 3 if of.number < 0 else 4
+        return calls.get("number", "{}").format(repr(of.number)), 3 if of.number < 0 else 4
+    if of.op == "variable":
+        return names.get(of.args[0], of.args[0]), 4
+    operands = [_text(x, names, calls) for x in of.operands]
+    if of.op == "constant" and of.op not in calls:
+        return operands[0]
+    if of.op in calls:
+        return calls[of.op].format(*(x for x, _ in operands)), 4
+    if of.op in _BINARY:
+        sign, binds = _BINARY[of.op]
+        left, right = _within(operands[0], binds), _within(operands[1], binds + 1)
+        return f"{left} {sign} {right}", binds
+    if of.op == "negative":
+        return f"-{_within(operands[0], 4)}", 3
+    return f"{of.op}({', '.join(x for x, _ in operands)})", 4
+
+
+def _within(operand: tuple[str, int], binds: int) -> str:
+    return operand[0] if operand[1] >= binds else f"({operand[0]})"

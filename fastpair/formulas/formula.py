@@ -1,0 +1,142 @@
+"""A pair loss as three small functions and two pools, and what the gradient needs of them.
+
+An anchor's positives P have terms u(s), its negatives N terms v(s); each kind is pooled to a sum, a log-sum-exp or a
+maximum, and the loss of the anchor is made of what both come to. s is the closeness of a pair: a similarity, or the
+negative of a distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .expressions import (
+    Expr,
+    LogSumExp,
+    as_expr,
+    derivative,
+    interval,
+    step,
+    subexpressions,
+    variable,
+    variables,
+)
+
+SUM, LOG_SUM_EXP, MAX = "Sum", "LogSumExp", "Max"
+
+s = variable("s")
+# What a positive may know of its anchor's other pairs: log sum_N exp(v), as one number.
+negatives_lse = variable("negatives_lse")
+
+
+class Kind:
+    """What an anchor's pairs of one kind come to, for the loss of the anchor to read. What it reads says how they are
+    pooled: ``lse`` is their log-sum-exp, ``max`` the largest; ``sum``, ``mean`` and ``nonzero``, how many are not
+    zero, are of their terms; ``pairs`` is how many there are."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.pairs, self.sum, self.mean, self.nonzero, self.max, highest, rest = (
+            variable(f"{name}.{what}") for what in ("pairs", "sum", "mean", "nonzero", "max", "highest", "rest")
+        )
+        self.lse = LogSumExp(highest, rest)
+        # The derivative of the sum of the terms by ``negatives_lse``.
+        self.by_negatives_lse = variable(f"{name}.by_negatives_lse")
+
+
+P, N = Kind("pos"), Kind("neg")
+
+
+@dataclass(frozen=True, eq=False)
+class PairFormula:
+    """Attributes:
+    name: as the operator ``fastpair::pair_loss`` takes it.
+    positive, negative: the terms u(s) and v(s).
+    anchor: the loss, or two parts of it, that of the positives first, each with a mean of its own.
+    count: what an anchor counts in the mean, or in that of each part.
+    needs: anchors without pairs of these kinds have loss 0 and do not count.
+    """
+
+    name: str
+    positive: Expr
+    negative: Expr
+    anchor: Expr | tuple[Expr, Expr]
+    count: Expr | float | tuple[Expr | float, Expr | float] = 1
+    needs: tuple[Kind, ...] = ()
+
+    def __post_init__(self):
+        for kind, term in ((P, self.positive), (N, self.negative)):
+            if self.pool(kind) == MAX and term not in (s, -s):
+                raise ValueError(f"{self.name}: a maximum is that of s or -s; the rest belongs to the anchor's loss")
+        if self.pool(N) != SUM and self.reads(N.sum, N.mean):
+            raise ValueError(f"{self.name}: negatives have a sum or a log-sum-exp, not both")
+        if self.reads_negatives_lse and (self.pool(P), self.pool(N)) != (SUM, LOG_SUM_EXP):
+            raise ValueError(f"{self.name}: with negatives_lse, positives are summed and negatives need their lse")
+
+    @cached_property
+    def parts(self) -> tuple[Expr, ...]:
+        return tuple(map(as_expr, self.anchor if isinstance(self.anchor, tuple) else (self.anchor,)))
+
+    @cached_property
+    def counts(self) -> tuple[Expr, ...]:
+        return tuple(map(as_expr, self.count if isinstance(self.count, tuple) else (self.count,)))
+
+    @property
+    def separate_means(self) -> bool:
+        return len(self.parts) == 2
+
+    def reads(self, *symbols: Expr) -> bool:
+        """Whether an anchor's loss or count does."""
+        return any(x in symbols for part in (*self.parts, *self.counts) for x in subexpressions(part))
+
+    def pool(self, kind: Kind) -> str:
+        if self.reads(kind.max):
+            return MAX
+        shared = kind is N and self.reads_negatives_lse
+        return LOG_SUM_EXP if shared or self.reads(kind.lse.highest) else SUM
+
+    @cached_property
+    def reads_negatives_lse(self) -> bool:
+        return negatives_lse in subexpressions(self.positive)
+
+    @cached_property
+    def needs_sum(self) -> bool:
+        """Whether positives that are pooled to a log-sum-exp are added up too."""
+        return self.pool(P) != SUM and self.reads(P.sum, P.mean)
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Names of the numbers that the formula takes, in the order of the operator's ``params``."""
+        terms = [name for term in (self.positive, self.negative) for name in variables(term)]
+        names = [*terms, *(name for part in (*self.parts, *self.counts) for name in variables(part))]
+        return [name for name in dict.fromkeys(names) if "." not in name and name not in ("s", "negatives_lse")]
+
+    def slope(self, kind: Kind) -> tuple[Expr, Expr]:
+        """(factor, constant): the derivative of an anchor's loss by a term u of a kind is factor times the share of u
+        in the log-sum-exp, plus constant."""
+        loss = self.parts[0] + self.parts[1] if self.separate_means else self.parts[0]
+        constant = derivative(loss, kind.sum) + derivative(loss, kind.mean) / kind.pairs
+        if self.pool(kind) == MAX:
+            return as_expr(0), derivative(loss, kind.max)
+        if self.pool(kind) == SUM:
+            return as_expr(0), constant
+        factor = derivative(loss, kind.lse.highest)
+        if kind is N and self.reads_negatives_lse:
+            factor = factor + self.slope(P)[1] * P.by_negatives_lse
+        return factor, constant
+
+    @cached_property
+    def counted(self) -> Expr:
+        """1 where an anchor has the pairs that it needs, 0 elsewhere."""
+        out = as_expr(1)
+        for kind in self.needs:
+            out = out * step(kind.pairs)
+        return out
+
+    def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
+        """How large the terms that are exponentiated get, in either direction, where closenesses stay within limits."""
+        ranges: Mapping = {name: (value, value) for name, value in zip(self.parameters, params)}
+        pooled = [(P, self.positive), (N, self.negative)]
+        limits = [interval(term, {**ranges, "s": closeness}) for kind, term in pooled if self.pool(kind) == LOG_SUM_EXP]
+        return max((abs(limit) for of_term in limits for limit in of_term), default=0.0)

@@ -1,0 +1,268 @@
+"""The pair losses, each defined once: the kernels, the functions and modules, their documentation, the rows of README's
+table, the choices of the training example and the rivals of the benchmarks are made from these definitions.
+
+A formula (``FORMULAS``) is what is computed; a loss (``PAIR_LOSSES``) puts it behind the name, the settings and the
+defaults that the literature gives it. By hand stay the functions whose pairs are not those of labels, or that are
+several losses in one: see :mod:`fastpair.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .expressions import constant, logaddexp, nonzero, relu, softplus, square, step, variable
+from .formula import N, P, PairFormula, negatives_lse, s
+
+SIMILARITIES = ("cosine", "dot")
+
+alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
+pos_margin, neg_margin, scale = map(variable, ("pos_margin", "neg_margin", "scale"))
+
+pull, push = relu(pos_margin - s), relu(s - neg_margin)
+gap = P.max + N.max + margin
+
+FORMULAS = {
+    formula.name: formula
+    for formula in (
+        PairFormula("contrastive", pull, push, anchor=(P.sum, N.sum), count=(P.nonzero, N.nonzero)),
+        PairFormula("squared_contrastive", square(pull), square(push), anchor=P.sum + N.sum),
+        PairFormula("snca", scale * s, scale * s, anchor=softplus(N.lse - P.lse), needs=(P,)),
+        PairFormula("supcon", scale * s, scale * s, anchor=logaddexp(P.lse, N.lse) - P.mean, needs=(P,)),
+        PairFormula("ntxent", softplus(negatives_lse - scale * s), scale * s, anchor=P.sum, count=P.pairs),
+        PairFormula("sigmoid", softplus(-s), softplus(s), anchor=P.sum + N.sum),
+        PairFormula(
+            "multi_similarity",
+            -alpha * (s - base),
+            beta * (s - base),
+            anchor=softplus(P.lse) / alpha + softplus(N.lse) / beta,
+        ),
+        PairFormula(
+            "proxy_anchor",
+            -alpha * (s - margin),
+            alpha * (s + margin),
+            anchor=(softplus(P.lse), softplus(N.lse)),
+            count=(step(P.pairs), 1),
+        ),
+        PairFormula(
+            "circle",
+            -gamma * constant(relu(1 + m - s)) * (s - 1 + m),
+            gamma * constant(relu(s + m)) * (s - m),
+            anchor=softplus(P.lse + N.lse),
+            needs=(P, N),
+        ),
+        PairFormula("lifted_structure", pos_margin - s, s - neg_margin, anchor=relu(P.lse + N.lse), needs=(P, N)),
+        PairFormula("hard_triplet", -s, s, anchor=relu(gap), count=nonzero(relu(gap)), needs=(P, N)),
+        PairFormula("smooth_hard_triplet", -s, s, anchor=softplus(gap), count=nonzero(softplus(gap)), needs=(P, N)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number that a loss takes.
+
+    Attributes:
+        name, default: of the argument.
+        what: what it is, and what it may be, for the documentation.
+        check: "positive", "finite", or "margin", which is not NaN and, for a distance, not negative.
+        gives: the parameter of the formula that it is. Default: that of its own name.
+        inverse: the parameter is its inverse.
+        on_scores: a value of the score: where this is a distance, the parameter is its negative, as the closeness is.
+    """
+
+    name: str
+    default: float
+    what: str
+    check: str = "finite"
+    gives: str | None = None
+    inverse: bool = False
+    on_scores: bool = False
+
+    @property
+    def parameter(self) -> str:
+        return self.gives or self.name
+
+    def value(self, setting: float, similarity: bool) -> float:
+        """The parameter."""
+        value = 1 / setting if self.inverse else float(setting)
+        return -value if self.on_scores and not similarity else value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that picks the formula."""
+
+    name: str
+    default: int
+    what: str
+    formulas: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A loss over the pairs that labels make.
+
+    Attributes:
+        name: of the function, less "_loss".
+        module: the name of its class.
+        title: what it is, in one line.
+        text: the loss of an anchor as the literature writes it, P its positives, N its negatives, s the closeness.
+        source: the paper and the equation.
+        formula: a key of ``FORMULAS``, or what picks one.
+        settings: in the order in which the module takes them.
+        mean: what reduction="mean" is.
+        distance: the default.
+        distances: those that it is defined for. None: all.
+        notes: whatever else its documentation says.
+    """
+
+    name: str
+    module: str
+    title: str
+    text: str
+    source: str
+    formula: str | Choice
+    settings: tuple[Setting, ...]
+    mean: str
+    distance: str = "cosine"
+    distances: tuple[str, ...] | None = None
+    notes: str = ""
+
+    @property
+    def key(self) -> str:
+        """The formula's name: that of the loss among the choices of the example and of the benchmarks."""
+        return self.formula_named(self.formula.default if isinstance(self.formula, Choice) else None).name
+
+    def formula_named(self, choice: int | None) -> PairFormula:
+        return FORMULAS[self.formula.formulas[choice] if isinstance(self.formula, Choice) else self.formula]
+
+    def params(self, formula: PairFormula, settings: Mapping[str, float], distance: str) -> list[float]:
+        """The operator's."""
+        similarity = distance in SIMILARITIES
+        values = {x.parameter: x.value(settings[x.name], similarity) for x in self.settings}
+        return [values[name] for name in formula.parameters]
+
+
+def temperature(default: float, what: str = "τ, positive.") -> Setting:
+    return Setting("temperature", default, what, "positive", gives="scale", inverse=True)
+
+
+WITH_POSITIVES = "over the anchors that have positives"
+WITH_BOTH = "over the anchors that have positives and negatives; the others have loss 0"
+MARGINS = "in units of the distance, for which it is not negative"
+
+PAIR_LOSSES = {
+    loss.name: loss
+    for loss in (
+        PairLoss(
+            "contrastive",
+            "ContrastiveLoss",
+            "Contrastive loss over all pairs",
+            "Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ",
+            "Hadsell et al., CVPR 2006; Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1",
+            Choice("power", 1, "p, 1 or 2.", {1: "contrastive", 2: "squared_contrastive"}),
+            (
+                Setting("pos_margin", 0.0, f"m₊, {MARGINS}.", "margin", on_scores=True),
+                Setting("neg_margin", 1.0, f"m₋, {MARGINS}.", "margin", on_scores=True),
+            ),
+            "for power 1 the average of the positive terms that are not zero plus that of the negative terms that are "
+            "not zero (the convention of pytorch-metric-learning), for power 2 over all anchors (with pos_margin 0 and "
+            '"euclidean" the form of the paper)',
+            distance="unit_euclidean",
+            notes="For a similarity s the signs are flipped, [m₊ − s]₊ and [s − m₋]₊, so that pos_margin 1 and "
+            "neg_margin 0 are the usual choice.",
+        ),
+        PairLoss(
+            "snca",
+            "SNCALoss",
+            "Scalable neighbourhood component analysis",
+            "log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)",
+            "Wu et al., ECCV 2018 (arXiv 1808.04699); Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1",
+            "snca",
+            (temperature(0.1, "τ, the paper's σ, positive."),),
+            WITH_POSITIVES,
+        ),
+        PairLoss(
+            "nca",
+            "NCALoss",
+            "Neighbourhood components analysis",
+            "log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²",
+            "Goldberger et al., NeurIPS 2004, in the form of Boudiaf et al., ECCV 2020 (arXiv 2003.08983)",
+            "snca",
+            (Setting("softmax_scale", 1.0, "σ, positive.", "positive", gives="scale"),),
+            WITH_POSITIVES,
+            distance="unit_sqeuclidean",
+            notes="Computed from logarithms of sums: pytorch-metric-learning, whose probabilities underflow, leaves "
+            "far anchors out and is NaN where all are far.",
+        ),
+        PairLoss(
+            "supcon",
+            "SupConLoss",
+            "Supervised contrastive loss",
+            "log Σ_{P∪N} exp(s/τ) − mean_P s/τ",
+            "Khosla et al., NeurIPS 2020 (arXiv 2004.11362), eq. 2",
+            "supcon",
+            (temperature(0.1),),
+            f"{WITH_POSITIVES}, also where the batch has no negatives (for pytorch-metric-learning such a batch has "
+            "loss 0)",
+        ),
+        PairLoss(
+            "ntxent",
+            "NTXentLoss",
+            "Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives",
+            "Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))",
+            "Sohn, NeurIPS 2016; Chen et al., ICML 2020 (arXiv 2002.05709); with several positives the form of "
+            "SINCERE, Feeney and Hughes (arXiv 2309.14277)",
+            "ntxent",
+            (temperature(0.07),),
+            "over the positive pairs",
+            notes="Computed from logarithms of sums: pytorch-metric-learning's probabilities underflow for small "
+            "temperatures, and its loss stops at 87.",
+        ),
+        PairLoss(
+            "multi_similarity",
+            "MultiSimilarityLoss",
+            "Multi-similarity loss",
+            "log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β",
+            "Wang et al., CVPR 2019 (arXiv 1904.06627), eq. 16; its pair mining is left to the user",
+            "multi_similarity",
+            (
+                Setting("alpha", 2.0, "α, the weight of the positives, positive.", "positive"),
+                Setting("beta", 50.0, "β, the weight of the negatives, positive.", "positive"),
+                Setting("base", 0.5, "λ, the similarity, or distance, at which a pair is neither.", on_scores=True),
+            ),
+            "over all anchors, those without pairs included",
+        ),
+        PairLoss(
+            "circle",
+            "CircleLoss",
+            "Circle loss with pairwise labels",
+            "log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))",
+            "Sun et al., CVPR 2020 (arXiv 2002.10857), eq. 6 and 8",
+            "circle",
+            (
+                Setting("m", 0.4, "the margin."),
+                Setting("gamma", 80.0, "γ, the scale, positive.", "positive"),
+            ),
+            WITH_BOTH,
+            distances=SIMILARITIES,
+            notes="The weights [·]₊ are constants of the gradient.",
+        ),
+        PairLoss(
+            "generalized_lifted_structure",
+            "GeneralizedLiftedStructureLoss",
+            "Lifted structure loss over all positives and negatives of an anchor",
+            "[log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊",
+            "Hermans et al., 2017 (arXiv 1703.07737), eq. 8, after Song et al., CVPR 2016",
+            "lifted_structure",
+            (
+                Setting("neg_margin", 1.0, "m₋, in units of the distance.", on_scores=True),
+                Setting("pos_margin", 0.0, "m₊, in units of the distance.", on_scores=True),
+            ),
+            f"{WITH_BOTH} (pytorch-metric-learning drops the missing sum from the formula instead)",
+            distance="unit_euclidean",
+            notes="For a similarity the signs are flipped.",
+        ),
+    )
+}

@@ -1,0 +1,17 @@
+"""Functions of printed source, which tracebacks, ``inspect`` and Triton's compiler can read."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable
+
+
+def function(name: str, source: str, namespace: dict) -> Callable:
+    """The function that ``source`` defines, whose globals are ``namespace``."""
+    file = f"<fastpair formula {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    local: dict = {}
+    exec(compile(source, file, "exec"), namespace, local)
+    made = local[name]
+    made.__module__ = namespace["__name__"]
+    return made

@@ -1,0 +1,60 @@
+"""Prints formulas as functions of the whole matrix of closenesses, for :mod:`fastpair.backends.dense`."""
+
+from __future__ import annotations
+
+from .expressions import Expr, as_expr, share, substitute, text
+from .formula import Kind, N, P, PairFormula
+
+# Names of a kind's pairs, of their terms, and of the masks.
+MASKS, TERMS = {"pos": "positive", "neg": "negative"}, {"pos": "u", "neg": "v"}
+
+
+def statistics(kind: Kind) -> dict[Expr, str]:
+    """How each is computed from the terms and the mask."""
+    terms, mask = TERMS[kind.name], MASKS[kind.name]
+    return {
+        kind.pairs: f"{mask}.sum(1)",
+        kind.sum: f"total({terms}, {mask})",
+        kind.mean: f"mean({terms}, {mask})",
+        kind.nonzero: f"count_nonzero({terms}, {mask})",
+        kind.max: f"maximum({terms}, {mask})",
+        kind.lse.highest: f"log_sum_exp({terms}, {mask})",
+    }
+
+
+def loss(formula: PairFormula) -> tuple[str, str]:
+    """Name and source of a function of the closenesses (n, m), the masks of positives and of negatives, and the
+    parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean what is averaged and
+    over how many."""
+    # Here the log-sum-exp is one number.
+    whole = {f"{kind.name}.rest": as_expr(0) for kind in (P, N)}
+    parts, counts = ([substitute(of, whole) for of in all] for all in (formula.parts, formula.counts))
+    symbols = statistics(P) | statistics(N)
+    names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}
+    calls = {"constant": "{}.detach()"}
+    counted = " & ".join(f"{MASKS[kind.name]}.any(1)" for kind in formula.needs)
+    shared, values = share([*parts, *counts], "x")
+    values = [text(of, names, calls) for of in values]
+    if counted:
+        # What counts as one is counted by the mask.
+        values = ["counted" if of == "1" else f"torch.where(counted, {of}, 0)" for of in values]
+    values, counts = values[: len(parts)], values[len(parts) :]
+    losses = ["losses", "neg_losses"][: len(parts)]
+    totals = [
+        f"({of}.sum(), {f'anchor_count({of})' if count == '1' else f'{count}.sum()'})"
+        for of, count in zip(losses, counts)
+    ]
+    lines = [f"def {formula.name}(s, positive, negative{''.join(f', {x}' for x in formula.parameters)}):"]
+    negatives = [f"    v = {text(formula.negative, calls=calls)}"]
+    if formula.reads_negatives_lse:
+        negatives.append("    negatives_lse = log_sum_exp(v, negative)[:, None]")
+    lines += [*negatives, f"    u = {text(formula.positive, calls=calls)}"]
+    if counted:
+        lines.append(f"    counted = {counted}")
+    for symbol, of in symbols.items():
+        if formula.reads(symbol):
+            lines.append(f"    {names[symbol.args[0]]} = " + (f"torch.where(counted, {of}, 0)" if counted else of))
+    lines += [f"    {name} = {text(of, names, calls)}" for name, of in shared]
+    lines += [f"    {name} = {of}" for name, of in zip(losses, values)]
+    lines.append(f"    return {' + '.join(losses)}, {', '.join(totals)}")
+    return formula.name, "\n".join(lines) + "\n"
