@@ -1,12 +1,7 @@
 """The one autograd function behind every loss whose operator computes value and gradients together.
 
-Such an operator has the signature
-
-    op(*tensors, row_grad, *settings, *wanted) -> (value, *gradients)
-
-where the tensors that can have a gradient come first, one flag of ``wanted`` for each, and the last of ``settings`` is
-the reduction. ``row_grad`` holds the incoming gradients of the per-row losses (n,), or of the totals (4,), in place of
-the reduction's own weights. Gradients come in the accumulation dtype, and empty where they are not wanted.
+Such an operator takes a call of ``backends.call``: the tensors, first those that can have a gradient; ``row_grad``; the
+settings, the last of them the reduction; and for each tensor that can have a gradient whether it is wanted.
 """
 
 from __future__ import annotations
@@ -14,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastpair.backends.reference import accumulate_dtype
+from fastpair.ops.registration import LOSSES, differentiable, operator
 
 # Reductions to a vector.
 VECTORS = ("none", "totals")
@@ -97,11 +92,12 @@ def refuse_transforms() -> None:
         )
 
 
-def fused_loss(op, tensors: tuple, settings: tuple, differentiable: int) -> Tensor:
-    """The value of ``op``, with gradients for those of the first ``differentiable`` tensors that require one."""
+def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tensor:
+    """The value of an operator, with gradients for the tensors that can have and require one."""
     refuse_transforms()
-    grad_mode = torch.is_grad_enabled()
-    wanted = tuple(grad_mode and t is not None and t.requires_grad for t in tensors[:differentiable])
+    op, grad_mode = operator(name, backend), torch.is_grad_enabled()
+    inputs = tensors[: differentiable(LOSSES[name])]
+    wanted = tuple(grad_mode and t is not None and t.requires_grad for t in inputs)
     if torch.compiler.is_compiling():
         if not any(wanted):
             return op(*tensors, None, *settings, *wanted)[0]
@@ -117,15 +113,3 @@ def distinct(tensors: tuple) -> tuple:
         for i, t in enumerate(tensors)
     )
 
-
-def fake_fused_loss(tensors: tuple, reduction: str, wanted: tuple) -> tuple:
-    """Outputs of such an operator with the right shapes and dtypes and no data."""
-    x = tensors[0]
-    shape = {"none": x.shape[:1], "totals": (4,)}.get(reduction, ())
-    return x.new_empty(shape, dtype=accumulate_dtype(x.dtype)), *fake_gradients(tensors, wanted)
-
-
-def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:
-    x = tensors[0]
-    dtype = accumulate_dtype(x.dtype)
-    return tuple(x.new_empty(t.shape if want else (0,), dtype=dtype) for t, want in zip(tensors, wanted))

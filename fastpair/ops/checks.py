@@ -1,21 +1,12 @@
-"""Checks of arguments. Each raises an exception that names the argument, what it was and what it should be."""
+"""Checks of tensors. Each raises an exception that names the argument, what it was and what it should be."""
 
 from __future__ import annotations
-
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from fastpair.backends.reference import SIMILARITIES
-
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-METRICS = ("sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean", "cosine", "dot")
-REDUCTIONS = ("mean", "sum", "none")
-PAIR_REDUCTIONS = (*REDUCTIONS, "totals")
-# What float32, in which most kernels compute, can hold: settings between these, and their inverses, are numbers in it.
-LEAST, MOST = 2.0**-126, 2.0**126
 
 
 def tensor(name: str, value: Tensor, what: str = "a tensor") -> None:
@@ -142,11 +133,6 @@ def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
             raise ValueError(f"{name} must be None, the loss compares samples with classes, got {type(value).__name__}")
 
 
-def one_of(name: str, value: str, options: tuple) -> None:
-    if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
-
-
 def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
     matrix("embeddings", embeddings)
     class_labels("labels", labels, "embeddings", embeddings)
@@ -183,62 +169,7 @@ def probabilities(value: Tensor, embeddings: Tensor) -> None:
         raise ValueError(f"probabilities must have shape ({n}, K) with K >= 1, got {tuple(value.shape)}")
 
 
-def number(name: str, value: float) -> None:
-    if not isinstance(value, (float, int, Real)):  # the plain types first: an abstract one takes ten times as long
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if isinstance(value, int) and not -MOST <= value <= MOST:
-        raise ValueError(f"{name} must fit a floating-point number, got an integer of {value.bit_length()} bits")
-
-
-def contrastive_settings(pos_margin: float, neg_margin: float, distance: str, power: int) -> None:
-    if power not in (1, 2):
-        raise ValueError(f"power must be 1 or 2, got {power!r}")
-    for name, margin in (("pos_margin", pos_margin), ("neg_margin", neg_margin)):
-        number(name, margin)
-        if margin != margin:  # not math.isnan, which torch.compile cannot trace for a margin that changes
-            raise ValueError(f"{name} must not be NaN")
-        if margin < 0 and distance not in SIMILARITIES:
-            raise ValueError(f"{name} must not be negative for the distance {distance!r}, got {margin}")
-
-
 def single(name: str, value: Tensor) -> None:
     tensor(name, value)
     if value.numel() != 1 or value.dtype not in FLOATING:
         raise ValueError(f"{name} must be a floating tensor of one element, got {value.dtype} {tuple(value.shape)}")
-
-
-def positive(name: str, value: float) -> None:
-    number(name, value)
-    if not LEAST <= value <= MOST:
-        raise ValueError(f"{name} must be positive and finite, in float32 too, got {value}")
-
-
-def finite(name: str, value: float) -> None:
-    number(name, value)
-    if not -MOST <= value <= MOST:
-        raise ValueError(f"{name} must be finite, in float32 too, got {value}")
-
-
-def positive_or_none(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    number(name, value)
-    if not LEAST <= value <= MOST:
-        raise ValueError(f"{name} must be positive and finite, in float32 too, or None, got {value}")
-
-
-def fraction(name: str, value: float) -> None:
-    number(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
-
-
-def integer(name: str, value: int) -> None:
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    integer(name, value)
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -5,42 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastpair.backends import reference
-from fastpair.config import choose_backend
+from fastpair.backends import choose_backend, dense
+from fastpair.backends.call import PairLossCall
 from fastpair.ops import checks
-from fastpair.ops.autograd import fake_fused_loss, fused_loss
-from fastpair.ops.kernels import define, operator
+from fastpair.ops.autograd import fused_loss
 
 # On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost the host
 # more: see benchmarks/PREDICTIONS.md.
-SMALL = 1 << 20
+MOST_SCORES = 1 << 20
 # The kernels for small batches count elements in 32 bits.
 MOST_ELEMENTS = 1 << 27
 # Losses whose anchors need their rows of scores as a whole: no sums over pairs.
 TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_triplet")
 
 
-def is_large(x: Tensor, y: Tensor, most_scores: int = SMALL) -> bool:
+def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:
     """Whether the pairs of the rows of x and y are too many for the kernels for small batches, which a CPU has none of:
     there the question would tie an exported program to its number of rows."""
     return x.device.type != "cpu" and (
         x.shape[0] * y.shape[0] > most_scores or x.numel() > MOST_ELEMENTS or y.numel() > MOST_ELEMENTS
     )
-
-
-def _fake(
-    embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, two_sided, reduction, *wanted
-):
-    return fake_fused_loss((embeddings, ref_emb), reduction, wanted)
-
-
-define(
-    "pair_loss",
-    "(Tensor embeddings, Tensor? ref_emb, Tensor labels, Tensor? ref_labels, Tensor? self_index, Tensor? row_grad,"
-    " str loss, float[] params, str distance, bool two_sided, str reduction, bool grad_embeddings, bool grad_ref)"
-    " -> (Tensor, Tensor, Tensor)",
-    _fake,
-)
 
 
 def pair_loss(
@@ -53,16 +37,14 @@ def pair_loss(
     *,
     distance: str,
     reduction: str,
-    backend: str | None,
+    backend: str | None = None,
     exclude_self: bool | Tensor | None = None,
     two_sided: bool = False,
 ) -> Tensor:
-    """``loss`` is a key of ``reference.PAIR_LOSSES``. ``exclude_self`` None: where the references are the embeddings
-    themselves. ``two_sided``: the references are anchors as well."""
+    """``loss`` and ``params``: see ``PairLossCall``. ``exclude_self`` None: where the references are the embeddings
+    themselves."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.references(embeddings, ref_emb, ref_labels)
-    checks.one_of("distance", distance, checks.METRICS)
-    checks.one_of("reduction", reduction, checks.REDUCTIONS if two_sided else checks.PAIR_REDUCTIONS)
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
@@ -74,9 +56,8 @@ def pair_loss(
         large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
     )
     if backend == "reference":
-        embeddings, ref_emb, labels, ref_labels, self_index = tensors
-        return reference.pair_loss(embeddings, labels, ref_emb, ref_labels, self_index, *settings)
-    return fused_loss(operator("pair_loss", backend), tensors, settings, differentiable=2)
+        return dense.pair_loss(PairLossCall(*tensors, None, *settings, False, False))
+    return fused_loss("pair_loss", backend, tensors, settings)
 
 
 def _references(

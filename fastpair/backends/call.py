@@ -1,0 +1,60 @@
+"""The arguments of the operators that compute a loss and its gradients, once.
+
+``row_grad`` holds the incoming gradients of the losses (n,), or of the totals (4,), in place of the reduction's own
+weights. ``grad_...`` says whether the gradient by that tensor is wanted. Results are the value and the gradients, in the
+accumulation dtype, and empty where they are not wanted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class PairLossCall(NamedTuple):
+    """A loss over all pairs of anchors and references, less the pairs (i, self_index[i]); without references, over the
+    batch's own pairs less the self-pairs. ``two_sided``: the references are anchors as well, and the result is the mean
+    of both sides'. ``params``: see :class:`fastpair.formulas.formula.PairFormula`."""
+
+    embeddings: Tensor
+    ref_emb: Tensor | None
+    labels: Tensor
+    ref_labels: Tensor | None
+    self_index: Tensor | None
+    row_grad: Tensor | None
+    loss: str
+    params: list[float]
+    distance: str
+    two_sided: bool
+    reduction: str
+    grad_embeddings: bool
+    grad_ref: bool
+
+
+class CrossEntropyCall(NamedTuple):
+    """Cross-entropy of the logits of embeddings and class weights; ``logits`` says how they are made: "linear",
+    "cosface" or "arcface", the last two of cosines."""
+
+    embeddings: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    labels: Tensor
+    row_grad: Tensor | None
+    logits: str
+    scale: float
+    margin: float
+    label_smoothing: float
+    ignore_index: int
+    reduction: str
+    grad_embeddings: bool
+    grad_weight: bool
+    grad_bias: bool
+
+
+class SPCECall(NamedTuple):
+    embeddings: Tensor
+    labels: Tensor
+    row_grad: Tensor | None
+    reduction: str
+    grad_embeddings: bool

@@ -1,0 +1,53 @@
+"""What modules have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class FunctionLoss(nn.Module):
+    """A loss without parameters: a function of :mod:`fastpair.functional` and its settings, which are attributes."""
+
+    def __init__(self, function: Callable, **settings):
+        super().__init__()
+        self._function = function
+        self._settings = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def settings(self) -> dict:
+        return {name: getattr(self, name) for name in self._settings}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+
+
+class PairLoss(FunctionLoss):
+    """The base of the pair losses: called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
+    ref_labels=None, exclude_self=None)``, arguments as described in :mod:`fastpair.functional`."""
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        exclude_self: bool | Tensor | None = None,
+    ) -> Tensor:
+        return self._function(
+            embeddings,
+            labels,
+            ref_emb,
+            ref_labels,
+            indices_tuple=indices_tuple,
+            exclude_self=exclude_self,
+            **self.settings(),
+        )
+
+
+def empty_parameter(rows: int, *columns: int, device: torch.device | str | None, dtype: torch.dtype | None):
+    return nn.Parameter(torch.empty(rows, *columns, device=device, dtype=dtype))

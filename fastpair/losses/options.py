@@ -1,0 +1,105 @@
+"""Checks of settings, by one mechanism.
+
+A loss has a table of rules by the names of its settings: its function applies them when it is called, its module when
+it is made. A rule is called with the name and the value, and raises an exception that names both and what is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+
+from fastpair.metrics import METRICS, SIMILARITIES
+
+Rule = Callable[[str, object], None]
+
+# What float32, in which most kernels compute, can hold: settings between these, and their inverses, are numbers in it.
+LEAST, MOST = 2.0**-126, 2.0**126
+
+
+def check(rules: Mapping[str, Rule], **settings) -> None:
+    for name, value in settings.items():
+        rules[name](name, value)
+
+
+def number(name: str, value: float) -> None:
+    if not isinstance(value, (float, int, Real)):  # the plain types first: an abstract one takes ten times as long
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, int) and not -MOST <= value <= MOST:
+        raise ValueError(f"{name} must fit a floating-point number, got an integer of {value.bit_length()} bits")
+
+
+def not_nan(name: str, value: float) -> None:
+    number(name, value)
+    if value != value:  # not math.isnan, which torch.compile cannot trace for a margin that changes
+        raise ValueError(f"{name} must not be NaN")
+
+
+def positive(name: str, value: float) -> None:
+    number(name, value)
+    if not LEAST <= value <= MOST:
+        raise ValueError(f"{name} must be positive and finite, in float32 too, got {value}")
+
+
+def finite(name: str, value: float) -> None:
+    number(name, value)
+    if not -MOST <= value <= MOST:
+        raise ValueError(f"{name} must be finite, in float32 too, got {value}")
+
+
+def positive_or_none(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    number(name, value)
+    if not LEAST <= value <= MOST:
+        raise ValueError(f"{name} must be positive and finite, in float32 too, or None, got {value}")
+
+
+def fraction(name: str, value: float) -> None:
+    number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+
+
+def integer(name: str, value: int) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    integer(name, value)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def degrees(name: str, value: float) -> None:
+    number(name, value)
+    if not 0 <= value < 180:
+        raise ValueError(f"{name} must be at least 0 and below 180 degrees, got {value}")
+
+
+def anything(name: str, value: object) -> None:
+    """A flag, of which only the truth is looked at."""
+
+
+def one_of(name: str, value: str, options: tuple) -> None:
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def one_of_these(*options: str) -> Rule:
+    return lambda name, value: one_of(name, value, options)
+
+
+distance = one_of_these(*METRICS)
+similarity = one_of_these(*SIMILARITIES)
+reduction = one_of_these("mean", "sum", "none")
+pair_reduction = one_of_these("mean", "sum", "none", "totals")
+
+
+def one_of_numbers(*options: int) -> Rule:
+    def rule(name: str, value: int) -> None:
+        if value not in options:
+            raise ValueError(f"{name} must be {' or '.join(map(str, options))}, got {value!r}")
+
+    return rule

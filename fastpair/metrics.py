@@ -1,0 +1,28 @@
+"""What the score of a pair is: the only place that reads the names of a ``distance`` or ``metric``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """``kind``: "dot", "sqeuclidean" or "euclidean", of the rows or, where ``unit``, of the unit vectors along them."""
+
+    kind: str
+    unit: bool
+
+    @property
+    def similarity(self) -> bool:
+        """Whether close pairs have large scores."""
+        return self.kind == "dot"
+
+
+METRICS = {
+    "sqeuclidean": Metric("sqeuclidean", False),
+    "euclidean": Metric("euclidean", False),
+    "unit_sqeuclidean": Metric("sqeuclidean", True),
+    "unit_euclidean": Metric("euclidean", True),
+    "cosine": Metric("dot", True),
+    "dot": Metric("dot", False),
+}
+SIMILARITIES = tuple(name for name, metric in METRICS.items() if metric.similarity)

@@ -1,0 +1,126 @@
+"""The operators of ``torch.ops.fastpair``, and what runs them on each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastpair.backends import backend_module
+from fastpair.backends.call import CrossEntropyCall, PairLossCall, SPCECall
+from fastpair.numerics import accumulate_dtype
+
+# Losses with their gradients, by the arguments that they take.
+LOSSES: dict[str, type[NamedTuple]] = {
+    "pair_loss": PairLossCall,
+    "linear_cross_entropy": CrossEntropyCall,
+    "spce": SPCECall,
+}
+# Those of Triton. The cuda backend has operators of its own, named cuda_pair_loss and so on: on CUDA tensors the others
+# are Triton's.
+ON_GPU = ("pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
+
+_SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
+
+
+def differentiable(call: type[NamedTuple]) -> int:
+    """How many tensors of a call, the first ones, can have a gradient."""
+    return sum(name.startswith("grad_") for name in call._fields)
+
+
+def schema(call: type[NamedTuple]) -> str:
+    types = (_SCHEMA_TYPES.get(kind, kind) for kind in call.__annotations__.values())
+    arguments = ", ".join(f"{kind} {name}" for kind, name in zip(types, call._fields))
+    return f"({arguments}) -> ({', '.join(['Tensor'] * (1 + differentiable(call)))})"
+
+
+def fake_loss(call: type[NamedTuple]) -> Callable[..., tuple]:
+    """Outputs with the right shapes and dtypes and no data."""
+
+    def fake(*arguments) -> tuple:
+        x, reduction = arguments[0], call(*arguments).reduction
+        shape = {"none": x.shape[:1], "totals": (4,)}.get(reduction, ())
+        count = differentiable(call)
+        value = x.new_empty(shape, dtype=accumulate_dtype(x.dtype))
+        return value, *fake_gradients(arguments[:count], arguments[-count:])
+
+    return fake
+
+
+def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:
+    x = tensors[0]
+    dtype = accumulate_dtype(x.dtype)
+    return tuple(x.new_empty(t.shape if want else (0,), dtype=dtype) for t, want in zip(tensors, wanted))
+
+
+def operator(name: str, backend: str) -> Callable:
+    """What computes a call, given its arguments: the registered operator, which torch.compile traces; in eager mode
+    the function of the backend, which spares what is written in Python the dispatcher's way into it and back."""
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.fastpair, f"cuda_{name}" if backend == "cuda" else name).default
+    return _EAGER.get((name, backend)) or _EAGER.setdefault((name, backend), _function(name, backend))
+
+
+_EAGER: dict[tuple[str, str], Callable] = {}
+
+
+def _function(name: str, backend: str) -> Callable:
+    """A backend's function of the arguments of an operator."""
+    function = getattr(backend_module(backend), name)
+    call = LOSSES.get(name)
+    taking = function if call is None else lambda *arguments: function(call(*arguments))
+    if backend != "triton":
+        return taking
+
+    def launched(*arguments):
+        with on_device(arguments[0]):
+            return taking(*arguments)
+
+    return launched
+
+
+def on_device(x: Tensor):
+    """Triton launches on the current device."""
+    elsewhere = x.device.type == "cuda" and x.device.index != torch.cuda.current_device()
+    return torch.cuda.device(x.device) if elsewhere else nullcontext()
+
+
+def _on_cuda(name: str, backend: str) -> None:
+    full_name = f"fastpair::cuda_{name}" if backend == "cuda" else f"fastpair::{name}"
+    torch.library.impl(full_name, "CUDA", lambda *arguments: _function(name, backend)(*arguments))
+
+
+def _define(name: str, signature: str, fake: Callable) -> None:
+    for full_name in (name, f"cuda_{name}") if name in ON_GPU else (name,):
+        torch.library.define(f"fastpair::{full_name}", signature, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.register_fake(f"fastpair::{full_name}", fake)
+
+
+for _name, _call in LOSSES.items():
+    _define(_name, schema(_call), fake_loss(_call))
+_define(
+    "pairwise_distance",
+    "(Tensor x, Tensor? y, str metric) -> Tensor",
+    lambda x, y, metric: x.new_empty((x.shape[0], (x if y is None else y).shape[0])),
+)
+_define(
+    "pairwise_distance_backward",
+    "(Tensor grad, Tensor x, Tensor? y, str metric, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
+    lambda grad, x, y, metric, grad_x, grad_y: fake_gradients((x, y), (grad_x, grad_y)),
+)
+# What fastpair.backends.cuda is made of.
+torch.library.define("fastpair::cuda_inverse_norms", "(Tensor x, Tensor y) -> (Tensor, Tensor)")
+torch.library.define("fastpair::cuda_project_gradient", "(Tensor(a!) gradient, Tensor x, Tensor inverse_norms) -> ()")
+torch.library.define(
+    "fastpair::cuda_softmax",
+    "(Tensor products, Tensor? bias, Tensor? row_norms, Tensor? class_norms, Tensor labels, Tensor? row_grad,"
+    " str logits, float scale, float margin, float label_smoothing, int ignore_index, str reduction,"
+    " Tensor(a!)? slopes, Tensor(b!)? rest) -> Tensor",
+)
+for _name in ON_GPU:
+    _on_cuda(_name, "triton")
+# The others of the cuda backend are C++ as a whole.
+_on_cuda("linear_cross_entropy", "cuda")
