@@ -40,7 +40,7 @@ import math
 from torch import Tensor
 
 from fastpair import ops
-from fastpair.formulas.pair_losses import PAIR_LOSSES
+from fastpair.formulas.pair_losses import DEFINITIONS
 from fastpair.ops import checks
 
 __all__ = [
@@ -507,9 +507,10 @@ def triplet_margin_loss(
 TRIPLETS = {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_triplet"}
 
 
-def _params(name, distance, **settings):
-    loss = PAIR_LOSSES[name]
-    return loss.params(loss.formula_named(1), settings, distance)
+def _params(name: str, distance: str, **settings: float) -> list[float]:
+    definition = DEFINITIONS[name]
+    formula = next(iter(definition.choices.values()))  # the parameters of the others are the same
+    return definition.params(formula, settings, distance in checks.SIMILARITIES)
 
 
 def _pair_loss(

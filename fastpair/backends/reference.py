@@ -3,8 +3,9 @@
 It runs on any device and dtype, builds the whole score matrix, and is what the compiled kernels are tested against
 (in float64) and what runs where no kernel does. float16 and bfloat16 are computed in float32.
 
-The formula of a pair loss is one function of the scores ``s`` (n, m) and of the masks of positive and negative pairs.
-It returns ``(per_anchor, *parts)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and for each part
+The formula of a pair loss is one function of the closenesses ``s`` (n, m), similarities or the negatives of distances,
+of the masks of positive and negative pairs, and of the parameters; those of :mod:`fastpair.formulas` are printed. It
+returns ``(per_anchor, *parts)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and for each part
 of the loss's own mean what is averaged and over how many: (sum, count).
 """
 
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastpair.formulas import to_torch
-from fastpair.formulas.pair_losses import FORMULAS, SIMILARITIES
+from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.formulas.source import function
+
+SIMILARITIES = ("cosine", "dot")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,7 +1,7 @@
 """The pair losses, each defined once: the kernels, the functions and modules, their documentation, the rows of README's
 table, the choices of the training example and the rivals of the benchmarks are made from these definitions.
 
-A formula (``FORMULAS``) is what is computed; a loss (``PAIR_LOSSES``) puts it behind the name, the settings and the
+A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) puts it behind the name, the settings and the
 defaults that the literature gives it. By hand stay the functions whose pairs are not those of labels, or that are
 several losses in one: see :mod:`fastpair.losses`.
 """
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from .expressions import constant, logaddexp, nonzero, relu, softplus, square, step, variable
 from .formula import N, P, PairFormula, negatives_lse, s
-
-SIMILARITIES = ("cosine", "dot")
 
 alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
 pos_margin, neg_margin, scale = map(variable, ("pos_margin", "neg_margin", "scale"))
@@ -100,7 +98,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class PairLoss:
+class Definition:
     """A loss over the pairs that labels make.
 
     Attributes:
@@ -113,7 +111,7 @@ class PairLoss:
         settings: in the order in which the module takes them.
         mean: what reduction="mean" is.
         distance: the default.
-        distances: those that it is defined for. None: all.
+        similarities: whether it is defined for similarities alone.
         notes: whatever else its documentation says.
     """
 
@@ -126,20 +124,23 @@ class PairLoss:
     settings: tuple[Setting, ...]
     mean: str
     distance: str = "cosine"
-    distances: tuple[str, ...] | None = None
+    similarities: bool = False
     notes: str = ""
+
+    @property
+    def choices(self) -> Mapping[int | None, PairFormula]:
+        """Formulas by the value of the setting that picks one, the default first; None: there is no such setting."""
+        if isinstance(self.formula, str):
+            return {None: FORMULAS[self.formula]}
+        return {value: FORMULAS[name] for value, name in self.formula.formulas.items()}
 
     @property
     def key(self) -> str:
         """The formula's name: that of the loss among the choices of the example and of the benchmarks."""
-        return self.formula_named(self.formula.default if isinstance(self.formula, Choice) else None).name
+        return next(iter(self.choices.values())).name
 
-    def formula_named(self, choice: int | None) -> PairFormula:
-        return FORMULAS[self.formula.formulas[choice] if isinstance(self.formula, Choice) else self.formula]
-
-    def params(self, formula: PairFormula, settings: Mapping[str, float], distance: str) -> list[float]:
-        """The operator's."""
-        similarity = distance in SIMILARITIES
+    def params(self, formula: PairFormula, settings: Mapping[str, float], similarity: bool) -> list[float]:
+        """The parameters of the formula."""
         values = {x.parameter: x.value(settings[x.name], similarity) for x in self.settings}
         return [values[name] for name in formula.parameters]
 
@@ -152,10 +153,10 @@ WITH_POSITIVES = "over the anchors that have positives"
 WITH_BOTH = "over the anchors that have positives and negatives; the others have loss 0"
 MARGINS = "in units of the distance, for which it is not negative"
 
-PAIR_LOSSES = {
+DEFINITIONS = {
     loss.name: loss
     for loss in (
-        PairLoss(
+        Definition(
             "contrastive",
             "ContrastiveLoss",
             "Contrastive loss over all pairs",
@@ -173,7 +174,7 @@ PAIR_LOSSES = {
             notes="For a similarity s the signs are flipped, [m₊ − s]₊ and [s − m₋]₊, so that pos_margin 1 and "
             "neg_margin 0 are the usual choice.",
         ),
-        PairLoss(
+        Definition(
             "snca",
             "SNCALoss",
             "Scalable neighbourhood component analysis",
@@ -183,7 +184,7 @@ PAIR_LOSSES = {
             (temperature(0.1, "τ, the paper's σ, positive."),),
             WITH_POSITIVES,
         ),
-        PairLoss(
+        Definition(
             "nca",
             "NCALoss",
             "Neighbourhood components analysis",
@@ -196,7 +197,7 @@ PAIR_LOSSES = {
             notes="Computed from logarithms of sums: pytorch-metric-learning, whose probabilities underflow, leaves "
             "far anchors out and is NaN where all are far.",
         ),
-        PairLoss(
+        Definition(
             "supcon",
             "SupConLoss",
             "Supervised contrastive loss",
@@ -207,7 +208,7 @@ PAIR_LOSSES = {
             f"{WITH_POSITIVES}, also where the batch has no negatives (for pytorch-metric-learning such a batch has "
             "loss 0)",
         ),
-        PairLoss(
+        Definition(
             "ntxent",
             "NTXentLoss",
             "Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives",
@@ -220,7 +221,7 @@ PAIR_LOSSES = {
             notes="Computed from logarithms of sums: pytorch-metric-learning's probabilities underflow for small "
             "temperatures, and its loss stops at 87.",
         ),
-        PairLoss(
+        Definition(
             "multi_similarity",
             "MultiSimilarityLoss",
             "Multi-similarity loss",
@@ -234,7 +235,7 @@ PAIR_LOSSES = {
             ),
             "over all anchors, those without pairs included",
         ),
-        PairLoss(
+        Definition(
             "circle",
             "CircleLoss",
             "Circle loss with pairwise labels",
@@ -246,10 +247,10 @@ PAIR_LOSSES = {
                 Setting("gamma", 80.0, "γ, the scale, positive.", "positive"),
             ),
             WITH_BOTH,
-            distances=SIMILARITIES,
+            similarities=True,
             notes="The weights [·]₊ are constants of the gradient.",
         ),
-        PairLoss(
+        Definition(
             "generalized_lifted_structure",
             "GeneralizedLiftedStructureLoss",
             "Lifted structure loss over all positives and negatives of an anchor",
