@@ -17,8 +17,8 @@ import torch
 
 import fastpair
 import fastpair.functional as FP
-from fastpair.config import choose_backend
-from fastpair.ops.kernels import operator
+from fastpair.backends import choose_backend
+from fastpair.ops.registration import operator
 
 ROUNDS, CALLS = 7, 2000
 

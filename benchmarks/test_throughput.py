@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fastpair.functional as FP
 from benchmarks.compare import DIM, PAIR_LOSSES, classifier, compiled, dense_cross_entropy, embeddings, step
-from fastpair.config import available_backends
+from fastpair.backends import available_backends
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = [

@@ -1,4 +1,6 @@
-// The formulas of the pair losses, one struct each. Shared by the C++ and the CUDA kernels.
+// The formulas of the pair losses, one struct each. Shared by the C++ and the CUDA kernels. Parameters come as
+// fastpair/formulas has them: in the order in which its formulas name them, and values of the score as those of the
+// closeness, which of a distance is the negative.
 //
 // An anchor's positives have terms u(s), its negatives terms v(s); each kind is reduced to a sum, a log-sum-exp or a
 // maximum, and `anchor` makes the loss of both: l = h(A, B). The functions of a pair are branch-free, so that loops
@@ -76,7 +78,9 @@ struct Contrastive : PairTerms {
   T pos_margin, neg_margin, sign;
 
   FASTPAIR_INLINE Contrastive(const double* params, bool similarity)
-      : pos_margin(T(params[0])), neg_margin(T(params[1])), sign(similarity ? T(1) : T(-1)) {}
+      : pos_margin(T(similarity ? params[0] : -params[0])),
+        neg_margin(T(similarity ? params[1] : -params[1])),
+        sign(similarity ? T(1) : T(-1)) {}
 
   FASTPAIR_INLINE T positive(T s, T) const { return power(relu(sign * (pos_margin - s))); }
   FASTPAIR_INLINE T negative(T s, T) const { return power(relu(sign * (s - neg_margin))); }
@@ -205,10 +209,10 @@ struct MultiSimilarity : PairTerms {
 
   FASTPAIR_INLINE MultiSimilarity(const double* params, bool similarity)
       : alpha(params[0]),
-        beta(params[1]),
+        beta(params[2]),
         pos_scale(similarity ? -T(alpha) : T(alpha)),
         neg_scale(similarity ? T(beta) : -T(beta)),
-        base(T(params[2])) {}
+        base(T(similarity ? params[1] : -params[1])) {}
 
   FASTPAIR_INLINE T positive(T s, T) const { return product(pos_scale, s - base); }
   FASTPAIR_INLINE T negative(T s, T) const { return product(neg_scale, s - base); }
@@ -234,7 +238,7 @@ struct ProxyAnchor : PairTerms {
 
   T margin, alpha;
 
-  FASTPAIR_INLINE ProxyAnchor(const double* params, bool) : margin(T(params[0])), alpha(T(params[1])) {}
+  FASTPAIR_INLINE ProxyAnchor(const double* params, bool) : margin(T(params[1])), alpha(T(params[0])) {}
 
   FASTPAIR_INLINE T positive(T s, T) const { return product(-alpha, s - margin); }
   FASTPAIR_INLINE T negative(T s, T) const { return product(alpha, s + margin); }
@@ -260,7 +264,7 @@ struct Circle : PairTerms {
 
   T m, gamma;
 
-  FASTPAIR_INLINE Circle(const double* params, bool) : m(T(params[0])), gamma(T(params[1])) {}
+  FASTPAIR_INLINE Circle(const double* params, bool) : m(T(params[1])), gamma(T(params[0])) {}
 
   FASTPAIR_INLINE T positive(T s, T) const { return product(positive_slope(s, 0), s - 1 + m); }
   FASTPAIR_INLINE T negative(T s, T) const { return product(negative_slope(s, 0), s - m); }
@@ -286,7 +290,9 @@ struct LiftedStructure : PairTerms {
   T pos_margin, neg_margin, sign;
 
   FASTPAIR_INLINE LiftedStructure(const double* params, bool similarity)
-      : pos_margin(T(params[0])), neg_margin(T(params[1])), sign(similarity ? T(1) : T(-1)) {}
+      : pos_margin(T(similarity ? params[0] : -params[0])),
+        neg_margin(T(similarity ? params[1] : -params[1])),
+        sign(similarity ? T(1) : T(-1)) {}
 
   FASTPAIR_INLINE T positive(T s, T) const { return sign * (pos_margin - s); }
   FASTPAIR_INLINE T negative(T s, T) const { return sign * (s - neg_margin); }

@@ -1,7 +1,8 @@
 """Fused kernels for metric-learning losses: value and gradients in one pass, without the matrix of all pairs."""
 
 from fastpair import bounds, distance, distributed, functional, losses, retrieval
-from fastpair.config import show_config, use_backend
+from fastpair.backends import use_backend
+from fastpair.diagnostics import show_config
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """``python -m fastpair`` prints the configuration."""
 
-from fastpair.config import show_config
+from fastpair.diagnostics import show_config
 
 show_config()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fastpair import functional
-from fastpair.backends.reference import accumulate_dtype, log_sum_exp, softplus, unit_rows
+from fastpair.losses import options
+from fastpair.numerics import accumulate_dtype, log_sum_exp, softplus, unit_rows
 from fastpair.ops import checks
 
 __all__ = ["info_nce_information", "terms"]
@@ -77,8 +78,8 @@ def terms(
     """
     checks.embeddings_and_labels(embeddings, labels)
     for name, value in (("margin", margin), ("sigma", sigma), ("alpha", alpha), ("beta", beta)):
-        checks.positive(name, value)
-    checks.finite("base", base)
+        options.positive(name, value)
+    options.finite("base", base)
     if bias is not None and weight is None:
         raise ValueError("weight must be given with bias, got None")
     n = max(len(labels), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastpair import functional
-from fastpair.ops import checks
+from fastpair.losses import options
 
 __all__ = ["PairwiseDistance"]
 
@@ -15,7 +15,7 @@ class PairwiseDistance(nn.Module):
 
     def __init__(self, metric: str = "sqeuclidean"):
         super().__init__()
-        checks.one_of("metric", metric, checks.METRICS)
+        options.distance("metric", metric)
         self.metric = metric
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

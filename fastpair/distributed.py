@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastpair import losses, ops
-from fastpair.backends.reference import accumulate_dtype
+from fastpair import losses
+from fastpair.losses.bounds import grouped_sums, pce_rows, spce_rows
+from fastpair.losses.classes import proxy_anchor
+from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
 from fastpair.ops.autograd import once
-from fastpair.ops.pce import pce_rows
-from fastpair.ops.spce import grouped_sums
 
 __all__ = ["GlobalBatchLoss"]
 
@@ -247,7 +247,7 @@ def _proxy_anchor(
     proxies = ranks.whole(loss.proxies)
     share = slice(*(len(proxies) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)))
     args = (ranks.gather(ranks.scaled(embeddings)), proxies, ranks.gather(labels), loss.margin, loss.alpha)
-    return ranks.reduced(lambda reduction: ops.proxy_anchor(*args, reduction, None, share), loss.reduction)
+    return ranks.reduced(lambda reduction: proxy_anchor(*args, reduction, anchors=share), loss.reduction)
 
 
 def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
@@ -272,8 +272,8 @@ def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tens
     with torch.autocast(embeddings.device.type, enabled=False):
         x = ranks.scaled(embeddings)
         group, means, _ = _class_means(ranks, x.to(accumulate_dtype(x.dtype)), labels)
-        args = (x, means.to(x.dtype), group, None, 0.0, None)
-        return ranks.reduced(lambda reduction: ops.linear_cross_entropy(*args, reduction, None), loss.reduction, len(x))
+        args = (x, group, means.to(x.dtype), None)
+        return ranks.reduced(lambda reduction: spce_rows(*args, reduction, None), loss.reduction, len(x))
 
 
 def _pce(ranks: _Ranks, loss: losses.PCELoss, embeddings: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from fastpair.backends.reference import SIMILARITIES, accumulate_dtype
-from fastpair.config import choose_backend
+from fastpair.backends import backend_module, choose_backend
 from fastpair.functional import pairwise_distance
+from fastpair.losses import options
+from fastpair.metrics import METRICS
+from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
-from fastpair.ops.kernels import triton_kernel
+from fastpair.ops.registration import on_device
 
 __all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
 
@@ -48,13 +50,13 @@ def nearest_neighbors(
     checks.matrix("query", query)
     if gallery is not None:
         checks.like("gallery", gallery, "query", query)
-    checks.one_of("metric", metric, checks.METRICS)
-    checks.integer("k", k)
+    options.distance("metric", metric)
+    options.integer("k", k)
     items = query if gallery is None else gallery
     available = max(len(items) - int(gallery is None), 0)
     if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
         raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
-    sign = 1 if metric in SIMILARITIES else -1
+    sign = 1 if METRICS[metric].similarity else -1
     # Scores rounded to half precision would tie where they do not.
     dtype = accumulate_dtype(query.dtype)
     items = items.to(dtype)
@@ -155,9 +157,10 @@ def recall_at_k(
     if not depths or not all(isinstance(depth, Integral) and depth >= 1 for depth in depths):
         raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
     _check(query, query_labels, gallery, gallery_labels)
-    checks.one_of("metric", metric, checks.METRICS)
+    options.distance("metric", metric)
     if len(query) and choose_backend(query.device.type, dtype=query.dtype, large=True) == "triton":
-        rank = triton_kernel("best_rank", query, query_labels, gallery, gallery_labels, metric)
+        with on_device(query):
+            rank = backend_module("triton").best_rank(query, query_labels, gallery, gallery_labels, metric)
         rank = rank[rank >= 0]
         if len(rank) == 0:
             raise ValueError(NO_CLASS_SHARED)

@@ -1,7 +1,7 @@
 """The losses as an everyday PyTorch user would write them, in the dtype of the inputs, typed from the docstrings.
 
 They are the yardstick of half precision (how much error does plain PyTorch make in this dtype?) and, in float64, a
-source that shares no line with ``fastpair.backends.reference``. Small batches only: everything is dense.
+source that shares no line with ``fastpair.formulas``. Small batches only: everything is dense.
 """
 
 import math

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastpair.functional as FP
-from fastpair.config import available_backends
+from fastpair.backends import available_backends
 
 # Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
 BACKENDS = [name for name in ("cpu", "reference") if available_backends()[name] is None]

@@ -9,7 +9,7 @@ from support import error, value_and_gradients
 
 import fastpair.functional as FP
 from fastpair import losses as ours
-from fastpair.ops.mined import listed_scores
+from fastpair.losses.mined import listed_scores
 
 theirs = pytest.importorskip("pytorch_metric_learning.losses")
 miners = pytest.importorskip("pytorch_metric_learning.miners")

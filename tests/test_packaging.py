@@ -14,7 +14,7 @@ import torch
 
 import fastpair
 import fastpair.functional as FP
-from fastpair.config import available_backends, choose_backend
+from fastpair.backends import available_backends, choose_backend
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,8 +128,8 @@ def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
 
 
 def test_use_backend_nests_and_restores(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
-    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "cpu": usable_cpu()})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cpu": ["cpu"]})
+    monkeypatch.setattr("fastpair.backends._BACKENDS", {**fastpair.backends._BACKENDS, "cpu": usable_cpu()})
     assert choose_backend("cpu") == "cpu"
     with fastpair.use_backend("reference"):
         assert choose_backend("cpu") == "reference"
@@ -152,11 +152,11 @@ def test_use_backend_nests_and_restores(monkeypatch):
 
 
 def usable_cpu():
-    return fastpair.config._Backend(device_types=("cpu",), problem=None)
+    return fastpair.backends._Backend("cpu", device_types=("cpu",), problem=None)
 
 
 def test_use_backend_is_local_to_a_thread(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cpu": ["cpu"]})
     seen = []
     with fastpair.use_backend("reference"):
         thread = threading.Thread(target=lambda: seen.append(choose_backend("cpu")))
@@ -166,7 +166,7 @@ def test_use_backend_is_local_to_a_thread(monkeypatch):
 
 
 def test_use_backend_reaches_compiled_code(monkeypatch):
-    monkeypatch.setattr("fastpair.config._FUSED", {"cpu": ["cpu"]})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cpu": ["cpu"]})
     torch.compiler.reset()
 
     @torch.compile(fullgraph=True, backend="eager")
@@ -198,10 +198,10 @@ def test_unknown_backend(name):
 
 
 def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
-    triton = fastpair.config._Backend(device_types=("cuda",), problem=None, takes_float64=False)
-    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "triton": triton})
-    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["triton"]})
-    monkeypatch.setattr("fastpair.config._warned_device_types", set())
+    triton = fastpair.backends._Backend("cpu", device_types=("cuda",), problem=None, takes_float64=False)
+    monkeypatch.setattr("fastpair.backends._BACKENDS", {**fastpair.backends._BACKENDS, "triton": triton})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cuda": ["triton"]})
+    monkeypatch.setattr("fastpair.backends._warned_device_types", set())
     assert choose_backend("cuda", dtype=torch.bfloat16) == "triton"
     with pytest.warns(RuntimeWarning, match="'triton' takes no float64 tensors"):
         assert choose_backend("cuda", dtype=torch.float64) == "reference"
@@ -212,11 +212,11 @@ def test_float64_tensors_of_a_gpu_take_the_reference_path(monkeypatch):
 @pytest.fixture
 def both_gpu_backends(monkeypatch):
     known = {
-        "cuda": fastpair.config._Backend(device_types=("cuda",), problem=None, for_small_batches=True),
-        "triton": fastpair.config._Backend(device_types=("cuda",), problem=None),
+        "cuda": fastpair.backends._Backend("cpu", device_types=("cuda",), problem=None, for_small_batches=True),
+        "triton": fastpair.backends._Backend("cpu", device_types=("cuda",), problem=None),
     }
-    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, **known})
-    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda", "triton"]})
+    monkeypatch.setattr("fastpair.backends._BACKENDS", {**fastpair.backends._BACKENDS, **known})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cuda": ["cuda", "triton"]})
 
 
 def test_small_and_large_batches_of_a_gpu(both_gpu_backends, monkeypatch):
@@ -226,17 +226,17 @@ def test_small_and_large_batches_of_a_gpu(both_gpu_backends, monkeypatch):
     assert choose_backend("cuda", "cuda", large=True) == "cuda", "who asks for it gets it"
     with pytest.raises(RuntimeError, match="'cuda' has no kernel for this loss; 'triton', 'reference' can compute it"):
         choose_backend("cuda", "cuda", lacking=("cuda",))
-    monkeypatch.setattr("fastpair.config._FUSED", {"cuda": ["cuda"]})
+    monkeypatch.setattr("fastpair.backends.FUSED", {"cuda": ["cuda"]})
     assert choose_backend("cuda", large=True) == "cuda", "slow, but fused"
 
 
 def test_gpus_that_the_cuda_kernels_are_too_new_for(both_gpu_backends, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for capability, chosen in (((7, 5), "triton"), ((8, 0), "cuda"), ((12, 0), "cuda")):
-        monkeypatch.setattr("fastpair.config._has_older_devices", None)
+        monkeypatch.setattr("fastpair.backends._has_older_devices", None)
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda i, other=capability: (9, 0) if i else other)
         assert choose_backend("cuda") == chosen
-    monkeypatch.setattr("fastpair.config._has_older_devices", True)
+    monkeypatch.setattr("fastpair.backends._has_older_devices", True)
     with pytest.raises(RuntimeError, match="compute capability 8.0 or newer"):
         choose_backend("cuda", "cuda")
 
@@ -247,14 +247,14 @@ def test_triton_is_imported_by_those_who_use_it(tmp_path):
 
 
 def test_backend_that_does_not_serve_the_device(monkeypatch):
-    monkeypatch.setattr("fastpair.config._BACKENDS", {**fastpair.config._BACKENDS, "cpu": usable_cpu()})
+    monkeypatch.setattr("fastpair.backends._BACKENDS", {**fastpair.backends._BACKENDS, "cpu": usable_cpu()})
     with pytest.raises(RuntimeError, match="backend 'cpu' runs on cpu tensors, but got tensors on 'cuda'"):
         choose_backend("cuda", "cpu")
     assert choose_backend("cuda", "reference") == "reference"
 
 
 def test_device_without_kernels_warns_once(monkeypatch):
-    monkeypatch.setattr("fastpair.config._warned_device_types", set())
+    monkeypatch.setattr("fastpair.backends._warned_device_types", set())
     with pytest.warns(RuntimeWarning, match="xpu tensors on the dense reference path") as caught:
         assert [choose_backend("xpu") for _ in range(3)] == ["reference"] * 3
     assert len(caught) == 1
@@ -275,7 +275,7 @@ assert torch.isfinite(x.grad).all() and losses[0] == losses[2]
 ours = [w for w in caught if "fastpair" in str(w.message)]
 assert len(ours) == 1, ours
 assert ours[0].filename == "<string>" and ours[0].lineno == 9, (ours[0].filename, ours[0].lineno)
-fastpair.config._warned_device_types.clear()
+fastpair.backends._warned_device_types.clear()
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     fastpair.losses.SupConLoss()(x, labels)
@@ -356,7 +356,7 @@ def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
     (wheel,) = (tmp_path / "out").glob("*.whl")
     assert wheel.name == f"fastpair-{fastpair.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    assert "fastpair/config.py" in names
+    assert "fastpair/backends/__init__.py" in names
     assert not [name for name in names if name.endswith(".so")]
     if "CXX" in variables:
         assert "built without its fused CPU kernels" in done.stderr

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from support import REDUCTIONS, cast, class_labels, embeddings, error, needs_cpu_kernels, value_and_gradients
 
 import fastpair.functional as FP
-from fastpair.backends.reference import SIMILARITIES, unit_rows
+from fastpair.metrics import SIMILARITIES
+from fastpair.numerics import unit_rows
 
 pytestmark = needs_cpu_kernels
 

@@ -39,7 +39,7 @@ if torch.version.cuda is None:
     _cuda_problem: str | None = f"of no use to this PyTorch, which is built without CUDA: {torch.__version__}"
 else:
     try:
-        import fastpair._C_cuda as cuda_extension
+        import fastpair._C_cuda as cuda_extension  # noqa: F401
     except ImportError as error:
         _cuda_problem = (
             f"not built or not loadable ({type(error).__name__}: {error}); to get the kernels for small batches, "
@@ -112,7 +112,6 @@ _request: ContextVar[str | None] = ContextVar("fastpair_backend", default=None)
 # The same request for code traced by torch.compile, which cannot read a ContextVar in every supported release but
 # does guard on a module global: entering use_backend around a compiled function recompiles it.
 _request_when_traced: str | None = None
-
 
 
 def requested_backend() -> str | None:
@@ -251,7 +250,10 @@ def _warn_reference(device_type: str) -> None:
 def _depth_of_the_caller() -> int:
     """As warnings count from the function that calls this one: the first frame outside fastpair and the calls of
     torch's modules."""
-    inner = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.join(os.path.dirname(torch.__file__), "nn", "modules", ""))
+    inner = (
+        os.path.dirname(os.path.dirname(__file__)) + os.sep,
+        os.path.join(os.path.dirname(torch.__file__), "nn", "modules", ""),
+    )
     depth, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inner):
         depth, frame = depth + 1, frame.f_back

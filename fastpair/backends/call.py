@@ -1,8 +1,8 @@
 """The arguments of the operators that compute a loss and its gradients, once.
 
 ``row_grad`` holds the incoming gradients of the losses (n,), or of the totals (4,), in place of the reduction's own
-weights. ``grad_...`` says whether the gradient by that tensor is wanted. Results are the value and the gradients, in the
-accumulation dtype, and empty where they are not wanted.
+weights. ``grad_...`` says whether the gradient by that tensor is wanted. Results are the value and the gradients, in
+the accumulation dtype, and empty where they are not wanted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses over listed pairs or triplets, as miners make them: the formulas of the reference on the scores of the lists.
+"""Losses over listed pairs or triplets, as miners make them: the formulas on the scores of the lists.
 
 Lists decide the shapes here, so ``torch.compile`` breaks the graph. Differentiable any number of times.
 """
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastpair.backends import reference
-from fastpair.config import choose_backend
-from fastpair.ops import checks
-from fastpair.ops.pairwise_distance import pairwise_distance
+from fastpair.backends import choose_backend, dense
+from fastpair.metrics import METRICS
+from fastpair.numerics import accumulate_dtype, softplus, unit_rows
+from fastpair.ops import checks, pairwise_distance
 
 # Losses over lists of pairs, where a pair counts as often as it is listed. For the others the lists are sets.
 COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
@@ -34,36 +34,36 @@ def mined_pair_loss(
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
         checks.like("ref_emb", ref_emb, "embeddings", embeddings)
-    checks.one_of("distance", distance, checks.METRICS)
-    checks.one_of("reduction", reduction, checks.PAIR_REDUCTIONS)
     if backend is not None:
         choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it makes the scores alone
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
     lists = [indices.long() for indices in indices_tuple]
-    sign = 1 if distance in reference.SIMILARITIES else -1
+
+    def closeness(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        s = listed_scores(x, y, i, j, distance, backend)
+        return s if METRICS[distance].similarity else -s
 
     with torch.autocast(embeddings.device.type, enabled=False):
-        dtype = reference.accumulate_dtype(embeddings.dtype)
+        dtype = accumulate_dtype(embeddings.dtype)
         x, y = embeddings.to(dtype), references.to(dtype)
         if loss.endswith("triplet"):
             anchor, positive, negative = lists if len(lists) == 3 else _triplets(*lists)
-            closest = sign * listed_scores(x, y, anchor, negative, distance, backend)
+            closest = closeness(x, y, anchor, negative)
             if swap:
-                closest = torch.maximum(closest, sign * listed_scores(y, y, positive, negative, distance, backend))
-            excess = closest - sign * listed_scores(x, y, anchor, positive, distance, backend) + params[0]
-            terms = reference.softplus(excess) if loss.startswith("smooth") else F.relu(excess)
+                closest = torch.maximum(closest, closeness(y, y, positive, negative))
+            excess = closest - closeness(x, y, anchor, positive) + params[0]
+            terms = softplus(excess) if loss.startswith("smooth") else F.relu(excess)
             per_anchor = x.new_zeros(len(x)).index_add(0, anchor, terms)
-            return reference.reduced_pairs(per_anchor, reference.nonzero_terms(terms), reduction=reduction)
+            return dense.reduced_pairs(per_anchor, dense.nonzero_terms(terms), reduction=reduction)
 
         anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
         if loss not in COUNT_REPEATS:
             anchor, positive, other, negative = _distinct(anchor, positive, other, negative, len(y))
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
-        s, kind = _padded(rows, listed_scores(x, y, rows, columns, distance, backend), len(anchor), len(x))
-        formula = reference.PAIR_LOSSES[loss]
-        parts = formula(sign * s, kind == 1, kind == -1, *params)
-        return reference.reduced_pairs(*parts, reduction=reduction)
+        s, kind = _padded(rows, closeness(x, y, rows, columns), len(anchor), len(x))
+        parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *params)
+        return dense.reduced_pairs(*parts, reduction=reduction)
 
 
 def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, backend: str | None) -> Tensor:
@@ -71,13 +71,14 @@ def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, bac
     if len(i) * x.shape[1] > len(x) * len(y):  # less memory, and mostly less time, than the rows of all the pairs
         matrix = pairwise_distance(x, None if y is x else y, distance, backend)
         return matrix.flatten().index_select(0, i * len(y) + j)
-    if distance == "cosine" or distance.startswith("unit_"):
-        x, y = reference.unit_rows(x), reference.unit_rows(y)
+    kind, unit = METRICS[distance]
+    if unit:
+        x, y = unit_rows(x), unit_rows(y)
     # index_select, whose gradient is added up in order: the same bits every time.
     x, y = x.index_select(0, i), y.index_select(0, j)
-    if distance in reference.SIMILARITIES:
+    if kind == "dot":
         return (x * y).sum(1)
-    return (x - y).square().sum(1) if distance.endswith("sqeuclidean") else torch.linalg.vector_norm(x - y, dim=1)
+    return (x - y).square().sum(1) if kind == "sqeuclidean" else torch.linalg.vector_norm(x - y, dim=1)
 
 
 def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor, m: int) -> tuple[Tensor, ...]:

@@ -26,15 +26,15 @@ ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Defau
 distance: the score of a pair, {distance}.
 reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
 mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / \
-max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no \
-gradient.
-indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer tensors \
-of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed twice counts \
-once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed scores, whose memory \
+max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have \
+no gradient.
+indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
+tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed twice \
+counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed scores, whose memory \
 grows with the list.
 exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only when \
-``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor (n,): \
-the row of ``ref_emb`` that each anchor is, -1 for none.
+``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
+(n,): the row of ``ref_emb`` that each anchor is, -1 for none.
 backend: the kernels, see :func:`fastpair.use_backend`.
 """
 ERRORS = """\
@@ -48,7 +48,13 @@ SYMBOLS = (
 
 
 def paragraph(text: str, indent: int = 0) -> str:
-    return textwrap.fill(text, 116, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4 * (indent > 0)))
+    return textwrap.fill(
+        text,
+        116,
+        break_on_hyphens=False,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 4 * (indent > 0)),
+    )
 
 
 def documentation(title: str, formula: str, notes: str, arguments: str, source: str) -> str:
@@ -103,9 +109,7 @@ def rules(of: Definition) -> dict[str, options.Rule]:
 def check_margins(of: Definition, settings: dict, distance: str) -> None:
     for x in of.settings:
         if x.check == "margin" and settings[x.name] < 0 and not METRICS[distance].similarity:
-            raise ValueError(
-                f"{x.name} must not be negative for the distance {distance!r}, got {settings[x.name]}"
-            )
+            raise ValueError(f"{x.name} must not be negative for the distance {distance!r}, got {settings[x.name]}")
 
 
 def setting_parameters(of: Definition) -> list[Parameter]:
@@ -159,7 +163,8 @@ def make_function(of: Definition) -> Callable[..., Tensor]:
         )
 
     tensors = list(Signature.from_callable(function).parameters.values())
-    function.__signature__ = Signature([*tensors[:4], *setting_parameters(of), *tensors[4:7]], return_annotation="Tensor")
+    parameters = [*tensors[:4], *setting_parameters(of), *tensors[4:7]]
+    function.__signature__ = Signature(parameters, return_annotation="Tensor")
     function.__name__ = function.__qualname__ = f"{of.name}_loss"
     named = [f"{x.name}: {x.what}" for x in (*of.settings, *((of.formula,) if choice else ()))]
     metric = '"cosine" or "dot"' if of.similarities else METRIC
@@ -190,8 +195,8 @@ def make_module(of: Definition, function: Callable[..., Tensor]) -> type[PairLos
             "__init__": __init__,
             "__signature__": signature,
             "__module__": __name__,
-            "__doc__": f"{of.title}.\n\n        {of.text}\n\n    Args:\n{listed}\n\n    Called as :class:`PairLoss` is; "
-            f"see :func:`fastpair.functional.{of.name}_loss`.",
+            "__doc__": f"{of.title}.\n\n        {of.text}\n\n    Args:\n{listed}\n\n    Called as "
+            f":class:`PairLoss` is; see :func:`fastpair.functional.{of.name}_loss`.",
         },
     )
 

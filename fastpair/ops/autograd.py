@@ -112,4 +112,3 @@ def distinct(tensors: tuple) -> tuple:
         t.view_as(t) if t is not None and any(t is earlier for earlier in tensors[:i]) else t
         for i, t in enumerate(tensors)
     )
-

@@ -11,6 +11,7 @@ from fastpair.ops.autograd import distinct, input_gradients, refuse_transforms
 from fastpair.ops.pair_loss import is_large
 from fastpair.ops.registration import operator
 
+
 class _PairwiseDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, metric, backend):

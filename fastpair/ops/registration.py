@@ -32,7 +32,8 @@ def differentiable(call: type[NamedTuple]) -> int:
 
 
 def schema(call: type[NamedTuple]) -> str:
-    types = (_SCHEMA_TYPES.get(kind, kind) for kind in call.__annotations__.values())
+    kinds = [kind.__forward_arg__ for kind in call.__annotations__.values()]
+    types = (_SCHEMA_TYPES.get(kind, kind) for kind in kinds)
     arguments = ", ".join(f"{kind} {name}" for kind, name in zip(types, call._fields))
     return f"({arguments}) -> ({', '.join(['Tensor'] * (1 + differentiable(call)))})"
 

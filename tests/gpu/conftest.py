@@ -17,7 +17,7 @@ from torch.utils import cpp_extension
 sys.path.insert(0, str(Path(__file__).parents[1]))  # support.py and dense.py
 
 import fastpair.backends.cuda
-import fastpair.config
+import fastpair.backends
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Whether the emulator's products are fused with sums, as a GPU's are.
@@ -70,8 +70,8 @@ def backend(request, monkeypatch):
         pytest.skip("no GPU here; make test runs these on CPU tensors with TRITON_INTERPRET=1")
     if request.param == "cuda" and not ON_GPU:
         request.getfixturevalue("emulator")
-        emulated = replace(fastpair.config._BACKENDS["cuda"], device_types=("cpu",), problem=None)
-        monkeypatch.setitem(fastpair.config._BACKENDS, "cuda", emulated)
+        emulated = replace(fastpair.backends._BACKENDS["cuda"], device_types=("cpu",), problem=None)
+        monkeypatch.setitem(fastpair.backends._BACKENDS, "cuda", emulated)
     return request.param
 
 

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastpair.backends.call import CrossEntropyCall
 from fastpair.backends.products import Factor, product
 from fastpair.backends.triton.launch import ALIGNED, COMPILED, whole
 from fastpair.backends.triton.rows import Rows
@@ -152,25 +153,14 @@ def softmax_kernel(
                 tl.store(residuals + offset + k, rest.to(rounded.dtype), mask=inside)
 
 
-def linear_cross_entropy(
-    embeddings: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor,
-    row_grad: Tensor | None,
-    logits: str,
-    scale: float,
-    margin: float,
-    label_smoothing: float,
-    ignore_index: int,
-    reduction: str,
-    grad_embeddings: bool,
-    grad_weight: bool,
-    grad_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator ``fastpair::linear_cross_entropy``.
 
     A label that is no class makes the loss NaN: the device cannot raise an error without being waited for."""
+    embeddings, weight, bias, labels, row_grad, logits, scale, margin, label_smoothing, ignore_index, reduction = call[
+        :11
+    ]
+    grad_embeddings, grad_weight, grad_bias = call[11:]
     n, d = embeddings.shape
     classes = len(weight)
     unit = logits != "linear"

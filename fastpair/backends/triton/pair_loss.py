@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastpair.backends.call import PairLossCall
 from fastpair.backends.triton import pair_kernels as kernels
 from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, roomy, whole
 from fastpair.backends.triton.pairs import Anchors, Pairs, sides
@@ -215,22 +216,23 @@ class PairSweep(Pairs):
                 y.gradient.index_put_((place,), pulled, accumulate=True)
 
 
-def pair_loss(
-    embeddings: Tensor,
-    ref_emb: Tensor | None,
-    labels: Tensor,
-    ref_labels: Tensor | None,
-    self_index: Tensor | None,
-    row_grad: Tensor | None,
-    loss: str,
-    params: list[float],
-    distance: str,
-    two_sided: bool,
-    reduction: str,
-    grad_embeddings: bool,
-    grad_ref: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
+    (
+        embeddings,
+        ref_emb,
+        labels,
+        ref_labels,
+        self_index,
+        row_grad,
+        loss,
+        params,
+        distance,
+        two_sided,
+        reduction,
+        grad_embeddings,
+        grad_ref,
+    ) = call
     if loss in TRIPLET_LOSSES:
         arguments = (embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, reduction)
         return triplet_loss(*arguments, grad_embeddings, grad_ref)

@@ -2,8 +2,9 @@
 
 An anchor's positives have terms u(s), its negatives terms v(s); each kind is reduced to a sum, a log-sum-exp or a
 maximum. ``terms(s, given, sign, p0, p1, p2)`` returns (u, du/ds, v, dv/ds), where ``sign`` is 1 for a similarity and -1
-for a distance, the p are the loss's parameters, and ``given`` is the anchor's log-sum-exp over its negatives for the
-losses whose positives need it. ``anchor(positives, negatives, p0, p1, p2)`` makes the loss of what both kinds came to:
+for a distance, the p are the parameters as :mod:`fastpair.formulas` has them, and ``given`` is the anchor's log-sum-exp
+over its negatives for the losses whose positives need it. ``anchor(positives, negatives, p0, p1, p2)`` makes the loss
+of what both kinds came to:
 
     (loss, count, loss of the negatives, their count, slope of the positives' terms, slope of the negatives')
 
@@ -99,15 +100,15 @@ def sigmoid(x):
 @triton.jit
 def contrastive_terms(s, given, sign, pos_margin, neg_margin, unused):
     """[d - pos_margin]_+ and [neg_margin - d]_+; signs flipped for a similarity."""
-    pull = sign * (pos_margin - s)
-    push = sign * (s - neg_margin)
+    pull = pos_margin - sign * s
+    push = sign * s - neg_margin
     return relu(pull), tl.where(pull <= 0, 0.0, -sign), relu(push), tl.where(push <= 0, 0.0, sign)
 
 
 @triton.jit
 def squared_contrastive_terms(s, given, sign, pos_margin, neg_margin, unused):
-    pull = relu(sign * (pos_margin - s))
-    push = relu(sign * (s - neg_margin))
+    pull = relu(pos_margin - sign * s)
+    push = relu(sign * s - neg_margin)
     return pull * pull, -2 * sign * pull, push * push, 2 * sign * push
 
 
@@ -130,18 +131,18 @@ def sigmoid_terms(s, given, sign, unused0, unused1, unused2):
 
 
 @triton.jit
-def multi_similarity_terms(s, given, sign, alpha, beta, base):
-    excess = sign * (s - base)
+def multi_similarity_terms(s, given, sign, alpha, base, beta):
+    excess = sign * s - base
     return -alpha * excess, -alpha * sign, beta * excess, beta * sign
 
 
 @triton.jit
-def proxy_anchor_terms(s, given, sign, margin, alpha, unused):
+def proxy_anchor_terms(s, given, sign, alpha, margin, unused):
     return -alpha * (s - margin), -alpha, alpha * (s + margin), alpha
 
 
 @triton.jit
-def circle_terms(s, given, sign, m, gamma, unused):
+def circle_terms(s, given, sign, gamma, m, unused):
     pull = -gamma * relu(1 + m - s)
     push = gamma * relu(s + m)
     return pull * (s - 1 + m), pull, push * (s - m), push
@@ -149,7 +150,7 @@ def circle_terms(s, given, sign, m, gamma, unused):
 
 @triton.jit
 def lifted_structure_terms(s, given, sign, pos_margin, neg_margin, unused):
-    return sign * (pos_margin - s), -sign, sign * (s - neg_margin), sign
+    return pos_margin - sign * s, -sign, sign * s - neg_margin, sign
 
 
 @triton.jit
@@ -215,7 +216,7 @@ def ntxent_anchor(pos, neg, scale, p1, p2):
 
 
 @triton.jit
-def multi_similarity_anchor(pos, neg, alpha, beta, base):
+def multi_similarity_anchor(pos, neg, alpha, base, beta):
     """softplus(A) / alpha + softplus(B) / beta. Wang et al., CVPR 2019, eq. 16."""
     zero = tl.zeros_like(pos[1])
     pull, push = log_sum_exp(pos), log_sum_exp(neg)
@@ -224,7 +225,7 @@ def multi_similarity_anchor(pos, neg, alpha, beta, base):
 
 
 @triton.jit
-def proxy_anchor_anchor(pos, neg, margin, alpha, p2):
+def proxy_anchor_anchor(pos, neg, alpha, margin, p2):
     """softplus(A), averaged over the proxies with positives, and softplus(B) over all. Kim et al., CVPR 2020, eq. 4."""
     zero = tl.zeros_like(pos[1])
     pull, push = log_sum_exp(pos), log_sum_exp(neg)
@@ -233,7 +234,7 @@ def proxy_anchor_anchor(pos, neg, margin, alpha, p2):
 
 
 @triton.jit
-def circle_anchor(pos, neg, m, gamma, p2):
+def circle_anchor(pos, neg, gamma, m, p2):
     """softplus(A + B), the [.]_+ constants of the gradient. Sun et al., CVPR 2020, eq. 6 and 8."""
     counts = (pos[0] > 0) & (neg[0] > 0)
     total = tl.where(counts, log_sum_exp(pos) + log_sum_exp(neg), 0.0)
@@ -275,11 +276,11 @@ def smooth_hard_triplet_anchor(pos, neg, margin, p1, p2):
     return loss, (loss != 0).to(zero.dtype), zero, zero, slope, slope
 
 
-def most_of_multi_similarity(alpha: float, beta: float, base: float) -> float:
+def most_of_multi_similarity(alpha: float, base: float, beta: float) -> float:
     return max(abs(alpha), abs(beta)) * (1 + abs(base))
 
 
-def most_of_proxy_anchor(margin: float, alpha: float) -> float:
+def most_of_proxy_anchor(alpha: float, margin: float) -> float:
     return abs(alpha) * (1 + abs(margin))
 
 

@@ -1,0 +1,193 @@
+"""The pairwise bounds on cross-entropy, SPCE and PCE: O(nKd) algebra around ``fastpair::linear_cross_entropy``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastpair import ops
+from fastpair.backends import choose_backend
+from fastpair.losses import options
+from fastpair.numerics import accumulate_dtype, reduced
+from fastpair.ops import checks
+from fastpair.ops.autograd import fused_loss
+from fastpair.ops.linear_cross_entropy import MOST_LOGITS
+from fastpair.ops.pair_loss import is_large
+
+__all__ = ["PCELoss", "SPCELoss", "pce_loss", "spce_loss"]
+
+# Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
+CURVATURE_BUDGET = 1 << 22
+
+SPCE = {"reduction": options.reduction}
+PCE = {"lam": options.positive_or_none, "reduction": options.reduction}
+
+
+def spce_loss(embeddings: Tensor, labels: Tensor, *, reduction: str = "mean", backend: str | None = None) -> Tensor:
+    r"""Simplified pairwise cross-entropy: cross-entropy whose class weights are made from the batch, O(n K d).
+
+        l_i = -(1/n) sum_{j: y_j = y_i} z_i.z_j + log sum_k exp( (1/n) sum_{j: y_j = k} z_i.z_j )
+
+    with k over the classes in the batch, and self-pairs counted. It equals the cross-entropy with the class weights
+    theta_k = (1/n) sum_{y_i = k} z_i.
+
+    Args:
+        embeddings: z (n, d).
+        labels: integers (n,), any values.
+        reduction: "mean" (the paper's loss), "sum" or "none".
+
+    Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), SPCE.
+    """
+    options.check(SPCE, reduction=reduction)
+    checks.embeddings_and_labels(embeddings, labels)
+    chosen = choose_backend(
+        embeddings.device.type, backend, embeddings.dtype, large=is_large(embeddings, embeddings, MOST_LOGITS)
+    )
+    if chosen == "cpu":  # whose kernel makes the class means in passing
+        return fused_loss("spce", chosen, (embeddings, labels), (reduction,))
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = embeddings.to(accumulate_dtype(embeddings.dtype))
+        if len(z) == 0:
+            return z.sum(1) if reduction == "none" else z.sum()
+        group, sums = class_sums(z, labels)
+        # How many classes there are only the device knows: there are as many weights as samples, and those of no class
+        # are ruled out.
+        bias = torch.full_like(sums[:, 0], -torch.inf).index_fill(0, group, 0)
+        return spce_rows(z, group, sums / len(z), bias, reduction, chosen)
+
+
+def spce_rows(
+    z: Tensor, group: Tensor, means: Tensor, bias: Tensor | None, reduction: str, backend: str | None
+) -> Tensor:
+    """The cross-entropy of the rows of z, which are in class group[i], with the class means for weights. These are not
+    rounded to half precision: rounding, times the length of a sample, is what losses would be wrong by."""
+    return ops.linear_cross_entropy(z, means, group, bias, reduction=reduction, backend=backend)
+
+
+class SPCELoss(nn.Module):
+    """Simplified pairwise cross-entropy: see :func:`fastpair.functional.spce_loss`."""
+
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        options.check(SPCE, reduction=reduction)
+        self.reduction = reduction
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        return spce_loss(embeddings, labels, reduction=self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+def pce_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    *,
+    lam: float | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""Pairwise cross-entropy: the upper bound's pairwise twin of cross-entropy, O(n K d).
+
+        PCE = -(1/(2 lam n^2)) sum_i sum_{j: y_j = y_i} z_i.z_j
+              + (1/n) sum_i log sum_k exp( (1/(lam n)) sum_j p_jk z_i.z_j ) - (1/(2 lam)) sum_k |c_k|^2
+
+    with the soft class means c_k = (1/n) sum_i p_ik z_i; self-pairs count.
+
+    Args:
+        embeddings: z (n, d).
+        labels: integers (n,), any values.
+        probabilities: p (n, K), a classifier's softmax; a constant of the gradient.
+        lam: lambda > 0, a constant of the gradient. Default: the smallest eigenvalue over all k of
+            A_k = (1/n) sum_i (p_ik - p_ik^2) z_i z_i^T. It costs O(K d^2 (n + d)) and waits for the device.
+            Where it is not positive, as it must be with n <= d, the bound is empty: ValueError.
+        reduction: "mean" (the paper's loss), "sum" (n times the mean) or "none": (n,), the last term in equal shares.
+
+    Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), PCE.
+    """
+    options.check(PCE, lam=lam, reduction=reduction)
+    checks.embeddings_and_labels(embeddings, labels)
+    checks.probabilities(probabilities, embeddings)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = embeddings.to(accumulate_dtype(embeddings.dtype))
+        p = probabilities.detach().to(z.dtype)
+        if lam is None:
+            lam = smallest_curvature(z.detach(), p) if len(z) else 1.0
+        rows = max(len(z), 1)
+        group, sums = class_sums(z, labels)
+        per_anchor = pce_rows(z, group, sums / rows, p.T @ z / rows, lam, backend)
+        return reduced(per_anchor, per_anchor.sum() / rows, reduction)
+
+
+class PCELoss(nn.Module):
+    """Pairwise cross-entropy: see :func:`fastpair.functional.pce_loss`.
+
+    Called ``loss(embeddings, labels, probabilities)``.
+    """
+
+    def __init__(self, lam: float | None = None, reduction: str = "mean"):
+        super().__init__()
+        options.check(PCE, lam=lam, reduction=reduction)
+        self.lam = lam
+        self.reduction = reduction
+
+    def forward(self, embeddings: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
+        return pce_loss(embeddings, labels, probabilities, lam=self.lam, reduction=self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"lam={self.lam}, reduction={self.reduction!r}"
+
+
+def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the classes (n,), in the order of their labels, and sums of their samples (n, d), zero beyond the last
+    class. Static shapes and no host synchronisation, unlike ``torch.unique``."""
+    ordered, order = labels.sort()
+    group = torch.zeros_like(labels, dtype=torch.int64)
+    group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    group = torch.empty_like(group).scatter(0, order, group)
+    return group, grouped_sums(z, group, z.shape[0])
+
+
+def grouped_sums(z: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sums (groups, d) of the rows of z (n, d), row i of which is in group[i]."""
+    sums = z.new_zeros(groups, z.shape[1])
+    if z.is_cuda:  # where index_add would add in any order
+        return sums.index_put((group,), z, accumulate=True)
+    return sums.index_add(0, group, z)
+
+
+def pce_rows(z: Tensor, group: Tensor, means: Tensor, centers: Tensor, lam: float, backend: str | None) -> Tensor:
+    """Losses (n,) of the rows of z, which are in class group[i], given the sums of every class's rows and of all rows
+    times their probabilities of every class, both over the size of the batch."""
+    weight = centers / lam
+    # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
+    first = torch.zeros_like(group)
+    log_sum_exp = ops.linear_cross_entropy(z, weight, first, reduction="none", backend=backend) + z @ weight[0]
+    positives = (z * means[group]).sum(1)
+    return log_sum_exp - (positives + centers.square().sum()) / (2 * lam)
+
+
+def smallest_curvature(z: Tensor, p: Tensor) -> float:
+    """Smallest eigenvalue over all k of A_k = (1/n) sum_i (p_ik - p_ik^2) z_i z_i^T; ValueError unless positive."""
+    n, d = z.shape
+    if n <= d:
+        raise ValueError(
+            f"lam must be given where the batch is not larger than the embedding: with n = {n} <= d = {d} its default, "
+            "the smallest eigenvalue of A_k, is 0"
+        )
+    spread = (p - p.square()) / n
+    if not (torch.isfinite(z).all() and torch.isfinite(spread).all()):
+        return math.nan
+    lowest, highest = math.inf, 0.0
+    for columns in spread.split(max(CURVATURE_BUDGET // (d * n), 1), dim=1):
+        eigenvalues = torch.linalg.eigvalsh(torch.einsum("ik,ia,ib->kab", columns, z, z))
+        lowest, highest = min(lowest, eigenvalues.min().item()), max(highest, eigenvalues.max().item())
+    if lowest <= d * torch.finfo(z.dtype).eps * highest:
+        raise ValueError(
+            "lam must be given where its default is not positive: the smallest eigenvalue of A_k is "
+            f"{lowest:.3g} (largest {highest:.3g})"
+        )
+    return lowest

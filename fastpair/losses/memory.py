@@ -1,0 +1,147 @@
+"""Pair losses against the embeddings of past batches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fastpair.losses import options
+from fastpair.ops import checks
+
+__all__ = ["CrossBatchMemory"]
+
+
+class CrossBatchMemory(nn.Module):
+    """A pair loss against the embeddings of past batches: ``loss(embeddings, ref_emb=memory)``.
+
+    The batch is enqueued first, in place of the oldest embeddings once the memory is full, and then compared with all
+    that is in the memory, itself included: an anchor's own copy is no pair of it. Gradients reach the batch alone. The
+    memory keeps its own dtype, float32 unless it is converted, and all of its state, the position in the ring included,
+    is in ``state_dict``: a resumed run goes on as if it had not stopped. Call backward before the next batch comes, as
+    that overwrites what the gradient may need (autograd raises an error otherwise).
+
+    Args:
+        loss: called ``loss(embeddings, labels, indices_tuple, ref_emb, ref_labels, exclude_self)``, as a
+            :class:`PairLoss` is.
+        embedding_size: d.
+        memory_size: how many embeddings are kept, not fewer than a batch has.
+        miner: called ``miner(embeddings, labels, ref_emb, ref_labels)``, makes the indices_tuple of each batch and the
+            memory; pairs of a sample with its own copy are dropped from it.
+
+    Source: Wang et al., CVPR 2020 (arXiv 1912.06798).
+    """
+
+    def __init__(self, loss: nn.Module, embedding_size: int, memory_size: int = 1024, miner: Callable | None = None):
+        super().__init__()
+        options.at_least("embedding_size", embedding_size, 1)
+        options.at_least("memory_size", memory_size, 1)
+        arguments = ("embeddings", "labels", "indices_tuple", "ref_emb", "ref_labels", "exclude_self")
+        try:
+            inspect.signature(loss.forward).bind(*arguments)
+        except (AttributeError, TypeError):
+            raise TypeError(
+                f"loss must be called as a PairLoss is, loss({', '.join(arguments)}), got {type(loss).__name__}"
+            ) from None
+        self.loss = loss
+        self.miner = miner
+        self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size, dtype=torch.float32))
+        self.register_buffer("label_memory", torch.zeros(memory_size, dtype=torch.int64))
+        self.reset_queue()
+
+    def reset_queue(self) -> None:
+        """Forget everything."""
+        self.embedding_memory.zero_()
+        self.label_memory.zero_()
+        self.queue_idx = 0
+        self.filled = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"queue_idx": self.queue_idx, "filled": self.filled}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.queue_idx, self.filled = state["queue_idx"], state["filled"]
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch, which is enqueued.
+
+        Args:
+            embeddings, labels: (n, d) and (n,).
+            indices_tuple: pairs or triplets within the batch, row numbers of ``embeddings`` on both sides, that count
+                in addition to those with the memory.
+            enqueue_mask: booleans (n,). The samples where it is true are enqueued and are no anchors; the others are
+                anchors and are not enqueued. Default: all are both.
+        """
+        checks.embeddings_and_labels(embeddings, labels)
+        memory_size, d = self.embedding_memory.shape
+        if embeddings.shape[1] != d:
+            raise ValueError(f"embeddings must have embedding_size = {d} columns, got {embeddings.shape[1]}")
+        if enqueue_mask is None:
+            queued, queued_labels = embeddings, labels
+        else:
+            if indices_tuple is not None:
+                raise ValueError("indices_tuple must be None where enqueue_mask is given, got both")
+            checks.tensor("enqueue_mask", enqueue_mask, "a tensor of booleans")
+            if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape:
+                raise ValueError(
+                    f"enqueue_mask must be booleans of shape {tuple(labels.shape)}, got {enqueue_mask.dtype} "
+                    f"{tuple(enqueue_mask.shape)}"
+                )
+            queued, queued_labels = embeddings[enqueue_mask], labels[enqueue_mask]
+            embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
+        if len(queued) > memory_size:
+            raise ValueError(f"embeddings must have at most memory_size = {memory_size} rows, got {len(queued)}")
+        if indices_tuple is not None:
+            checks.indices_tuple(indices_tuple, embeddings, embeddings)
+
+        places = self._enqueue(queued, queued_labels)
+        ref_emb = self.embedding_memory[: self.filled].to(embeddings.dtype)
+        ref_labels = self.label_memory[: self.filled]
+        own = places if enqueue_mask is None else torch.full_like(labels, -1, dtype=torch.int64)
+        if self.miner is None and indices_tuple is None:
+            return self.loss(embeddings, labels, None, ref_emb, ref_labels, own)
+        pairs = self._pairs(embeddings, labels, ref_emb, ref_labels, own)
+        if indices_tuple is not None:
+            pairs = _joined(pairs, indices_tuple, places)
+        return self.loss(embeddings, labels, pairs, ref_emb, ref_labels)
+
+    @torch.no_grad()
+    def _enqueue(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        n, memory_size = len(embeddings), len(self.embedding_memory)
+        places = torch.arange(self.queue_idx, self.queue_idx + n, device=embeddings.device) % memory_size
+        self.embedding_memory[places] = embeddings.to(self.embedding_memory.dtype)
+        self.label_memory[places] = labels.to(self.label_memory.dtype)
+        self.queue_idx = (self.queue_idx + n) % memory_size
+        self.filled = min(self.filled + n, memory_size)
+        return places
+
+    def _pairs(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Those of the miner, or all, without the anchors' own copies."""
+        if self.miner is not None:
+            anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
+        else:
+            same = labels[:, None] == ref_labels[None, :]
+            (anchor, positive), negatives = same.nonzero(as_tuple=True), (~same).nonzero(as_tuple=True)
+        another = own[anchor] != positive
+        if len(negatives) == 1:  # triplets
+            negatives = [negatives[0][another]]
+        return anchor[another], positive[another], *negatives
+
+
+def _joined(with_memory: tuple[Tensor, ...], of_batch: tuple[Tensor, ...], places: Tensor) -> tuple[Tensor, ...]:
+    """Pairs or triplets with the memory, and those within the batch, which has gone to ``places`` of the memory."""
+    anchor, *others = of_batch
+    moved = (anchor, places[others[0]], *others[1:-1], places[others[-1]])
+    if len(with_memory) != len(moved):
+        with_memory, moved = ((t[0], t[1], t[-2] if len(t) == 4 else t[0], t[-1]) for t in (with_memory, moved))
+    return tuple(torch.cat(both) for both in zip(with_memory, moved))

@@ -1,0 +1,162 @@
+"""The definitions of the pair losses: their derivatives, what is read off them, and that they need nothing else."""
+
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastpair
+from fastpair.formulas.expressions import (
+    Expr,
+    constant,
+    derivative,
+    divide,
+    interval,
+    nonzero,
+    relu,
+    share,
+    sigmoid,
+    softplus,
+    square,
+    step,
+    text,
+    variable,
+    variables,
+)
+from fastpair.formulas.formula import LOG_SUM_EXP, MAX, SUM, N, P, PairFormula, negatives_lse, s
+from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS
+
+FUNCTIONS = {
+    "relu": lambda x: max(x, 0.0),
+    "step": lambda x: float(x > 0),
+    "nonzero": lambda x: float(x != 0),
+    "square": lambda x: x * x,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+}
+a, b = variable("a"), variable("b")
+EXPRESSIONS = {
+    "sums": a + b - 3 - (a - b),
+    "products": -a * (b - 2) * a,
+    "quotients": divide(a, b) / (1 + square(b)),
+    "relu": relu(a - b) * 2 + square(relu(b - a)),
+    "softplus": softplus(a * b) - sigmoid(b - a) / 3,
+    "steps": step(a) * a + nonzero(b) * b,
+}
+every_formula = pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS.keys())
+
+
+def value(of: Expr, values: dict[str, float]) -> float:
+    names = {name: f"v[{name!r}]" for name in variables(of)}
+    return eval(text(of, names), {**FUNCTIONS, "v": values})
+
+
+def draw(of: list[Expr], random_numbers: random.Random) -> dict[str, float]:
+    return {name: random_numbers.uniform(0.1, 2) for x in of for name in variables(x)}
+
+
+def slope(of: Expr, by: str, values: dict[str, float], width: float = 1e-6) -> float:
+    above, below = ({**values, by: values[by] + side} for side in (width, -width))
+    return (value(of, above) - value(of, below)) / (2 * width)
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_derivatives(name):
+    of, numbers = EXPRESSIONS[name], random.Random(1)
+    for _ in range(50):
+        values = draw([of], numbers)
+        for by in (a, b):
+            assert value(derivative(of, by), values) == pytest.approx(slope(of, by.args[0], values), abs=1e-6)
+
+
+def test_constants_have_no_derivative():
+    of = constant(relu(1 - a)) * (a - 2)
+    assert value(derivative(of, a), {"a": 0.25}) == 0.75
+
+
+@every_formula
+def test_slopes_of_terms(formula):
+    if formula.name == "circle":
+        return  # whose weights are constants
+    numbers = random.Random(2)
+    for term in (formula.positive, formula.negative):
+        for by in (s, negatives_lse):
+            if by not in (variable(name) for name in variables(term)):
+                continue
+            for _ in range(20):
+                values = draw([term], numbers)
+                got = value(derivative(term, by), values)
+                assert got == pytest.approx(slope(term, by.args[0], values), abs=1e-6)
+
+
+@every_formula
+def test_sharing_changes_nothing(formula):
+    outputs = [*formula.parts, *formula.counts, *formula.slope(P), *formula.slope(N)]
+    values = draw(outputs, random.Random(3))
+    shared, rest = share(outputs, "x")
+    known = dict(values)
+    for name, of in shared:
+        known[name] = value(of, known)
+    assert [value(of, known) for of in rest] == [value(of, values) for of in outputs]
+    uses = [x for of in [*rest, *(of for _, of in shared)] for x in variables(of)]
+    assert all(uses.count(name) > 1 for name, _ in shared)
+
+
+@every_formula
+def test_largest_exponent_bounds_the_terms(formula):
+    numbers = random.Random(4)
+    params = [numbers.uniform(0.1, 3) for _ in formula.parameters]
+    most = formula.largest_exponent(params, (-1.0, 1.0))
+    known = dict(zip(formula.parameters, params))
+    for kind, term in ((P, formula.positive), (N, formula.negative)):
+        if formula.pool(kind) == LOG_SUM_EXP:
+            for i in range(101):
+                assert abs(value(term, {**known, "s": -1 + i / 50})) <= most + 1e-12
+
+
+@pytest.mark.parametrize(
+    "of, low, high", [(square(a), 0, 4), (1 / a, -math.inf, math.inf), (a - a, -3, 3), (sigmoid(a), 0, 1)]
+)
+def test_intervals(of, low, high):
+    assert interval(of, {"a": (-1.0, 2.0)}) == (low, high)
+
+
+def test_pools_are_read_off_the_anchor():
+    pools = {name: (formula.pool(P), formula.pool(N)) for name, formula in FORMULAS.items()}
+    assert pools["contrastive"] == (SUM, SUM) and pools["supcon"] == (LOG_SUM_EXP, LOG_SUM_EXP)
+    assert pools["ntxent"] == (SUM, LOG_SUM_EXP) and pools["hard_triplet"] == (MAX, MAX)
+    assert [name for name, formula in FORMULAS.items() if formula.needs_sum] == ["supcon"]
+    assert [name for name, formula in FORMULAS.items() if formula.separate_means] == ["contrastive", "proxy_anchor"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"positive": 2 * s, "anchor": P.max}, "a maximum is that of s or -s"),
+        ({"anchor": N.lse + N.sum}, "a sum or a log-sum-exp"),
+        ({"positive": softplus(negatives_lse - s), "anchor": P.lse + N.lse}, "positives are summed"),
+    ],
+)
+def test_formulas_that_no_kernel_has(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PairFormula(**{"name": "made_up", "positive": s, "negative": s, **arguments})
+
+
+def test_parameters_are_those_of_the_settings():
+    for definition in DEFINITIONS.values():
+        for formula in definition.choices.values():
+            assert sorted(formula.parameters) == sorted(setting.parameter for setting in definition.settings)
+
+
+def test_formulas_need_the_standard_library_alone():
+    package = Path(fastpair.__file__).parent
+    code = (
+        f"import sys; sys.path.insert(0, {str(package)!r}); from formulas import pair_losses, to_torch; "
+        "[to_torch.loss(f) for f in pair_losses.FORMULAS.values()]; "
+        "print([name for name in ('torch', 'numpy', 'fastpair') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
