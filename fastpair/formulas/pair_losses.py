@@ -1,9 +1,8 @@
-"""The pair losses, each defined once: the kernels, the functions and modules, their documentation, the rows of README's
-table, the choices of the training example and the rivals of the benchmarks are made from these definitions.
+"""The definitions of the pair losses. The dense evaluation is printed from them; the kernels take their parameters, and
+have formulas of their own still (csrc/terms.h, fastpair/backends/triton/terms.py).
 
 A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) puts it behind the name, the settings and the
-defaults that the literature gives it. By hand stay the functions whose pairs are not those of labels, or that are
-several losses in one: see :mod:`fastpair.losses`.
+defaults that the literature gives it.
 """
 
 from __future__ import annotations
