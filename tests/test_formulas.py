@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastpair
+from fastpair.formulas.__main__ import printed
 from fastpair.formulas.expressions import (
     Expr,
     constant,
@@ -160,3 +161,8 @@ def test_formulas_need_the_standard_library_alone():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+def test_printed_files_are_those_of_the_definitions():
+    for path, content in printed().items():
+        assert path.read_text(encoding="utf-8") == content, f"{path} is old: python -m fastpair.formulas"

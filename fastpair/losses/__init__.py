@@ -2,17 +2,19 @@
 alone. Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``."""
 
 from fastpair.losses import pair
-from fastpair.losses.base import PairLoss
+from fastpair.losses.base import PairLoss as PairLoss
 from fastpair.losses.bounds import PCELoss, SPCELoss
 from fastpair.losses.classes import (
     ArcFaceLoss,
     CenterLoss,
-    ClassLoss,
     CosFaceLoss,
     LinearCrossEntropyLoss,
     NormalizedSoftmaxLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
+)
+from fastpair.losses.classes import (
+    ClassLoss as ClassLoss,
 )
 from fastpair.losses.memory import CrossBatchMemory
 from fastpair.losses.pair import *  # noqa: F403
@@ -22,14 +24,12 @@ from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
 __all__ = [
     "ArcFaceLoss",
     "CenterLoss",
-    "ClassLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
     "InfoNCELoss",
     "LinearCrossEntropyLoss",
     "NormalizedSoftmaxLoss",
     "PCELoss",
-    "PairLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "SPCELoss",

@@ -29,9 +29,9 @@ mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg) with
 max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have \
 no gradient.
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
-tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed twice \
-counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed scores, whose memory \
-grows with the list.
+tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed \
+twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed \
+scores, whose memory grows with the list.
 exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only when \
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.

@@ -16,8 +16,8 @@ from torch.utils import cpp_extension
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # support.py and dense.py
 
-import fastpair.backends.cuda
 import fastpair.backends
+import fastpair.backends.cuda
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Whether the emulator's products are fused with sums, as a GPU's are.

@@ -1,0 +1,22 @@
+"""``python -m fastpair.formulas``, in a checkout, prints again what is made from the definitions and kept in files."""
+
+from pathlib import Path
+
+from . import to_stub
+from .pair_losses import DEFINITIONS
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def printed() -> dict[Path, str]:
+    """The files and what they have to be."""
+    return {PACKAGE / "losses/pair.pyi": to_stub.stub(DEFINITIONS.values())}
+
+
+def main() -> None:
+    for path, content in printed().items():
+        path.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
