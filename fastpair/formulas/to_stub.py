@@ -39,7 +39,7 @@ def declarations(of: Definition) -> str:
         f"class {of.module}(PairLoss):",
         f'    """{of.title}.',
         "",
-        f"        {of.text}",
+        f"    {of.text}",
         '    """',
         "",
         "    def __init__(",
