@@ -136,6 +136,8 @@ def test_pools_are_read_off_the_anchor():
     "arguments, message",
     [
         ({"positive": 2 * s, "anchor": P.max}, "a maximum is that of s or -s"),
+        ({"anchor": P.max + P.mean}, "a maximum or something else"),
+        ({"anchor": N.max + N.lse}, "a maximum or something else"),
         ({"anchor": N.lse + N.sum}, "a sum or a log-sum-exp"),
         ({"positive": softplus(negatives_lse - s), "anchor": P.lse + N.lse}, "positives are summed"),
     ],

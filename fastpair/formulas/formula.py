@@ -69,6 +69,8 @@ class PairFormula:
         for kind, term in ((P, self.positive), (N, self.negative)):
             if self.pool(kind) == MAX and term not in (s, -s):
                 raise ValueError(f"{self.name}: a maximum is that of s or -s; the rest belongs to the anchor's loss")
+            if self.pool(kind) == MAX and self.reads(kind.sum, kind.mean, kind.nonzero, kind.lse.highest):
+                raise ValueError(f"{self.name}: pairs of a kind have a maximum or something else, not both")
         if self.pool(N) != SUM and self.reads(N.sum, N.mean):
             raise ValueError(f"{self.name}: negatives have a sum or a log-sum-exp, not both")
         if self.reads_negatives_lse and (self.pool(P), self.pool(N)) != (SUM, LOG_SUM_EXP):
