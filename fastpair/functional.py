@@ -508,9 +508,7 @@ TRIPLETS = {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_trip
 
 
 def _params(name: str, distance: str, **settings: float) -> list[float]:
-    definition = DEFINITIONS[name]
-    formula = next(iter(definition.choices.values()))  # the parameters of the others are the same
-    return definition.params(formula, settings, distance in checks.SIMILARITIES)
+    return DEFINITIONS[name].params(settings, distance in checks.SIMILARITIES)
 
 
 def _pair_loss(

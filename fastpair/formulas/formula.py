@@ -17,7 +17,6 @@ from .expressions import (
     as_expr,
     derivative,
     interval,
-    step,
     subexpressions,
     variable,
     variables,
@@ -127,14 +126,6 @@ class PairFormula:
         if kind is N and self.reads_negatives_lse:
             factor = factor + self.slope(P)[1] * P.by_negatives_lse
         return factor, constant
-
-    @cached_property
-    def counted(self) -> Expr:
-        """1 where an anchor has the pairs that it needs, 0 elsewhere."""
-        out = as_expr(1)
-        for kind in self.needs:
-            out = out * step(kind.pairs)
-        return out
 
     def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
         """How large the terms that are exponentiated get, in either direction, where closenesses stay within limits."""
