@@ -231,11 +231,11 @@ def variables(of: Expr) -> list[str]:
     return list(dict.fromkeys(x.args[0] for x in subexpressions(of) if x.op == "variable"))
 
 
-def substitute(of: Expr, names: Mapping[str, Expr]) -> Expr:
-    """With expressions in place of variables."""
-    if of.op == "variable":
-        return names.get(of.args[0], of)
-    return _MAKE[of.op](*(substitute(x, names) for x in of.operands)) if of.operands else of
+def substitute(of: Expr, others: Mapping[Expr, Expr]) -> Expr:
+    """With ``others`` in place of some of its subexpressions."""
+    if of in others:
+        return others[of]
+    return _MAKE[of.op](*(substitute(x, others) for x in of.operands)) if of.operands else of
 
 
 def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]], list[Expr]]:
@@ -252,16 +252,11 @@ def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]],
             break
         largest = max(several, key=lambda x: sum(1 for _ in subexpressions(x)))
         name = f"{prefix}{len(shared) + 1}"
-        expressions = [_replaced(of, largest, variable(name)) for of in expressions]
-        shared = [(n, _replaced(of, largest, variable(name))) for n, of in shared]
+        by_name = {largest: variable(name)}
+        expressions = [substitute(of, by_name) for of in expressions]
+        shared = [(n, substitute(of, by_name)) for n, of in shared]
         shared.append((name, largest))
     return shared[::-1], expressions
-
-
-def _replaced(of: Expr, old: Expr, new: Expr) -> Expr:
-    if of == old:
-        return new
-    return Expr(of.op, tuple(_replaced(x, old, new) for x in of.operands)) if of.operands else of
 
 
 Interval = tuple[float, float]

@@ -17,7 +17,6 @@ from .expressions import (
     as_expr,
     derivative,
     interval,
-    step,
     subexpressions,
     variable,
     variables,
@@ -69,6 +68,8 @@ class PairFormula:
         for kind, term in ((P, self.positive), (N, self.negative)):
             if self.pool(kind) == MAX and term not in (s, -s):
                 raise ValueError(f"{self.name}: a maximum is that of s or -s; the rest belongs to the anchor's loss")
+            if self.pool(kind) == MAX and self.reads(kind.sum, kind.mean, kind.nonzero, kind.lse.highest):
+                raise ValueError(f"{self.name}: pairs of a kind have a maximum or something else, not both")
         if self.pool(N) != SUM and self.reads(N.sum, N.mean):
             raise ValueError(f"{self.name}: negatives have a sum or a log-sum-exp, not both")
         if self.reads_negatives_lse and (self.pool(P), self.pool(N)) != (SUM, LOG_SUM_EXP):
@@ -125,14 +126,6 @@ class PairFormula:
         if kind is N and self.reads_negatives_lse:
             factor = factor + self.slope(P)[1] * P.by_negatives_lse
         return factor, constant
-
-    @cached_property
-    def counted(self) -> Expr:
-        """1 where an anchor has the pairs that it needs, 0 elsewhere."""
-        out = as_expr(1)
-        for kind in self.needs:
-            out = out * step(kind.pairs)
-        return out
 
     def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
         """How large the terms that are exponentiated get, in either direction, where closenesses stay within limits."""

@@ -126,6 +126,13 @@ class Definition:
     similarities: bool = False
     notes: str = ""
 
+    def __post_init__(self):
+        # What a call needs is made here: torch.compile cannot enter a cached property that is not made yet. The
+        # parameters are the same for every choice.
+        order = next(iter(self.choices.values())).parameters
+        by_parameter = sorted(self.settings, key=lambda x: order.index(x.parameter))
+        object.__setattr__(self, "_by_parameter", tuple(by_parameter))
+
     @property
     def choices(self) -> Mapping[int | None, PairFormula]:
         """Formulas by the value of the setting that picks one, the default first; None: there is no such setting."""
@@ -133,15 +140,9 @@ class Definition:
             return {None: FORMULAS[self.formula]}
         return {value: FORMULAS[name] for value, name in self.formula.formulas.items()}
 
-    @property
-    def key(self) -> str:
-        """The formula's name: that of the loss among the choices of the example and of the benchmarks."""
-        return next(iter(self.choices.values())).name
-
-    def params(self, formula: PairFormula, settings: Mapping[str, float], similarity: bool) -> list[float]:
-        """The parameters of the formula."""
-        values = {x.parameter: x.value(settings[x.name], similarity) for x in self.settings}
-        return [values[name] for name in formula.parameters]
+    def params(self, settings: Mapping[str, float], similarity: bool) -> list[float]:
+        """The parameters of the formula, in its order."""
+        return [x.value(settings[x.name], similarity) for x in self._by_parameter]
 
 
 def temperature(default: float, what: str = "τ, positive.") -> Setting:

@@ -1,4 +1,4 @@
-"""Prints formulas as functions of the whole matrix of closenesses, for :mod:`fastpair.backends.dense`."""
+"""Prints formulas as functions of the whole matrix of closenesses, for :mod:`fastpair.backends.reference`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean what is averaged and
     over how many."""
     # Here the log-sum-exp is one number.
-    whole = {f"{kind.name}.rest": as_expr(0) for kind in (P, N)}
+    whole = {kind.lse.rest: as_expr(0) for kind in (P, N)}
     parts, counts = ([substitute(of, whole) for of in all] for all in (formula.parts, formula.counts))
     symbols = statistics(P) | statistics(N)
     names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}

@@ -150,7 +150,7 @@ def make_function(of: Definition) -> Callable[..., Tensor]:
         formula = of.choices[None if choice is None else settings[choice]]
         return pair_loss(
             formula.name,
-            of.params(formula, settings, METRICS[distance].similarity),
+            of.params(settings, METRICS[distance].similarity),
             embeddings,
             labels,
             ref_emb,
