@@ -112,19 +112,10 @@ PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional
                                    const std::optional<Tensor>& row_grad, const std::string& loss,
                                    const std::vector<double>& params, const std::string& distance, bool two_sided,
                                    const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-  const PairLossArguments arguments{embeddings,
-                                    ref_emb,
-                                    labels,
-                                    ref_labels,
-                                    self_index,
-                                    row_grad,
-                                    loss,
-                                    params,
-                                    distance_named(distance),
-                                    two_sided,
-                                    reduction_named(reduction, true),
-                                    grad_embeddings,
-                                    grad_ref};
+  const Distance scores = distance_named(distance);
+  const Reduction reduced = reduction_named(reduction, true);
+  const PairLossArguments arguments{embeddings, ref_emb, labels,    ref_labels, self_index,      row_grad, loss,
+                                    params,     scores,  two_sided, reduced,    grad_embeddings, grad_ref};
   arguments.check();
   return RUN(arguments);
 }

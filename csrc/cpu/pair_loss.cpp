@@ -278,7 +278,7 @@ class PairLoss {
 };
 
 PairLossResults pair_loss(const PairLossArguments& args) {
-  const std::optional<TripletTerms> triplets = triplet_terms(args.loss, args.params);
+  const std::optional<TripletTerms> triplets = triplet_terms(args);
   return with_compute_type(args.embeddings, [&](auto zero) {
     using T = decltype(zero);
     return triplets ? triplet_loss(*triplets, Batch<T>(args)) : PairLoss<T>(find_loss<T>(args), args).run();

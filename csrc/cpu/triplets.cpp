@@ -350,12 +350,12 @@ struct TripletSweep {
 
 }  // namespace
 
-std::optional<TripletTerms> triplet_terms(const std::string& loss, const std::vector<double>& params) {
-  const bool smooth = loss.starts_with("smooth_");
-  const std::string name = smooth ? loss.substr(7) : loss;
+std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
+  const bool smooth = args.loss.starts_with("smooth_");
+  const std::string name = smooth ? args.loss.substr(7) : args.loss;
   if (name != "triplet" && name != "semihard_triplet") return {};
-  STD_TORCH_CHECK(params.size() == 1, "params must have 1 elements, got ", params.size());
-  return TripletTerms{params[0], smooth, name == "semihard_triplet"};
+  args.check_params(1);
+  return TripletTerms{.margin = args.params[0], .smooth = smooth, .semihard = name == "semihard_triplet"};
 }
 
 template <typename T>

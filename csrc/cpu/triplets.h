@@ -19,7 +19,7 @@ struct TripletTerms {
 };
 
 // Empty if the loss of that name is none of triplets.
-std::optional<TripletTerms> triplet_terms(const std::string& loss, const std::vector<double>& params);
+std::optional<TripletTerms> triplet_terms(const PairLossArguments& args);
 
 // What the triplets of each anchor add up to, and how many of them are not zero; anchors in the order of the samples.
 struct TripletSums {

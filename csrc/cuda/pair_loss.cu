@@ -93,8 +93,9 @@ struct AnchorWeights {
         all{1, 1},
         differ(p.row_grad && p.reduction != Reduction::Totals),
         share(p.two_sided ? 0.5f : 1.0f) {
-    if (p.row_grad && p.reduction == Reduction::Totals)
-      all[Negative] = p.row_grad[separate_means ? 2 : 0], all[Positive] = p.row_grad[0];
+    if (differ || !p.row_grad) return;
+    all[Negative] = p.row_grad[separate_means ? 2 : 0];
+    all[Positive] = p.row_grad[0];
   }
 
   __device__ __forceinline__ float of(int i, Kind kind) const { return share * (differ ? each[i] : all[kind]); }
@@ -117,9 +118,9 @@ class Row {
     }
   }
 
-  // f(j, closeness, kind as a constant) for the pairs, shared by the lanes of a warp, and none(j)
-  // where there is no pair. In a small batch there are hardly other warps to go on while one waits for memory: what is
-  // read of AHEAD pairs is under way before the first is looked at.
+  // f(j, closeness, kind as a constant) for the pairs, shared by the lanes of a warp, and none(j) where there is no
+  // pair. In a small batch there are hardly other warps to go on while one waits for memory: what is read of AHEAD
+  // pairs is under way before the first is looked at.
   template <int AHEAD, typename F, typename None>
   __device__ __forceinline__ void for_pairs(const F& f, const None& none) const {
     for (int first = lane(); first < n_; first += AHEAD * WARP) {
@@ -179,7 +180,7 @@ struct Loss {
   // The pairs of a row; those of a kind that is null are passed over.
   __device__ __forceinline__ void add_up(const Row& row, float negatives_lse, Partial<Terms::NEGATIVES>* neg,
                                          Partial<Terms::POSITIVES>* pos) const {
-    const auto with = [&](auto kind, const auto& f) {
+    const auto with_part = [&](auto kind, const auto& f) {
       if constexpr (kind == Positive) {
         if (pos) f(*pos);
       } else {
@@ -192,14 +193,14 @@ struct Loss {
     };
     const auto for_pairs = [&](const auto& f) { row.for_pairs<4>(f, [](int) {}); };
     for_pairs([&](int j, float s, auto kind) {
-      with(kind, [&](auto& of) {
+      with_part(kind, [&](auto& of) {
         of.add(term_of<kind>(terms, s, negatives_lse), by_negatives_lse<kind>(s, negatives_lse), j);
       });
     });
     for_kinds([](auto& of) { of.combine_highest(); });
     if constexpr (Terms::NEGATIVES == Pool::LogSumExp || Terms::POSITIVES == Pool::LogSumExp) {
       for_pairs([&](int, float s, auto kind) {
-        with(kind, [&](auto& of) { of.add_exponential(term_of<kind>(terms, s, negatives_lse)); });
+        with_part(kind, [&](auto& of) { of.add_exponential(term_of<kind>(terms, s, negatives_lse)); });
       });
     }
     for_kinds([](auto& of) { of.combine_sums(); });
@@ -286,8 +287,10 @@ struct Loss {
     const Side side = p.side[s], other = p.side[1 - s];
     const Row row(p, s, i);
     Weights as_anchor[2];
-    if (side.anchors)
-      as_anchor[Negative] = weights<Negative>(side, i), as_anchor[Positive] = weights<Positive>(side, i);
+    if (side.anchors) {
+      as_anchor[Negative] = weights<Negative>(side, i);
+      as_anchor[Positive] = weights<Positive>(side, i);
+    }
     SlopesOfRow slopes(p, side, other, i);
     row.for_pairs<1>(  // more would make as many copies of what follows
         [&](int j, float closeness, auto kind) {
@@ -358,8 +361,8 @@ __device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, doubl
   double value = loss.reduce(0, room, &x_scales);
   if (p.two_sided) value += loss.reduce(1, room, &y_scales);
   if (p.symmetric) y_scales = x_scales;
-  if ((p.reduction == Reduction::Sum || p.reduction == Reduction::Mean) && blockIdx.x == 0 && threadIdx.x == 0)
-    p.value[0] = float(value);
+  const bool one_value = p.reduction == Reduction::Sum || p.reduction == Reduction::Mean;
+  if (one_value && blockIdx.x == 0 && threadIdx.x == 0) p.value[0] = float(value);
   if (!at_once) {
     slopes(x_scales, y_scales);
     grid_barrier();

@@ -57,14 +57,17 @@ __device__ __forceinline__ void prepare(const Pairs& p) {
 // How products are taken. Half precision by the tensor cores, which multiply it exactly; float32 in float32; distances
 // as sums of squared differences: none is lost among large norms, and that of equal rows is 0.
 struct InTensorCores {
+  static constexpr bool DISTANCES = false;
   using Scores = TensorSums<false>;
   using Gradient = TensorSums<true>;
 };
 struct InFloat32 {
+  static constexpr bool DISTANCES = false;
   using Scores = LaneSums<Multiply>;
   using Gradient = LaneSums<Multiply>;
 };
 struct OfDifferences {
+  static constexpr bool DISTANCES = true;
   using Scores = LaneSums<SquareDifference>;
   using Gradient = LaneSums<WeighDifference>;
 };
@@ -94,9 +97,11 @@ __device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers, f
                           const int i = top + r, j = left + c;
                           if (i >= rows.n || j >= cols.n) return;
                           float score = sum;
-                          if (p.metric == Metric::SqEuclidean) score = sign * sum;
-                          if (p.metric == Metric::Euclidean) score = sign * square_root(sum);
-                          if (p.metric == Metric::Dot && p.unit) score *= rows.inverse_norms[i] * cols.inverse_norms[j];
+                          if constexpr (Products::DISTANCES) {
+                            score = sign * (p.metric == Metric::Euclidean ? square_root(sum) : sum);
+                          } else if (p.unit) {
+                            score *= rows.inverse_norms[i] * cols.inverse_norms[j];
+                          }
                           rows.scores[i * rows.ld + j] = score;
                           if (mirror) cols.scores[j * cols.ld + i] = score;
                         });
