@@ -121,6 +121,7 @@ PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   return batch.results(share * loss, {loss, count, 0, 0}, values);
 }
 
+// A loss whose terms are those of pairs.
 template <typename T>
 class PairLoss {
  public:
