@@ -24,7 +24,7 @@ export FASTPAIR_BUILD_EXT ?= 1
 # The CUDA kernels take longer to compile than all the rest: not where no GPU would run them.
 export FASTPAIR_BUILD_CUDA ?= $(if $(wildcard /dev/nvidia0),,0)
 
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
+CXX_SOURCES := $(wildcard $(foreach ending,cpp h cu,csrc/*.$(ending) csrc/*/*.$(ending) csrc/*/*/*.$(ending)))
 # The folders stand for files that were added or removed.
 BUILD_INPUTS := setup.py pyproject.toml $(CXX_SOURCES) $(patsubst %/,%,$(sort $(dir $(CXX_SOURCES))))
 

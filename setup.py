@@ -148,7 +148,7 @@ def native_build() -> dict:
 
     extension = Extension(
         "fastpair._C",
-        sources=sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp")),
+        sources=sorted(glob("csrc/*.cpp") + glob("csrc/cpu/**/*.cpp", recursive=True)),
         depends=sorted(glob("csrc/**/*.h", recursive=True)),
         # pybind11's own headers go before the copy that torch ships.
         include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *include_paths()],

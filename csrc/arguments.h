@@ -6,9 +6,11 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
-#include "terms.h"
+#include "margins.h"
+#include "settings.h"
 
 namespace fastpair {
 
@@ -32,6 +34,38 @@ inline void check_like(const char* name, const Tensor& t, const Tensor& other) {
                   torch::headeronly::toString(t.scalar_type()));
 }
 
+// How a score is made: `metric` of rows that are divided by their norms first where they are `unit` rows.
+struct Distance {
+  Metric metric;
+  bool unit_rows;
+};
+
+inline Distance distance_named(const std::string& name) {
+  if (name == "cosine") return {Metric::Dot, true};
+  if (name == "dot") return {Metric::Dot, false};
+  if (name == "sqeuclidean") return {Metric::SqEuclidean, false};
+  if (name == "unit_sqeuclidean") return {Metric::SqEuclidean, true};
+  if (name == "unit_euclidean") return {Metric::Euclidean, true};
+  STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
+  return {Metric::Euclidean, false};
+}
+
+inline Reduction reduction_named(const std::string& name, bool has_totals = false) {
+  if (name == "mean") return Reduction::Mean;
+  if (name == "sum") return Reduction::Sum;
+  if (name == "totals" && has_totals) return Reduction::Totals;
+  STD_TORCH_CHECK(name == "none", "unknown reduction ", name);
+  return Reduction::None;
+}
+
+// What is done to the logit of the own class; cosines all but "linear".
+inline Margin margin_named(const std::string& logits) {
+  if (logits == "linear") return Margin::None;
+  if (logits == "cosface") return Margin::CosFace;
+  STD_TORCH_CHECK(logits == "arcface", "unknown logits ", logits);
+  return Margin::ArcFace;
+}
+
 // Of fastpair::pair_loss.
 struct PairLossArguments {
   const Tensor& embeddings;
@@ -40,10 +74,10 @@ struct PairLossArguments {
   const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
   const std::string& loss;
   const std::vector<double>& params;
-  const std::string& distance;
-  bool two_sided;
-  const std::string& reduction;
-  bool grad_embeddings, grad_ref;
+  const Distance distance;
+  const bool two_sided;
+  const Reduction reduction;
+  const bool grad_embeddings, grad_ref;
 
   void check() const {
     check_matrix("embeddings", embeddings);
@@ -53,40 +87,37 @@ struct PairLossArguments {
     STD_TORCH_CHECK(!grad_ref || ref_emb, "grad_ref needs ref_emb");
     STD_TORCH_CHECK(!self_index || ref_emb, "self_index needs ref_emb");
     STD_TORCH_CHECK(!two_sided || (ref_emb && !self_index), "two_sided needs ref_emb and no self_index");
-    STD_TORCH_CHECK(!two_sided || reduction != "totals", "two_sided has no totals");
+    STD_TORCH_CHECK(!two_sided || reduction != Reduction::Totals, "two_sided has no totals");
     if (ref_emb) {
       check_like("ref_emb", *ref_emb, embeddings);
       check_length("ref_labels", *ref_labels, ref_emb->size(0));
       STD_TORCH_CHECK(!two_sided || ref_emb->size(0) == n, "two_sided needs as many references as anchors");
     }
     if (self_index) check_length("self_index", *self_index, n);
-    if (row_grad) check_length("row_grad", *row_grad, reduction == "totals" ? 4 : n);
+    if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
+  }
+
+  void check_params(int64_t count) const {
+    STD_TORCH_CHECK(int64_t(params.size()) == count, "params must have ", count, " elements, got ", params.size());
   }
 };
 
-// How a score is made: `metric` of rows that are divided by their norms first where they are `unit` rows.
-struct Distance {
-  Metric metric;
-  bool similarity;
-  bool unit_rows;
-};
+// The value, and the gradients with respect to embeddings and to ref_emb, empty where they are not wanted.
+using PairLossResults = std::tuple<Tensor, Tensor, Tensor>;
 
-inline Distance distance_named(const std::string& name) {
-  if (name == "cosine") return {Metric::Dot, true, true};
-  if (name == "dot") return {Metric::Dot, true, false};
-  if (name == "sqeuclidean") return {Metric::SqEuclidean, false, false};
-  if (name == "unit_sqeuclidean") return {Metric::SqEuclidean, false, true};
-  if (name == "unit_euclidean") return {Metric::Euclidean, false, true};
-  STD_TORCH_CHECK(name == "euclidean", "unknown distance ", name);
-  return {Metric::Euclidean, false, false};
-}
-
-// What is done to the logit of the own class; cosines all but "linear".
-inline Margin margin_named(const std::string& logits) {
-  if (logits == "linear") return Margin::None;
-  if (logits == "cosface") return Margin::CosFace;
-  STD_TORCH_CHECK(logits == "arcface", "unknown logits ", logits);
-  return Margin::ArcFace;
+// The operator as it is registered, for a backend that computes it by RUN.
+template <PairLossResults (*RUN)(const PairLossArguments&)>
+PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
+                                   const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
+                                   const std::optional<Tensor>& row_grad, const std::string& loss,
+                                   const std::vector<double>& params, const std::string& distance, bool two_sided,
+                                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
+  const Distance scores = distance_named(distance);
+  const Reduction reduced = reduction_named(reduction, true);
+  const PairLossArguments arguments{embeddings, ref_emb, labels,    ref_labels, self_index,      row_grad, loss,
+                                    params,     scores,  two_sided, reduced,    grad_embeddings, grad_ref};
+  arguments.check();
+  return RUN(arguments);
 }
 
 }  // namespace fastpair

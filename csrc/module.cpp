@@ -8,7 +8,7 @@
 #include <string>
 
 #include "cpu/interrupt.h"
-#include "cpu/simd.h"
+#include "cpu/simd/level.h"
 
 namespace py = pybind11;
 

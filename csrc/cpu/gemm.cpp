@@ -8,9 +8,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
+#include "cpu/simd/kernels.h"
 #include "error_code.h"
 
 // Exported by the BLAS inside libtorch_cpu on most platforms; where it is not, the dispatcher's product takes over.

@@ -15,8 +15,8 @@
 
 #include "cpu/gemm.h"
 #include "cpu/interrupt.h"
-#include "cpu/kernels.h"
 #include "cpu/rows.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 
@@ -55,10 +55,10 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   const Scratch<T> block_rows(row_block * d);
   const Scratch<T> block_weights(threads * class_block * d);
   const Scratch<T> partial_gradient(grad_embeddings ? threads * row_block * d : 0);
-  struct Statistics {
+  struct LogitSums {
     T maximum, sum_exp, above;
   };
-  const Scratch<Statistics> statistics(class_blocks * row_block);
+  const Scratch<LogitSums> sums(class_blocks * row_block);
   std::vector<T> target_logit(row_block), target_slope(row_block), shift(row_block), normaliser(row_block);
 
   Interruptions interruptions;
@@ -82,7 +82,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       gemm(Op::None, Op::Transpose, count, width, d, x, d, w, d, false, block, class_block);
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
-        Statistics& s = statistics.get()[b * row_block + r];
+        LogitSums& s = sums.get()[b * row_block + r];
         const int64_t label = labels[begin + r];
         const bool own = label >= first && label < first + width;
         if (own) target_slope[r] = target.apply(row + label - first);
@@ -92,12 +92,12 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
     });
 
     parallel_rows(count, class_blocks, [&](int64_t r) {
-      const Statistics* s = statistics.get() + r;
+      const LogitSums* s = sums.get() + r;
       T maximum = s[0].maximum;
       for (int64_t b = 1; b < class_blocks; ++b) maximum = std::max(maximum, s[b * row_block].maximum);
       double sum_exp = 0, above = 0;
       for (int64_t b = 0; b < class_blocks; ++b) {
-        const Statistics& part = s[b * row_block];
+        const LogitSums& part = s[b * row_block];
         // A block of minus infinities has no exponentials; -inf - -inf must not make NaN of it.
         if (part.sum_exp != T(0)) sum_exp += part.sum_exp * std::exp(double(part.maximum) - maximum);
         const int64_t width = std::min(class_block, classes - b * class_block);
@@ -151,10 +151,10 @@ namespace {
 
 // The rows' weights in the gradient: the incoming gradients, or what the reduction says.
 template <typename T>
-std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, const std::string& reduction,
+std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, Reduction reduction,
                                const std::vector<int64_t>& row_of, int64_t counted) {
   if (!row_grad)
-    return std::vector<T>(row_of.size(), reduction == "mean" ? T(1) / T(std::max<int64_t>(counted, 1)) : T(1));
+    return std::vector<T>(row_of.size(), reduction == Reduction::Mean ? T(1) / T(std::max<int64_t>(counted, 1)) : T(1));
   const std::vector<T> incoming = floating_vector<T>(*row_grad);
   std::vector<T> weights(row_of.size());
   for (size_t r = 0; r < row_of.size(); ++r) weights[r] = incoming[row_of[r]];
@@ -163,11 +163,11 @@ std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, const std:
 
 // The operator's first output. row_of: the row of each loss; rows with none have loss 0.
 template <typename T>
-Tensor reduced(const Tensor& like, const std::vector<double>& losses, const std::string& reduction,
+Tensor reduced(const Tensor& like, const std::vector<double>& losses, Reduction reduction,
                const std::vector<int64_t>& row_of, int64_t rows) {
-  if (reduction != "none") {
+  if (reduction != Reduction::None) {
     const double total = sum(losses);
-    return new_scalar(like, T(reduction == "mean" ? total / std::max<size_t>(losses.size(), 1) : total));
+    return new_scalar(like, T(reduction == Reduction::Mean ? total / std::max<size_t>(losses.size(), 1) : total));
   }
   std::vector<T> values(rows, T(0));
   for (size_t r = 0; r < losses.size(); ++r) values[row_of[r]] = T(losses[r]);
@@ -262,15 +262,14 @@ struct Logits {
 };
 
 Logits logits_named(const std::string& name, double scale, double margin) {
-  if (name == "linear") return {false, Margin::None, 1, 0};
-  return {true, margin_named(name), scale, margin};
+  if (name == "linear") return {.cosines = false, .margin_kind = Margin::None, .scale = 1, .margin = 0};
+  return {.cosines = true, .margin_kind = margin_named(name), .scale = scale, .margin = margin};
 }
 
 template <typename T>
 Results compute(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& labels,
                 const std::optional<Tensor>& row_grad, const Logits& logits, double label_smoothing,
-                int64_t ignore_index, const std::string& reduction, bool grad_embeddings, bool grad_weight,
-                bool grad_bias) {
+                int64_t ignore_index, Reduction reduction, bool grad_embeddings, bool grad_weight, bool grad_bias) {
   const int64_t n = embeddings.size(0), d = embeddings.size(1), classes = weight.size(0);
   std::vector<int64_t> counted, kept_labels;
   for (int64_t i = 0; const int64_t label : integer_vector(labels)) {
@@ -299,7 +298,7 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
       .embeddings = rows_of<T>(embeddings),
       .weight = rows_of<T>(weight),
       .bias = bias ? bias_values.data() : nullptr,
-      .target = {logits.margin_kind, logits.scale, logits.margin},
+      .target = {.margin_kind = logits.margin_kind, .scale = logits.scale, .margin = logits.margin},
       .labels = kept_labels,
       .label_smoothing = label_smoothing,
       .row_weights = weights_of_rows<T>(row_grad, reduction, counted, rows),
@@ -344,7 +343,8 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
   STD_TORCH_CHECK(logits == "linear" || !bias, "cosines have no bias");
   return with_compute_type(embeddings, [&](auto zero) {
     return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, logits_named(logits, scale, margin),
-                                   label_smoothing, ignore_index, reduction, grad_embeddings, grad_weight, grad_bias);
+                                   label_smoothing, ignore_index, reduction_named(reduction), grad_embeddings,
+                                   grad_weight, grad_bias);
   });
 }
 
@@ -352,7 +352,7 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
 // stretch of rows; theta passes its gradient on to the rows that it is made of.
 template <typename T>
 std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& labels,
-                                        const std::optional<Tensor>& row_grad, const std::string& reduction,
+                                        const std::optional<Tensor>& row_grad, Reduction reduction,
                                         bool grad_embeddings) {
   const int64_t n = embeddings.size(0), d = embeddings.size(1);
   const Kernels<T>& k = kernels<T>();
@@ -415,7 +415,7 @@ std::tuple<Tensor, Tensor> spce(const Tensor& embeddings, const Tensor& labels, 
   check_length("labels", labels, embeddings.size(0));
   if (row_grad) check_length("row_grad", *row_grad, embeddings.size(0));
   return with_compute_type(embeddings, [&](auto zero) {
-    return compute_spce<decltype(zero)>(embeddings, labels, row_grad, reduction, grad_embeddings);
+    return compute_spce<decltype(zero)>(embeddings, labels, row_grad, reduction_named(reduction), grad_embeddings);
   });
 }
 

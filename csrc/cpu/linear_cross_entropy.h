@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "terms.h"
+#include "margins.h"
 
 namespace fastpair {
 

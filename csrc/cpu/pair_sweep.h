@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "cpu/interrupt.h"
-#include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/samples.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 
@@ -35,35 +35,25 @@ struct Total {
   double of[STATISTICS];
 };
 
-// f(0) for negatives and f(1) for positives.
 template <typename F>
 void for_kinds(const F& f) {
-  f(0);
-  f(1);
+  f(Negative);
+  f(Positive);
 }
 
 // Anchors, which are the samples of a side, their statistics, and their weights in the gradient.
 template <typename T>
 struct AnchorSide {
   Samples<T>& samples;
-  std::vector<int64_t> pos_begin, pos_end;  // the stretch of positives among the other side's samples
+  const Positives positives;
   std::vector<Total> totals[2];
-  std::vector<T> given;
+  std::vector<T> negatives_lse;
   std::vector<T> factor[2], shift[2], constant[2];
 
-  AnchorSide(Samples<T>& anchors, const Samples<T>& others)
-      : samples(anchors), pos_begin(anchors.n), pos_end(anchors.n) {
-    for (int64_t i = 0; i < anchors.n; ++i) {
-      const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
-      pos_begin[i] = stretch.first - others.labels.begin();
-      pos_end[i] = stretch.second - others.labels.begin();
-    }
-  }
-
-  void start(const PairKernels<T>& loss) {
-    given.assign(loss.positives_given ? samples.n : 0, T(0));
-    for_kinds([&](int kind) {
-      const double none = loss.reduction[kind] == Reduction::Sum ? 0 : -std::numeric_limits<double>::infinity();
+  AnchorSide(const PairKernels<T>& loss, Samples<T>& anchors, const Samples<T>& others)
+      : samples(anchors), positives(anchors, others), negatives_lse(loss.reads_negatives_lse ? anchors.n : 0, T(0)) {
+    for_kinds([&](Kind kind) {
+      const double none = loss.pool[kind] == Pool::Sum ? 0 : -std::numeric_limits<double>::infinity();
       totals[kind].assign(samples.n, Total{{none, 0, 0}});
       factor[kind].assign(samples.n, T(0));
       shift[kind].assign(samples.n, std::numeric_limits<T>::infinity());
@@ -71,7 +61,7 @@ struct AnchorSide {
     });
   }
 
-  void set_weight(int64_t i, int kind, const Slope& slope, const Statistic& of_terms, double weight) {
+  void set_weight(int64_t i, Kind kind, const Slope& slope, const Statistic& of_terms, double weight) {
     const RoundedSlope<T> rounded(slope, of_terms, weight);
     factor[kind][i] = rounded.factor;
     shift[kind][i] = rounded.shift;
@@ -80,8 +70,12 @@ struct AnchorSide {
 
   Weights<T> weights() const {
     Weights<T> view;
-    for_kinds([&](int kind) { view.of[kind] = {factor[kind].data(), shift[kind].data(), constant[kind].data()}; });
-    view.given = given.data();
+    for_kinds([&](Kind kind) {
+      view.factor[kind] = factor[kind].data();
+      view.shift[kind] = shift[kind].data();
+      view.constant[kind] = constant[kind].data();
+    });
+    view.negatives_lse = negatives_lse.data();
     return view;
   }
 };
@@ -89,12 +83,12 @@ struct AnchorSide {
 template <typename T>
 class PairSweep {
  public:
-  // `self`: see Tile. `two_sided`: the references are anchors as well.
-  PairSweep(const PairKernels<T>& loss, const std::vector<double>& params, const Distance& distance,
-            AnchorSide<T>& anchors, AnchorSide<T>& references, const int64_t* self, bool two_sided)
+  // `self`: see ScoreTile. `two_sided`: the references are anchors as well.
+  PairSweep(const PairKernels<T>& loss, const std::vector<double>& params, Metric metric, AnchorSide<T>& anchors,
+            AnchorSide<T>& references, const int64_t* self, bool two_sided)
       : loss_(loss),
         params_(params),
-        distance_(distance),
+        metric_(metric),
         rows_(anchors),
         cols_(references),
         x_(anchors.samples),
@@ -129,7 +123,7 @@ class PairSweep {
 
   struct Pass {
     bool compute_scores = true;
-    bool add[2] = {false, false};  // the statistics of negatives, of positives
+    bool add[2] = {false, false};  // the statistics, by kind
     bool gradient = false;
     bool only_positives = false;  // tiles without positives are passed over
   };
@@ -163,7 +157,7 @@ class PairSweep {
     const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
     const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
     // Sorted labels: the stretches of the tile's rows follow each other.
-    return rows_.pos_begin[first] < end && rows_.pos_end[last] > begin;
+    return rows_.positives.begin[first] < end && rows_.positives.end[last] > begin;
   }
 
   // The scores of block row I of a square are a panel of their own.
@@ -182,7 +176,7 @@ class PairSweep {
   }
   Parts<T> parts(int side, int64_t other, int64_t at) const {
     Parts<T> view;
-    for_kinds([&](int kind) {
+    for_kinds([&](Kind kind) {
       for (int k = 0; k < STATISTICS; ++k) view.of[kind][k] = partial(side, kind * STATISTICS + k, other, at);
     });
     return view;
@@ -230,12 +224,12 @@ class PairSweep {
     const bool own = on_diagonal(s) && block_ >= 2 * LEAST_OWN;
     int64_t length = 1;
     if (own && I == J) {
-      compute_upper_scores(x_, s.top + row, cols, distance_.metric, scores_at(I, col), ld(I), found);
+      compute_upper_scores(x_, s.top + row, cols, metric_, scores_at(I, col), ld(I), found);
     } else {
       const int64_t most = upper_ ? 1 : std::min(RUN_SCORES / (block_ * block_), own ? J - I : end);
       while (length < most && t + length < end && tiles[t + length] == std::pair(I + length, J)) ++length;
       const int64_t rows = std::min(length * block_, s.rows - row);
-      compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, distance_.metric, scores_at(I, col), ld(I), found);
+      compute_scores(x_, s.top + row, rows, y_, s.left + col, cols, metric_, scores_at(I, col), ld(I), found);
     }
     const bool has_diagonal = on_diagonal(s) && I + length - 1 == J;
     if (has_diagonal) mirror(scores_at(J, col), cols, ld(J));
@@ -254,34 +248,35 @@ class PairSweep {
 
   void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
     const int64_t at_row = I * block_, at_col = J * block_;
-    Tile<T> tile;
-    tile.scores = scores_at(I, at_col);
-    tile.ld = ld(I);
-    tile.row = s.top + at_row;
-    tile.rows = std::min(block_, s.rows - at_row);
-    tile.col = s.left + at_col;
-    tile.cols = std::min(block_, s.cols - at_col);
-    tile.pos_begin = rows_.pos_begin.data();
-    tile.pos_end = rows_.pos_end.data();
-    tile.self = self_;
+    const ScoreTile<T> tile{
+        .scores = scores_at(I, at_col),
+        .ld = ld(I),
+        .row = s.top + at_row,
+        .rows = std::min(block_, s.rows - at_row),
+        .col = s.left + at_col,
+        .cols = std::min(block_, s.cols - at_col),
+        .pos_begin = rows_.positives.begin.data(),
+        .pos_end = rows_.positives.end.data(),
+        .self = self_,
+    };
     const bool diagonal = symmetric_ && tile.row == tile.col;
 
-    for_kinds([&](int kind) {
+    for_kinds([&](Kind kind) {
       if (!pass.add[kind]) return;
       const Parts<T> of_rows = parts(0, J, at_row), of_cols = parts(col_side, I, at_col);
       const bool both = two_sided_ || (symmetric_ && !diagonal);
-      loss_.statistics(tile, params_.data(), distance_.similarity, kind == 1, rows_.given.data(), cols_.given.data(),
-                       of_rows, both ? &of_cols : nullptr);
+      loss_.statistics(tile, params_.data(), kind, rows_.negatives_lse.data(), cols_.negatives_lse.data(), of_rows,
+                       both ? &of_cols : nullptr);
     });
     if (pass.gradient) {
-      // Every tile is all that its rows and columns get from each other, save that a tile on the diagonal holds both
+      // Every tile is all that its rows and columns get from each other, but a tile on the diagonal holds both
       // (i, j) and (j, i): there the weights of both meet in each entry, and its column sums are its row sums.
       T* row_sums = partial(0, CHANNELS - 1, J, at_row);
       std::array<T, MAX_BLOCK> unused{};
       T* col_sums = diagonal ? unused.data() : partial(col_side, CHANNELS - 1, I, at_col);
       const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
-      loss_.slopes(tile, params_.data(), distance_.metric, distance_.similarity, of_rows,
-                   symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums, col_sums);
+      loss_.slopes(tile, params_.data(), metric_, of_rows, symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums,
+                   col_sums);
       take_out(tile, close_at(I, J), row_sums, col_sums);
     }
   }
@@ -291,7 +286,7 @@ class PairSweep {
 
   // Moves the slopes of `pairs` to them from the tile, and makes the sums anew of its rows and columns that they lie
   // in.
-  static void take_out(const Tile<T>& tile, std::vector<SinglePair<T>>& pairs, T* row_sums, T* col_sums) {
+  static void take_out(const ScoreTile<T>& tile, std::vector<SinglePair<T>>& pairs, T* row_sums, T* col_sums) {
     const auto at = [&](int64_t r, int64_t c) -> T& { return tile.scores[r * tile.ld + c]; };
     for (SinglePair<T>& p : pairs) std::swap(p.slope, at(p.row - tile.row, p.col - tile.col));
     std::array<bool, MAX_BLOCK> row_done{}, col_done{};
@@ -326,13 +321,13 @@ class PairSweep {
     const bool statistics = side == 0 || symmetric_ || two_sided_;
     std::vector<T>& slope_sums = anchors.samples.slope_sums;
     parallel_rows(count, CHANNELS * others, [&](int64_t i) {
-      for_kinds([&](int kind) {
+      for_kinds([&](Kind kind) {
         if (!pass.add[kind] || !statistics) return;
         Total& total = anchors.totals[kind][begin + i];
         for (int64_t J = 0; J < others; ++J) {
           const T* part = partial(side, kind * STATISTICS, J, i);
           const int64_t next = partial(side, 1, 0, 0) - partial(side, 0, 0, 0);
-          merge(loss_.reduction[kind], total, {{part[0], part[next], part[2 * next]}}, other + J * block_);
+          merge(loss_.pool[kind], total, {{part[0], part[next], part[2 * next]}}, other + J * block_);
         }
       });
       if (!pass.gradient || slope_sums.empty()) return;
@@ -342,14 +337,14 @@ class PairSweep {
     });
   }
 
-  static void merge(Reduction reduction, Total& total, const Total& part, int64_t first) {
+  static void merge(Pool pool, Total& total, const Total& part, int64_t first) {
     auto& [a, b, c] = total.of;
     const auto& [value, count, third] = part.of;
-    switch (reduction) {
-      case Reduction::Sum:
+    switch (pool) {
+      case Pool::Sum:
         a += value, b += count, c += third;
         return;
-      case Reduction::LogSumExp:
+      case Pool::LogSumExp:
         c += third;
         // No terms, or infinitely small ones alone: those are in their sum.
         if (count == 0) return;
@@ -364,7 +359,7 @@ class PairSweep {
           b += count * std::exp(value - a);
         }
         return;
-      case Reduction::Max:
+      case Pool::Max:
         if (count == 0 || !(value > a || std::isnan(value))) return;
         a = value, b = double(first) + count;
     }
@@ -417,7 +412,7 @@ class PairSweep {
 
   const PairKernels<T>& loss_;
   const std::vector<double>& params_;
-  const Distance distance_;
+  const Metric metric_;
   AnchorSide<T>& rows_;
   AnchorSide<T>& cols_;
   Samples<T>& x_;

@@ -11,9 +11,9 @@
 #include <utility>
 
 #include "cpu/gemm.h"
-#include "cpu/kernels.h"
 #include "cpu/rows.h"
 #include "cpu/samples.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 namespace {
@@ -62,11 +62,15 @@ Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const 
       parallel_for(blocks(n) * across, [&](int64_t tile) {
         const int64_t row = tile / across * BLOCK, rows = std::min(BLOCK, n - row);
         const int64_t col = tile % across * BLOCK, cols = std::min(BLOCK, m - col);
+        const auto compute = [&](T* scores, int64_t ld) {
+          const T sign = 1;  // of distances
+          compute_scores<T>(sides.x, row, rows, sides.y(), col, cols, sides.distance.metric, scores, ld, nullptr, sign);
+        };
         if constexpr (std::is_same_v<Out, T>) {
-          compute_scores(sides.x, row, rows, sides.y(), col, cols, sides.distance.metric, data + row * m + col, m);
+          compute(data + row * m + col, m);
         } else {
           const Scratch<T> scores(rows * cols);
-          compute_scores(sides.x, row, rows, sides.y(), col, cols, sides.distance.metric, scores.get(), cols);
+          compute(scores.get(), cols);
           for (int64_t r = 0; r < rows; ++r) {
             for (int64_t c = 0; c < cols; ++c)
               data[(row + r) * m + col + c] = static_cast<Out>(scores.get()[r * cols + c]);
@@ -97,11 +101,11 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
         for (int64_t c = 0; c < cols; ++c) {
           T& slope = tile.get()[r * BLOCK + c];
           const T grad = grad_at(row + r, col + c);
-          // The derivative of the score by the dot product; what the norms add is made up for by the sum.
+          // The derivative by the dot product, in place of the closeness; the sum makes up for what the norms add.
           slope = metric == Metric::Dot           ? grad
                   : metric == Metric::SqEuclidean ? T(-2) * grad
                   : slope == T(0)                 ? T(0)
-                                                  : -grad / slope;
+                                                  : grad / slope;
         }
       }
       for (SinglePair<T>& p : close) std::swap(p.slope, tile.get()[(p.row - row) * BLOCK + p.col - col]);

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "cpu/gemm.h"
-#include "cpu/kernels.h"
 #include "cpu/rows.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 
@@ -102,6 +102,20 @@ struct Samples {
   }
 };
 
+// The stretch of positives that each anchor has among the other side's samples.
+struct Positives {
+  std::vector<int64_t> begin, end;
+
+  template <typename T>
+  Positives(const Samples<T>& anchors, const Samples<T>& others) : begin(anchors.n), end(anchors.n) {
+    for (int64_t i = 0; i < anchors.n; ++i) {
+      const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
+      begin[i] = stretch.first - others.labels.begin();
+      end[i] = stretch.second - others.labels.begin();
+    }
+  }
+};
+
 // Distances do not change when the origin moves, and their squares cancel less near the middle of the samples. Moved
 // are the columns that lie far from zero for their width: there the subtraction hardly rounds, elsewhere it gains
 // nothing. Empty where nothing is to be moved.
@@ -130,8 +144,8 @@ std::vector<T> center_of(const Tensor& x, const Distance& distance) {
 
 // Whether a distance is so small beside the norms that its square, as |x|^2 + |y|^2 - 2xy, has lost too many digits.
 template <typename T>
-bool is_close(Metric metric, T score, T norms) {
-  const T squared = metric == Metric::Euclidean ? score * score : score;
+bool is_close(Metric metric, T distance, T norms) {
+  const T squared = metric == Metric::Euclidean ? square(distance) : distance;
   return squared <= T(SMALL_DISTANCE) * norms;
 }
 
@@ -144,25 +158,26 @@ struct SinglePair {
   T slope;
 };
 
-// Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld. Distances of
-// close pairs, and of infinite rows, are those of the differences, and the pairs are appended to `close`, if there is
-// one, save those of a sample with itself.
+// Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld: products, or
+// distances times `sign`, which are closenesses unless it is 1. Distances of close pairs, and of infinite rows, are
+// those of the differences, and the pairs are appended to `close`, if there is one, but for those of a sample with
+// itself.
 template <typename T>
 void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
-                    Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr) {
+                    Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr, T sign = -1) {
   const int64_t d = x.d;
   gemm(Op::None, Op::Transpose, rows, cols, d, x.rows + row * d, d, y.rows + col * d, d, false, scores, ld);
   if (metric == Metric::Dot) return;
   const Kernels<T>& k = kernels<T>();
   const T *row_norms = x.norms.data() + row, *col_norms = y.norms.data() + col;
-  if (!k.distances(metric, scores, ld, rows, cols, row_norms, col_norms)) return;
+  if (!k.distances(metric, sign, scores, ld, rows, cols, row_norms, col_norms)) return;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
       T& score = scores[r * ld + c];
-      const bool near = is_close(metric, score, row_norms[r] + col_norms[c]);
+      const bool near = is_close(metric, sign * score, row_norms[r] + col_norms[c]);
       if (!near && !std::isnan(score)) continue;
       const T exact = k.squared_distance(x.rows + (row + r) * d, y.rows + (col + c) * d, d);
-      score = metric == Metric::Euclidean ? std::sqrt(exact) : exact;
+      score = sign * (metric == Metric::Euclidean ? std::sqrt(exact) : exact);
       if (close && near && !(&x == &y && row + r == col + c)) close->push_back({row + r, col + c, T(0)});
     }
   }

@@ -106,9 +106,9 @@ class TripletRow {
         const T gap = positive(p) - d[j], excess = gap + T(terms_.margin);
         if (terms_.semihard && (gap >= T(0) || excess <= T(0))) continue;
         const T term = terms_.smooth ? softplus(excess) : relu(excess);
-        const T slope = terms_.smooth ? sigmoid(excess) : T(excess <= T(0) ? 0 : 1);
+        const T slope = terms_.smooth ? sigmoid(excess) : step(excess);
         loss += term;
-        count += term == T(0) ? 0 : 1;
+        count += nonzero(term);
         slopes[j] -= slope;
         slopes[negatives_ + p] += slope;
       }
@@ -193,9 +193,9 @@ int64_t blocks(int64_t length, int64_t block) { return (length + block - 1) / bl
 template <typename T>
 struct TripletSweep {
   const TripletTerms& terms;
-  const Distance& distance;
+  Metric metric;
   Samples<T>&x, &y;
-  const std::vector<int64_t>&pos_begin, &pos_end;
+  const Positives& positives;
   const int64_t* self;
   const T* weights;
 
@@ -245,7 +245,7 @@ struct TripletSweep {
     for (std::vector<SinglePair<T>>& pairs : close) pairs.clear();
     for_tiles(rows, [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
       std::vector<SinglePair<T>>& pairs = close[row / row_block * blocks(y.n, col_block) + col / col_block];
-      compute_scores(x, top + row, count, y, col, cols, distance.metric, at(row, col), ld, weights ? &pairs : nullptr);
+      compute_scores(x, top + row, count, y, col, cols, metric, at(row, col), ld, weights ? &pairs : nullptr);
       if (!symmetric || row == col) return;
       for (int64_t c = col; c < col + cols; ++c) {
         for (int64_t r = row; r < row + count; ++r) *at(c, r) = *at(r, c);
@@ -268,27 +268,26 @@ struct TripletSweep {
       f(begin, end, place);
       return place += end - begin;
     };
-    stretch(0, pos_begin[i]);
-    const int64_t negatives = stretch(pos_end[i], y.n);
-    return {negatives, stretch(pos_begin[i], pos_end[i]) - negatives};
+    stretch(0, positives.begin[i]);
+    const int64_t negatives = stretch(positives.end[i], y.n);
+    return {negatives, stretch(positives.begin[i], positives.end[i]) - negatives};
   }
 
   // The scores of anchor i become the derivatives of its loss, times its weight, by the dot products.
   void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s) {
     const auto [negatives, positives] = for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
       T* __restrict d = row.distances() + place - begin;
-      for (int64_t j = begin; j < end; ++j) d[j] = distance.similarity ? -s[j] : s[j];
+      for (int64_t j = begin; j < end; ++j) d[j] = -s[j];
     });
     row.visit(negatives, positives);
     sums.losses[i] = row.loss;
     sums.counts[i] = row.count;
     if (!weights) return;
-    // The derivative of a distance: of minus the product, -2 times it, or the root of that.
-    const T factor = distance.metric == Metric::SqEuclidean ? -2 * weights[i] : -weights[i];
+    const T factor = -weights[i] * closeness_slope(metric, T(1));
     if (self && self[i] >= 0) s[self[i]] = 0;
     for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
       const T* __restrict slopes = row.slopes() + place - begin;
-      if (distance.metric == Metric::Euclidean) {
+      if (metric == Metric::Euclidean) {
         for (int64_t j = begin; j < end; ++j) s[j] = s[j] == T(0) ? T(0) : factor * slopes[j] / s[j];
       } else {
         for (int64_t j = begin; j < end; ++j) s[j] = factor * slopes[j];
@@ -351,27 +350,31 @@ struct TripletSweep {
 
 }  // namespace
 
-std::optional<TripletTerms> triplet_terms(const std::string& loss, const std::vector<double>& params) {
-  const bool smooth = loss.starts_with("smooth_");
-  const std::string name = smooth ? loss.substr(7) : loss;
+std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
+  const bool smooth = args.loss.starts_with("smooth_");
+  const std::string name = smooth ? args.loss.substr(7) : args.loss;
   if (name != "triplet" && name != "semihard_triplet") return {};
-  STD_TORCH_CHECK(params.size() == 1, "params must have 1 elements, got ", params.size());
-  return TripletTerms{params[0], smooth, name == "semihard_triplet"};
+  args.check_params(1);
+  return TripletTerms{.margin = args.params[0], .smooth = smooth, .semihard = name == "semihard_triplet"};
 }
 
 template <typename T>
-TripletSums sweep_triplets(const TripletTerms& terms, const Distance& distance, Samples<T>& anchors,
-                           Samples<T>& references, const std::vector<int64_t>& pos_begin,
-                           const std::vector<int64_t>& pos_end, const int64_t* self, const T* row_weights) {
-  TripletSweep<T> sweep{terms, distance, anchors, references, pos_begin, pos_end, self, row_weights};
+TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
+                           const Positives& positives, const int64_t* self, const T* row_weights) {
+  TripletSweep<T> sweep{.terms = terms,
+                        .metric = metric,
+                        .x = anchors,
+                        .y = references,
+                        .positives = positives,
+                        .self = self,
+                        .weights = row_weights};
   sweep.run();
   return std::move(sweep.sums);
 }
 
-using Places = std::vector<int64_t>;
-template TripletSums sweep_triplets(const TripletTerms&, const Distance&, Samples<float>&, Samples<float>&,
-                                    const Places&, const Places&, const int64_t*, const float*);
-template TripletSums sweep_triplets(const TripletTerms&, const Distance&, Samples<double>&, Samples<double>&,
-                                    const Places&, const Places&, const int64_t*, const double*);
+template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&, const Positives&,
+                                    const int64_t*, const float*);
+template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<double>&, Samples<double>&, const Positives&,
+                                    const int64_t*, const double*);
 
 }  // namespace fastpair

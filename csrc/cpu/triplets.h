@@ -11,28 +11,26 @@
 namespace fastpair {
 
 // A triplet with the positive at distance p and the negative at distance n has the loss [p - n + margin]_+, or
-// log(1 + exp(p - n + margin)) where `smooth`. Of the semi-hard ones alone, p < n < p + margin. For a similarity the
-// distance is -s.
+// log(1 + exp(p - n + margin)) where `smooth`. Of the semi-hard ones alone, p < n < p + margin. A distance is the
+// negative of a closeness.
 struct TripletTerms {
   double margin;
   bool smooth, semihard;
 };
 
 // Empty if the loss of that name is none of triplets.
-std::optional<TripletTerms> triplet_terms(const std::string& loss, const std::vector<double>& params);
+std::optional<TripletTerms> triplet_terms(const PairLossArguments& args);
 
 // What the triplets of each anchor add up to, and how many of them are not zero; anchors in the order of the samples.
 struct TripletSums {
   std::vector<double> losses, counts;
 };
 
-// Visits the triplets of every anchor: the positives of anchor i are the references [pos_begin[i], pos_end[i]), the
-// negatives all others. self[i] is the place of the anchor's own copy among the references, or -1; null: there is none.
-// Unless row_weights is null, the anchors' gradients, times their weights, are added to those of the samples that have
-// them.
+// Visits the triplets of every anchor, whose negatives are all references but its positives. self[i] is the place of
+// the anchor's own copy among the references, or -1; null: there is none. Unless row_weights is null, the anchors'
+// gradients, times their weights, are added to those of the samples that have them.
 template <typename T>
-TripletSums sweep_triplets(const TripletTerms& terms, const Distance& distance, Samples<T>& anchors,
-                           Samples<T>& references, const std::vector<int64_t>& pos_begin,
-                           const std::vector<int64_t>& pos_end, const int64_t* self, const T* row_weights);
+TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
+                           const Positives& positives, const int64_t* self, const T* row_weights);
 
 }  // namespace fastpair

@@ -147,51 +147,35 @@ void want_anchors(Workspace& workspace, Side& side) {
   workspace.want(&side.totals, int64_t(TOTALS) * side.n);
 }
 
-Mean mean_named(const std::string& reduction) {
-  if (reduction == "mean") return Mean::Mean;
-  if (reduction == "sum") return Mean::Sum;
-  STD_TORCH_CHECK(reduction == "none", "unknown reduction ", reduction);
-  return Mean::None;
-}
-
 void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", problem ? problem : ""); }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const OptionalTensor& ref_emb,
-                                             const Tensor& labels, const OptionalTensor& ref_labels,
-                                             const OptionalTensor& self_index, const OptionalTensor& row_grad,
-                                             const std::string& loss, const std::vector<double>& params,
-                                             const std::string& distance, bool two_sided, const std::string& reduction,
-                                             bool grad_embeddings, bool grad_ref) {
-  PairLossArguments{embeddings, ref_emb,  labels,    ref_labels, self_index,      row_grad, loss,
-                    params,     distance, two_sided, reduction,  grad_embeddings, grad_ref}
-      .check();
-  const OnDevice device(embeddings);
-  PairLoss problem;
+PairLossResults pair_loss(const PairLossArguments& args) {
+  const OnDevice device(args.embeddings);
+  PairLossProblem problem;
   int param_count = 0;
-  problem.loss = find_pair_loss(loss, &param_count);
-  STD_TORCH_CHECK(problem.loss >= 0, "no CUDA kernel for the loss ", loss);
-  STD_TORCH_CHECK(int64_t(params.size()) == param_count, "params must have ", param_count, " elements, got ",
-                  params.size());
-  std::copy(params.begin(), params.end(), problem.params);
-  problem.mean = reduction == "totals" ? Mean::Totals : mean_named(reduction);
-  problem.two_sided = two_sided;
+  problem.loss = find_pair_loss(args.loss, &param_count);
+  STD_TORCH_CHECK(problem.loss >= 0, "no CUDA kernel for the loss ", args.loss);
+  args.check_params(param_count);
+  std::copy(args.params.begin(), args.params.end(), problem.params);
+  problem.reduction = args.reduction;
+  problem.two_sided = args.two_sided;
 
-  Operands operands(problem, embeddings, ref_emb, distance_named(distance));
+  Operands operands(problem, args.embeddings, args.ref_emb, args.distance);
   Workspace workspace;
   operands.want_prepared_rows(workspace);
-  operands.want_scores(workspace, grad_ref || two_sided);
-  operands.want_gradients(workspace, grad_embeddings, grad_ref);
+  operands.want_scores(workspace, args.grad_ref || args.two_sided);
+  operands.want_gradients(workspace, args.grad_embeddings, args.grad_ref);
   want_anchors(workspace, problem.side[0]);
-  if (two_sided) want_anchors(workspace, problem.side[1]);
-  workspace.allocate(embeddings);
+  if (args.two_sided) want_anchors(workspace, problem.side[1]);
+  workspace.allocate(args.embeddings);
 
   std::array<OptionalTensor, 4> vectors;
-  if (self_index) vectors[0] = as_vector(*self_index, ScalarType::Long);
-  if (row_grad) vectors[1] = as_vector(*row_grad, ScalarType::Float);
-  vectors[2] = as_vector(labels, ScalarType::Long);
-  if (ref_labels) vectors[3] = as_vector(*ref_labels, ScalarType::Long);
+  if (args.self_index) vectors[0] = as_vector(*args.self_index, ScalarType::Long);
+  if (args.row_grad) vectors[1] = as_vector(*args.row_grad, ScalarType::Float);
+  vectors[2] = as_vector(args.labels, ScalarType::Long);
+  if (args.ref_labels) vectors[3] = as_vector(*args.ref_labels, ScalarType::Long);
   const auto data = [&](int i) { return vectors[i] ? vectors[i]->const_data_ptr() : nullptr; };
   problem.self_index = static_cast<const int64_t*>(data(0));
   problem.row_grad = static_cast<const float*>(data(1));
@@ -199,9 +183,9 @@ std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const Opt
   problem.side[1].labels = static_cast<const int64_t*>(data(3));
   operands.finish();
 
-  Tensor value = problem.mean == Mean::None     ? new_tensor(embeddings, {problem.side[0].n})
-                 : problem.mean == Mean::Totals ? new_tensor(embeddings, {TOTALS})
-                                                : new_tensor(embeddings, {});
+  Tensor value = problem.reduction == Reduction::None     ? new_tensor(args.embeddings, {problem.side[0].n})
+                 : problem.reduction == Reduction::Totals ? new_tensor(args.embeddings, {TOTALS})
+                                                          : new_tensor(args.embeddings, {});
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_pair_loss(problem, device.stream));
   return {value, operands.gradient(0), operands.gradient(1)};
@@ -312,7 +296,7 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
   problem.margin_kind = margin_named(logits);
   problem.scale = scale, problem.margin = margin, problem.label_smoothing = label_smoothing;
   problem.ignore_index = ignore_index;
-  problem.mean = mean_named(reduction);
+  problem.reduction = reduction_named(reduction);
   const auto output = [&](const char* name, std::optional<Tensor>& t) {
     if (!t) return static_cast<void*>(nullptr);
     check_matrix(name, *t);
@@ -326,7 +310,7 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
   problem.rest = output("rest", rest);
   const Tensor losses = new_tensor(products, {n});
   problem.losses = static_cast<float*>(losses.mutable_data_ptr());
-  const Tensor value = problem.mean == Mean::None ? losses : new_tensor(products, {});
+  const Tensor value = problem.reduction == Reduction::None ? losses : new_tensor(products, {});
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_softmax(problem, device.stream));
   return value;

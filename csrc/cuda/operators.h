@@ -12,12 +12,9 @@ namespace fastpair::cuda {
 
 using OptionalTensor = std::optional<Tensor>;
 
-std::tuple<Tensor, Tensor, Tensor> pair_loss(const Tensor& embeddings, const OptionalTensor& ref_emb,
-                                             const Tensor& labels, const OptionalTensor& ref_labels,
-                                             const OptionalTensor& self_index, const OptionalTensor& row_grad,
-                                             const std::string& loss, const std::vector<double>& params,
-                                             const std::string& distance, bool two_sided, const std::string& reduction,
-                                             bool grad_embeddings, bool grad_ref);
+PairLossResults pair_loss(const PairLossArguments& args);
+// Not within the template below, where GCC 12 names the instance by a symbol that it then does not emit.
+constexpr auto registered_pair_loss = &pair_loss_operator<&pair_loss>;
 
 Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric);
 
@@ -39,7 +36,7 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
 
 template <typename Library>
 void register_operators(Library& m) {
-  m.impl("cuda_pair_loss", TORCH_BOX(&pair_loss));
+  m.impl("cuda_pair_loss", TORCH_BOX(registered_pair_loss));
   m.impl("cuda_pairwise_distance", TORCH_BOX(&pairwise_distance));
   m.impl("cuda_pairwise_distance_backward", TORCH_BOX(&pairwise_distance_backward));
   m.impl("cuda_inverse_norms", TORCH_BOX(&inverse_norms));

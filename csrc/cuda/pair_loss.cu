@@ -9,25 +9,25 @@
 
 #include "cuda/launch.h"
 #include "cuda/pairs.h"
-#include "terms.h"
+#include "pair_losses/generated.h"
 
 namespace fastpair::cuda {
 namespace {
 
 // What an anchor's pairs of one kind come to: the part of one lane, then of the warp.
-template <Reduction REDUCTION>
+template <Pool POOLED>
 struct Partial {
   int pairs = 0;
   float highest = -INFINITY;  // of a log-sum-exp and a maximum
   int place = -1;             // of a maximum: where it is
   float value = 0;            // the sum; of a log-sum-exp, of the exponentials relative to the highest
-  float nonzero = 0, given_slope = 0, terms = 0;
+  float nonzeros = 0, by_negatives_lse = 0, terms = 0;
 
-  __device__ __forceinline__ void add(float u, float slope, int j) {
+  __device__ __forceinline__ void add(float u, float by_lse, int j) {
     ++pairs;
-    if constexpr (REDUCTION == Reduction::Sum) {
-      value += u, nonzero += u == 0 ? 0 : 1, given_slope += slope;
-    } else if constexpr (REDUCTION == Reduction::LogSumExp) {
+    if constexpr (POOLED == Pool::Sum) {
+      value += u, nonzeros += nonzero(u), by_negatives_lse += by_lse;
+    } else if constexpr (POOLED == Pool::LogSumExp) {
       highest = highest < u ? u : highest;
     } else {
       take(u, j);
@@ -36,7 +36,7 @@ struct Partial {
 
   // In a second round, when `highest` is that of all lanes.
   __device__ __forceinline__ void add_exponential(float u) {
-    if constexpr (REDUCTION == Reduction::LogSumExp) value += exponential(u - shift_of(highest)), terms += u;
+    if constexpr (POOLED == Pool::LogSumExp) value += exponential(u - shift_of(highest)), terms += u;
   }
 
   // Of a maximum: NaN passes for the largest, so that it shows, and among equals the first is taken.
@@ -50,8 +50,8 @@ struct Partial {
 
   __device__ __forceinline__ void combine_highest() {
     pairs = warp_sum(pairs);
-    if constexpr (REDUCTION == Reduction::LogSumExp) highest = warp_max(highest);
-    if constexpr (REDUCTION == Reduction::Max) {
+    if constexpr (POOLED == Pool::LogSumExp) highest = warp_max(highest);
+    if constexpr (POOLED == Pool::Max) {
       for (int step = WARP / 2; step > 0; step /= 2) {
         const float other = __shfl_xor_sync(ALL_LANES, highest, step);
         take(other, __shfl_xor_sync(ALL_LANES, place, step));
@@ -61,13 +61,13 @@ struct Partial {
 
   __device__ __forceinline__ void combine_sums() {
     value = warp_sum(value), terms = warp_sum(terms);
-    nonzero = warp_sum(nonzero), given_slope = warp_sum(given_slope);
+    nonzeros = warp_sum(nonzeros), by_negatives_lse = warp_sum(by_negatives_lse);
   }
 
   __device__ Statistic statistic() const {
-    if constexpr (REDUCTION == Reduction::Sum) {
-      return {.pairs = double(pairs), .value = value, .nonzero = nonzero, .given_slope = given_slope};
-    } else if constexpr (REDUCTION == Reduction::LogSumExp) {
+    if constexpr (POOLED == Pool::Sum) {
+      return {.pairs = double(pairs), .value = value, .nonzero = nonzeros, .by_negatives_lse = by_negatives_lse};
+    } else if constexpr (POOLED == Pool::LogSumExp) {
       const double log_sum = value == 0 ? 0 : log(double(value));
       return {.pairs = double(pairs), .value = highest, .log_sum = log_sum, .sum = terms};
     } else {
@@ -76,30 +76,35 @@ struct Partial {
   }
 };
 
-// What the slopes of negatives and of positives are multiplied by.
+// What slopes are multiplied by, by kind.
 struct Scales {
   float of[2];
 };
 
-// What the gradient multiplies an anchor's loss by: the part that its negatives make of it, and that of its positives.
+// What the gradient multiplies an anchor's loss by, or the part of it that its pairs of a kind make.
 struct AnchorWeights {
   const float* each;
   float all[2];
   bool differ;  // whether anchors have one each
   float share;  // anchors of two sides have half the weight each
 
-  __device__ AnchorWeights(const PairLoss& p, bool separate_means)
-      : each(p.row_grad), all{1, 1}, differ(p.row_grad && p.mean != Mean::Totals), share(p.two_sided ? 0.5f : 1.0f) {
-    if (p.row_grad && p.mean == Mean::Totals) all[0] = p.row_grad[separate_means ? 2 : 0], all[1] = p.row_grad[0];
+  __device__ AnchorWeights(const PairLossProblem& p, bool separate_means)
+      : each(p.row_grad),
+        all{1, 1},
+        differ(p.row_grad && p.reduction != Reduction::Totals),
+        share(p.two_sided ? 0.5f : 1.0f) {
+    if (differ || !p.row_grad) return;
+    all[Negative] = p.row_grad[separate_means ? 2 : 0];
+    all[Positive] = p.row_grad[0];
   }
 
-  __device__ __forceinline__ float of(int i, int kind) const { return share * (differ ? each[i] : all[kind]); }
+  __device__ __forceinline__ float of(int i, Kind kind) const { return share * (differ ? each[i] : all[kind]); }
 };
 
 // Row i of side s with the rows of the other, and which of these makes no pair with it.
 class Row {
  public:
-  __device__ __forceinline__ Row(const PairLoss& p, int s, int i)
+  __device__ __forceinline__ Row(const PairLossProblem& p, int s, int i)
       : n_(p.side[1 - s].n),
         scores_(p.side[s].scores + i * p.side[s].ld),
         labels_(p.side[1 - s].labels),
@@ -113,9 +118,9 @@ class Row {
     }
   }
 
-  // f(j, score, whether it is a positive, as a constant) for the pairs, shared by the lanes of a warp, and none(j)
-  // where there is no pair. In a small batch there are hardly other warps to go on while one waits for memory: what is
-  // read of AHEAD pairs is under way before the first is looked at.
+  // f(j, closeness, kind as a constant) for the pairs, shared by the lanes of a warp, and none(j) where there is no
+  // pair. In a small batch there are hardly other warps to go on while one waits for memory: what is read of AHEAD
+  // pairs is under way before the first is looked at.
   template <int AHEAD, typename F, typename None>
   __device__ __forceinline__ void for_pairs(const F& f, const None& none) const {
     for (int first = lane(); first < n_; first += AHEAD * WARP) {
@@ -133,9 +138,9 @@ class Row {
         if (selves[k] == self_) {
           none(j);
         } else if (labels[k] == label_) {
-          f(j, scores[k], std::true_type());
+          f(j, scores[k], std::integral_constant<Kind, Positive>());
         } else {
-          f(j, scores[k], std::false_type());
+          f(j, scores[k], std::integral_constant<Kind, Negative>());
         }
       }
     }
@@ -151,52 +156,51 @@ class Row {
   int64_t self_ = -1;     // the number there, or the other row itself, that makes no pair with this one
 };
 
-template <typename Term>
+template <typename Terms>
 struct Loss {
-  static constexpr bool SUMS = Term::NEGATIVES == Reduction::Sum && Term::POSITIVES == Reduction::Sum;
+  static constexpr bool SUMS = Terms::NEGATIVES == Pool::Sum && Terms::POSITIVES == Pool::Sum;
 
-  const PairLoss& p;
-  const Term term;
+  const PairLossProblem& p;
+  const Terms terms;
   const AnchorWeights anchor_weights;
 
-  __device__ explicit Loss(const PairLoss& p)
-      : p(p), term(p.params, p.metric == Metric::Dot), anchor_weights(p, Term::SEPARATE_MEANS) {}
+  __device__ explicit Loss(const PairLossProblem& p)
+      : p(p), terms(p.params), anchor_weights(p, Terms::SEPARATE_MEANS) {}
 
-  template <bool POSITIVE>
-  __device__ __forceinline__ float value(float score, float given) const {
-    return POSITIVE ? term.positive(score, given) : term.negative(score, given);
-  }
-
-  __device__ __forceinline__ float given_slope(float score, float given) const {
-    if constexpr (Term::POSITIVES_GIVEN) return term.given_slope(score, given);
+  template <Kind KIND>
+  __device__ __forceinline__ float by_negatives_lse(float closeness, float negatives_lse) const {
+    if constexpr (KIND == Positive && Terms::READS_NEGATIVES_LSE) {
+      return terms.slope_by_negatives_lse(closeness, negatives_lse);
+    }
     return 0;
   }
 
   // ---- statistics
 
   // The pairs of a row; those of a kind that is null are passed over.
-  __device__ __forceinline__ void add_up(const Row& row, float given, Partial<Term::NEGATIVES>* neg,
-                                         Partial<Term::POSITIVES>* pos) const {
+  __device__ __forceinline__ void add_up(const Row& row, float negatives_lse, Partial<Terms::NEGATIVES>* neg,
+                                         Partial<Terms::POSITIVES>* pos) const {
+    const auto with_part = [&](auto kind, const auto& f) {
+      if constexpr (kind == Positive) {
+        if (pos) f(*pos);
+      } else {
+        if (neg) f(*neg);
+      }
+    };
     const auto for_kinds = [&](const auto& f) {
       if (neg) f(*neg);
       if (pos) f(*pos);
     };
     const auto for_pairs = [&](const auto& f) { row.for_pairs<4>(f, [](int) {}); };
-    for_pairs([&](int j, float score, auto positive) {
-      if constexpr (positive) {
-        if (pos) pos->add(value<true>(score, given), given_slope(score, given), j);
-      } else {
-        if (neg) neg->add(value<false>(score, given), 0, j);
-      }
+    for_pairs([&](int j, float s, auto kind) {
+      with_part(kind, [&](auto& of) {
+        of.add(term_of<kind>(terms, s, negatives_lse), by_negatives_lse<kind>(s, negatives_lse), j);
+      });
     });
     for_kinds([](auto& of) { of.combine_highest(); });
-    if constexpr (Term::NEGATIVES == Reduction::LogSumExp || Term::POSITIVES == Reduction::LogSumExp) {
-      for_pairs([&](int, float score, auto positive) {
-        if constexpr (positive) {
-          if (pos) pos->add_exponential(value<true>(score, given));
-        } else {
-          if (neg) neg->add_exponential(value<false>(score, given));
-        }
+    if constexpr (Terms::NEGATIVES == Pool::LogSumExp || Terms::POSITIVES == Pool::LogSumExp) {
+      for_pairs([&](int, float s, auto kind) {
+        with_part(kind, [&](auto& of) { of.add_exponential(term_of<kind>(terms, s, negatives_lse)); });
       });
     }
     for_kinds([](auto& of) { of.combine_sums(); });
@@ -207,74 +211,74 @@ struct Loss {
   __device__ __forceinline__ double anchor(int s, int i) const {
     const Side side = p.side[s];
     const Row row(p, s, i);
-    Partial<Term::NEGATIVES> neg;
-    Partial<Term::POSITIVES> pos;
-    float given = 0;
-    if constexpr (Term::POSITIVES_GIVEN) {
-      add_up(row, given, &neg, nullptr);
-      given = float(neg.statistic().log_sum_exp());
-      add_up(row, given, nullptr, &pos);
+    Partial<Terms::NEGATIVES> neg;
+    Partial<Terms::POSITIVES> pos;
+    float negatives_lse = 0;
+    if constexpr (Terms::READS_NEGATIVES_LSE) {
+      add_up(row, negatives_lse, &neg, nullptr);
+      negatives_lse = float(neg.statistic().log_sum_exp());
+      add_up(row, negatives_lse, nullptr, &pos);
     } else {
-      add_up(row, given, &neg, &pos);
+      add_up(row, negatives_lse, &neg, &pos);
     }
     const Statistic of_pos = pos.statistic(), of_neg = neg.statistic();
-    const Anchor a = term.anchor(of_pos, of_neg);
+    const Anchor a = Terms::anchor(p.params, of_pos, of_neg);
     if (lane() == 0) {
       double* totals = side.totals + i;
       totals[0] = a.loss, totals[side.n] = a.count, totals[2 * side.n] = a.neg_loss, totals[3 * side.n] = a.neg_count;
       if constexpr (!SUMS) {
-        store_weights(side, i, 0, a.neg, of_neg, neg.place);
-        store_weights(side, i, 1, a.pos, of_pos, pos.place);
-        side.weights[6 * side.n + i] = given;
+        store_weights(side, i, Negative, a.neg, of_neg, neg.place);
+        store_weights(side, i, Positive, a.pos, of_pos, pos.place);
+        side.weights[6 * side.n + i] = negatives_lse;
       }
     }
     return a.loss + a.neg_loss;
   }
 
-  __device__ __forceinline__ void store_weights(const Side& side, int i, int kind, const Slope& slope,
+  __device__ __forceinline__ void store_weights(const Side& side, int i, Kind kind, const Slope& slope,
                                                 const Statistic& of_terms, int place) const {
     const RoundedSlope<float> rounded(slope, of_terms, anchor_weights.of(i, kind));
     float* out = side.weights + 3 * kind * side.n + i;
     out[0] = rounded.factor, out[side.n] = rounded.shift, out[2 * side.n] = rounded.constant;
-    if constexpr (Term::NEGATIVES == Reduction::Max) side.extremes[kind * side.n + i] = place;
+    if constexpr (Terms::NEGATIVES == Pool::Max) side.extremes[kind * side.n + i] = place;
   }
 
   // ---- slopes
 
   // What the slopes of an anchor's pairs of one kind are made of, as store_weights left it.
   struct Weights {
-    float factor = 0, shift = 0, constant = 0, given = 0;
+    float factor = 0, shift = 0, constant = 0, negatives_lse = 0;
     int extreme = -1;
   };
 
-  template <bool POSITIVE>
+  template <Kind KIND>
   __device__ __forceinline__ Weights weights(const Side& side, int i) const {
-    constexpr Reduction reduction = POSITIVE ? Term::POSITIVES : Term::NEGATIVES;
+    constexpr Pool pool = POOL<KIND, Terms>;
     Weights w;
     if constexpr (SUMS) {
-      w.constant = anchor_weights.of(i, POSITIVE);
+      w.constant = anchor_weights.of(i, KIND);
     } else {
-      const float* of = side.weights + 3 * POSITIVE * side.n + i;
+      const float* of = side.weights + 3 * KIND * side.n + i;
       w.constant = of[2 * side.n];
-      if constexpr (Term::POSITIVES_GIVEN) w.given = side.weights[6 * side.n + i];
-      if constexpr (reduction == Reduction::LogSumExp) w.factor = of[0], w.shift = of[side.n];
-      if constexpr (reduction == Reduction::Max) w.extreme = side.extremes[POSITIVE * side.n + i];
+      if constexpr (Terms::READS_NEGATIVES_LSE) w.negatives_lse = side.weights[6 * side.n + i];
+      if constexpr (pool == Pool::LogSumExp) w.factor = of[0], w.shift = of[side.n];
+      if constexpr (pool == Pool::Max) w.extreme = side.extremes[KIND * side.n + i];
     }
     return w;
   }
 
-  // The derivative of an anchor's loss by its score with row j of the other side.
-  template <bool POSITIVE>
-  __device__ __forceinline__ float slope(const Weights& of, int j, float score) const {
-    constexpr Reduction reduction = POSITIVE ? Term::POSITIVES : Term::NEGATIVES;
+  // The derivative of an anchor's loss by its closeness to row j of the other side.
+  template <Kind KIND>
+  __device__ __forceinline__ float slope(const Weights& of, int j, float closeness) const {
+    constexpr Pool pool = POOL<KIND, Terms>;
     float weight = of.constant;
-    if constexpr (reduction == Reduction::LogSumExp) {
-      weight += of.factor * exponential(value<POSITIVE>(score, of.given) - of.shift);
+    if constexpr (pool == Pool::LogSumExp) {
+      weight += of.factor * exponential(term_of<KIND>(terms, closeness, of.negatives_lse) - of.shift);
     }
-    if constexpr (reduction == Reduction::Max) {
+    if constexpr (pool == Pool::Max) {
       if (of.extreme != j) return 0;
     }
-    return weight * (POSITIVE ? term.positive_slope(score, of.given) : term.negative_slope(score, of.given));
+    return weight * slope_of<KIND>(terms, closeness, of.negatives_lse);
   }
 
   // Replaces the scores of row i of side s. The scales are those of what the side's and the other side's anchors say,
@@ -283,16 +287,19 @@ struct Loss {
     const Side side = p.side[s], other = p.side[1 - s];
     const Row row(p, s, i);
     Weights as_anchor[2];
-    if (side.anchors) as_anchor[0] = weights<false>(side, i), as_anchor[1] = weights<true>(side, i);
+    if (side.anchors) {
+      as_anchor[Negative] = weights<Negative>(side, i);
+      as_anchor[Positive] = weights<Positive>(side, i);
+    }
     SlopesOfRow slopes(p, side, other, i);
     row.for_pairs<1>(  // more would make as many copies of what follows
-        [&](int j, float score, auto positive) {
-          slopes.store(j, score, [&] {
+        [&](int j, float closeness, auto kind) {
+          slopes.store(j, closeness, [&] {
             // Under way while the first slope is computed.
-            const Weights theirs = other.anchors ? weights<positive>(other, j) : Weights();
+            const Weights theirs = other.anchors ? weights<kind>(other, j) : Weights();
             float sum = 0;
-            if (side.anchors) sum += own.of[positive] * slope<positive>(as_anchor[positive], j, score);
-            if (other.anchors) sum += others.of[positive] * slope<positive>(theirs, i, score);
+            if (side.anchors) sum += own.of[kind] * slope<kind>(as_anchor[kind], j, closeness);
+            if (other.anchors) sum += others.of[kind] * slope<kind>(theirs, i, closeness);
             return sum;
           });
         },
@@ -313,23 +320,23 @@ struct Loss {
     }
 #pragma unroll
     for (int k = 0; k < TOTALS; ++k) totals[k] = block_sum(totals[k], room);
-    if (p.mean == Mean::Totals && blockIdx.x == 0 && threadIdx.x == 0) {
+    if (p.reduction == Reduction::Totals && blockIdx.x == 0 && threadIdx.x == 0) {
       for (int k = 0; k < TOTALS; ++k) p.value[k] = float(totals[k]);
     }
     double pos_count = 1, neg_count = 1;
-    if (p.mean == Mean::Mean) {
+    if (p.reduction == Reduction::Mean) {
       pos_count = totals[1] < 1 ? 1 : totals[1];
-      neg_count = !Term::SEPARATE_MEANS ? pos_count : totals[3] < 1 ? 1 : totals[3];
+      neg_count = !Terms::SEPARATE_MEANS ? pos_count : totals[3] < 1 ? 1 : totals[3];
     }
-    scales->of[0] = float(1 / neg_count), scales->of[1] = float(1 / pos_count);
+    scales->of[Negative] = float(1 / neg_count), scales->of[Positive] = float(1 / pos_count);
     return anchor_weights.share * (totals[0] / pos_count + totals[2] / neg_count);
   }
 };
 
 // From the scores to the slopes.
-template <typename Term>
-__device__ __forceinline__ void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
-  const Loss<Term> loss(p);
+template <typename Terms>
+__device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, double (&room)[WARPS]) {
+  const Loss<Terms> loss(p);
   const auto slopes = [&](const Scales& x_scales, const Scales& y_scales) {
     for_gradients(p, [&](int s) {
       for_each_warp(p.side[s].n,
@@ -340,12 +347,12 @@ __device__ __forceinline__ void scores_to_slopes(const PairLoss& p, double (&roo
     double value = 0;
 #pragma unroll 1  // one copy of what is inlined
     for (int s = 0; s < (p.two_sided ? 2 : 1); ++s) value += loss.anchor(s, i);
-    if (p.mean == Mean::None && lane() == 0) p.value[i] = float(loss.anchor_weights.share * value);
+    if (p.reduction == Reduction::None && lane() == 0) p.value[i] = float(loss.anchor_weights.share * value);
   });
-  const bool at_once = Loss<Term>::SUMS && !(Term::SEPARATE_MEANS && p.mean == Mean::Mean);
+  const bool at_once = Loss<Terms>::SUMS && !(Terms::SEPARATE_MEANS && p.reduction == Reduction::Mean);
   if (at_once) {
     // Every anchor of such a loss counts as one.
-    const float scale = p.mean == Mean::Mean ? 1.0f / p.side[0].n : 1.0f;
+    const float scale = p.reduction == Reduction::Mean ? 1.0f / p.side[0].n : 1.0f;
     slopes({scale, scale}, {scale, scale});
   }
   grid_barrier();
@@ -354,31 +361,32 @@ __device__ __forceinline__ void scores_to_slopes(const PairLoss& p, double (&roo
   double value = loss.reduce(0, room, &x_scales);
   if (p.two_sided) value += loss.reduce(1, room, &y_scales);
   if (p.symmetric) y_scales = x_scales;
-  if ((p.mean == Mean::Sum || p.mean == Mean::Mean) && blockIdx.x == 0 && threadIdx.x == 0) p.value[0] = float(value);
+  const bool one_value = p.reduction == Reduction::Sum || p.reduction == Reduction::Mean;
+  if (one_value && blockIdx.x == 0 && threadIdx.x == 0) p.value[0] = float(value);
   if (!at_once) {
     slopes(x_scales, y_scales);
     grid_barrier();
   }
 }
 
-template <typename... Terms>
+template <typename... Each>
 struct Losses {
-  static constexpr int PARAMS[] = {Terms::PARAMS...};
+  static constexpr int PARAMS[] = {Each::PARAMS...};
 
-  __device__ __forceinline__ static void scores_to_slopes(const PairLoss& p, double (&room)[WARPS]) {
+  __device__ __forceinline__ static void scores_to_slopes(const PairLossProblem& p, double (&room)[WARPS]) {
     int i = 0;
-    ((i++ == p.loss && (cuda::scores_to_slopes<Terms>(p, room), true)) || ...);
+    ((i++ == p.loss && (cuda::scores_to_slopes<Each>(p, room), true)) || ...);
   }
 };
-#define FASTPAIR_TERM(name, ...) __VA_ARGS__
-using AllLosses = Losses<FASTPAIR_PAIR_LOSSES(FASTPAIR_TERM, float)>;
-#undef FASTPAIR_TERM
+#define FASTPAIR_TERMS(name, ...) __VA_ARGS__
+using AllLosses = Losses<FASTPAIR_PAIR_LOSSES(FASTPAIR_TERMS, float)>;
+#undef FASTPAIR_TERMS
 
-__global__ void __launch_bounds__(THREADS, 2) pair_loss_kernel(const __grid_constant__ PairLoss p) {
+__global__ void __launch_bounds__(THREADS, 2) pair_loss_kernel(const __grid_constant__ PairLossProblem p) {
   __shared__ Buffers buffers;
   __shared__ double room[WARPS];
   prepare(p);
-  with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers); });
+  write_closenesses(p, buffers);
   grid_barrier();
   AllLosses::scores_to_slopes(p, room);
   with_products(
@@ -399,7 +407,7 @@ int find_pair_loss(std::string_view name, int* params) {
   return loss;
 }
 
-const char* launch_pair_loss(const PairLoss& p, Stream stream) {
+const char* launch_pair_loss(const PairLossProblem& p, Stream stream) {
   return launch(pair_loss_kernel, p, largest_phase(p), stream);
 }
 

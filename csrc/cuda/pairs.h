@@ -57,14 +57,17 @@ __device__ __forceinline__ void prepare(const Pairs& p) {
 // How products are taken. Half precision by the tensor cores, which multiply it exactly; float32 in float32; distances
 // as sums of squared differences: none is lost among large norms, and that of equal rows is 0.
 struct InTensorCores {
+  static constexpr bool DISTANCES = false;
   using Scores = TensorSums<false>;
   using Gradient = TensorSums<true>;
 };
 struct InFloat32 {
+  static constexpr bool DISTANCES = false;
   using Scores = LaneSums<Multiply>;
   using Gradient = LaneSums<Multiply>;
 };
 struct OfDifferences {
+  static constexpr bool DISTANCES = true;
   using Scores = LaneSums<SquareDifference>;
   using Gradient = LaneSums<WeighDifference>;
 };
@@ -75,10 +78,10 @@ __device__ __forceinline__ void with_products(const Pairs& p, const F& f) {
   f(InTensorCores());
 }
 
-// Writes every score to where side[0] has it and, if there is a place, to where side[1] has it. For the symmetric pairs
-// that is the mirror image, and what lies below the diagonal is not computed.
+// Writes every score, a product or a distance times `sign`, to where side[0] has it and, if there is a place, to where
+// side[1] has it. For the symmetric pairs that is the mirror image, and what lies below the diagonal is not computed.
 template <typename Products>
-__device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers) {
+__device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers, float sign) {
   const Side &rows = p.side[0], &cols = p.side[1];
   const int high = tile_count(rows.n), wide = tile_count(cols.n);
   const int tiles = p.symmetric ? high * (high + 1) / 2 : high * wide;
@@ -94,28 +97,28 @@ __device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers) {
                           const int i = top + r, j = left + c;
                           if (i >= rows.n || j >= cols.n) return;
                           float score = sum;
-                          if (p.metric == Metric::Euclidean) score = square_root(sum);
-                          if (p.metric == Metric::Dot && p.unit) score *= rows.inverse_norms[i] * cols.inverse_norms[j];
+                          if constexpr (Products::DISTANCES) {
+                            score = sign * (p.metric == Metric::Euclidean ? square_root(sum) : sum);
+                          } else if (p.unit) {
+                            score *= rows.inverse_norms[i] * cols.inverse_norms[j];
+                          }
                           rows.scores[i * rows.ld + j] = score;
                           if (mirror) cols.scores[j * cols.ld + i] = score;
                         });
   }
 }
 
-// What the slope of a score is multiplied by for the product: similarities take the other row with a weight, distances
-// the difference of both.
-__device__ __forceinline__ float product_weight(Metric metric, float score) {
-  if (metric == Metric::Dot) return 1;
-  if (metric == Metric::SqEuclidean) return 2;
-  return score == 0 ? 0 : 1 / score;  // a distance of zero has no direction
+__device__ __forceinline__ void write_closenesses(const Pairs& p, Buffers& buffers) {
+  with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers, -1); });
 }
 
-// How far one pair's part of the gradient by a unit row points along that row, per unit of weight.
-__device__ __forceinline__ float along_row(Metric metric, float score, float other_inverse_norm) {
-  if (metric == Metric::Dot) return score;
-  const float squared = metric == Metric::Euclidean ? score * score : score;
+// How far one pair's part of the gradient by a unit row, the other row or its difference from this one, points along
+// that row, per unit of weight.
+__device__ __forceinline__ float along_row(Metric metric, float closeness, float other_inverse_norm) {
+  if (metric == Metric::Dot) return closeness;
+  const float squared = metric == Metric::Euclidean ? -(closeness * closeness) : closeness;
   const float dot_zero_row = other_inverse_norm == 0 ? 1 : 0;
-  return (squared + dot_zero_row) / 2;
+  return (squared - dot_zero_row) / 2;
 }
 
 // Takes the slopes of row i of a side, from the lanes of a warp.
@@ -130,13 +133,14 @@ class SlopesOfRow {
         inverse_norm_(p.unit ? side.inverse_norms[i] : 0),
         along_rows_(side.along) {}
 
-  // Writes slope() over the score, which it is the slope of. The other row's norm is under way meanwhile.
+  // Writes slope() over the closeness that it is the slope by, in the form that the product takes. The other row's norm
+  // is under way meanwhile.
   template <typename F>
-  __device__ __forceinline__ void store(int j, float score, const F& slope) {
+  __device__ __forceinline__ void store(int j, float closeness, const F& slope) {
     const float other = unit_ ? inverse_norms_[j] : 0;
-    float weight = slope() * product_weight(metric_, score);
+    float weight = slope() * closeness_slope(metric_, closeness);
     if (unit_) {
-      along_ += weight * along_row(metric_, score, other);
+      along_ += weight * along_row(metric_, closeness, other);
       if (metric_ == Metric::Dot) weight *= inverse_norm_ * other;
     }
     scores_[j] = weight;

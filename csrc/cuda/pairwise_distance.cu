@@ -10,15 +10,16 @@ namespace {
 __global__ void __launch_bounds__(THREADS, 2) scores_kernel(const __grid_constant__ Pairs p) {
   __shared__ Buffers buffers;
   prepare(p);
-  with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers); });
+  with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers, 1); });
 }
 
 __global__ void __launch_bounds__(THREADS, 2) gradient_kernel(const __grid_constant__ ScoreGradient p) {
   __shared__ Buffers buffers;
   prepare(p);
-  with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers); });
+  write_closenesses(p, buffers);
   grid_barrier();
-  const auto incoming = [&](int row, int col) { return p.incoming[row * p.row_stride + col * p.col_stride]; };
+  const float sign = p.metric == Metric::Dot ? 1 : -1;  // the incoming gradient is that by the distances
+  const auto incoming = [&](int row, int col) { return sign * p.incoming[row * p.row_stride + col * p.col_stride]; };
   for_gradients(p, [&](int s) {
     const Side side = p.side[s], other = p.side[1 - s];
     for_each_warp(side.n, [&](int i) {

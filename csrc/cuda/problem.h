@@ -4,21 +4,20 @@
 #include <cstdint>
 #include <string_view>
 
-#include "terms.h"
+#include "margins.h"
+#include "settings.h"
 
 namespace fastpair::cuda {
 
 enum class Element { Float32, BFloat16, Float16 };
-// None: a value for each anchor. Totals, of pair losses: the sums and counts that the mean is made of.
-enum class Mean { Sum, Mean, None, Totals };
 
-// The longest rows of weights that an anchor has in the gradient: factor, shift and constant of the slopes of negatives
-// and of positives, see Slope in terms.h, and what is given to the terms of positives.
+// The weights of an anchor in the gradient: factor, shift and constant of the slopes of negatives and of positives, see
+// RoundedSlope in pair_losses/statistics.h, and what the terms of positives read of its negatives.
 constexpr int WEIGHTS = 7;
 // Loss and count of an anchor, then those of its negatives where they have a mean of their own.
 constexpr int TOTALS = 4;
 
-// Embeddings of one side of the pairs, and what is known of them as anchors. Arrays are contiguous, save for the rows,
+// Embeddings of one side of the pairs, and what is known of them as anchors. Arrays are contiguous, but for the rows,
 // and for the scores, whose ld is a multiple of SCORES_ALIGNMENT. No array has more than 2^31 - 1 elements.
 constexpr int SCORES_ALIGNMENT = 32;
 struct Side {
@@ -41,7 +40,7 @@ struct Side {
 
   bool anchors = false;
   float* weights = nullptr;  // (WEIGHTS, n)
-  int* extremes = nullptr;   // (2, n): the negative and the positive that are the maximum, -1 for none
+  int* extremes = nullptr;   // (2, n), by kind: the pair that is the maximum, -1 for none
   double* totals = nullptr;  // (TOTALS, n)
 };
 
@@ -56,14 +55,14 @@ struct Pairs {
 };
 
 // Of symmetric pairs those of a row with itself do not count.
-struct PairLoss : Pairs {
+struct PairLossProblem : Pairs {
   int loss = 0;  // its place in the list
   double params[3] = {};
-  Mean mean = Mean::Mean;
+  Reduction reduction = Reduction::Mean;
   bool two_sided = false;
   const int64_t* self_index = nullptr;  // (n,): the row of side[1] that is no pair of row i of side[0], -1 for none
   const float* row_grad = nullptr;      // (n,): weights of the anchors in the gradient; (TOTALS,): of the totals
-  float* value = nullptr;               // (1,), (n,) for Mean::None, (TOTALS,) for Mean::Totals
+  float* value = nullptr;               // (1,), (n,) for Reduction::None, (TOTALS,) for Reduction::Totals
 };
 
 struct ScoreGradient : Pairs {
@@ -83,7 +82,7 @@ struct Softmax {
   Margin margin_kind = Margin::None;
   double scale = 1, margin = 0, label_smoothing = 0;
   int64_t ignore_index = 0;
-  Mean mean = Mean::Mean;
+  Reduction reduction = Reduction::Mean;
   const float* row_grad = nullptr;
   float* losses = nullptr;
   float* value = nullptr;
@@ -101,12 +100,12 @@ struct Projection {
   float* gradient = nullptr;
 };
 
-// The place of a loss in the list of terms.h and how many parameters it has, or -1.
+// The place of a loss in the list of pair_losses/generated.h and how many parameters it has, or -1.
 int find_pair_loss(std::string_view name, int* params);
 
 // On the current device. What went wrong, or null.
 using Stream = void*;
-const char* launch_pair_loss(const PairLoss& problem, Stream stream);
+const char* launch_pair_loss(const PairLossProblem& problem, Stream stream);
 const char* launch_softmax(const Softmax& problem, Stream stream);
 const char* launch_norms(const Pairs& problem, Stream stream);
 const char* launch_projection(const Projection& problem, Stream stream);

@@ -28,12 +28,12 @@ struct Room {
 template <typename T>
 __device__ void softmax_rows(const Softmax& p, Room& room) {
   double counted = 0;
-  if (p.mean == Mean::Mean) {
+  if (p.reduction == Reduction::Mean) {
     for (int i = threadIdx.x; i < p.n; i += THREADS) counted += p.labels[i] != p.ignore_index;
     counted = block_sum(counted, room.sums);
   }
   const float share = counted < 1 ? 1.0f : float(1 / counted);
-  const TargetLogit<float> target = {p.margin_kind, p.scale, p.margin};
+  const TargetLogit<float> target = {.margin_kind = p.margin_kind, .scale = p.scale, .margin = p.margin};
   const float spread = float(p.label_smoothing / p.classes), rest = float(1 - p.label_smoothing);
   for (int i = blockIdx.x; i < p.n; i += gridDim.x) {
     const int64_t label = p.labels[i];
@@ -77,7 +77,7 @@ __device__ void softmax_rows(const Softmax& p, Room& room) {
       if (p.rest) static_cast<T*>(p.rest)[int64_t(i) * p.ld + k] = from_float<T>(slope - to_float(rounded));
     }
   }
-  if (p.mean == Mean::None) return;
+  if (p.reduction == Reduction::None) return;
   grid_barrier();
   if (blockIdx.x != 0) return;
   double sum = 0;

@@ -31,10 +31,10 @@ struct SquareDifference {
   static constexpr bool OWN = false;
   __device__ static float add(float sum, float a, float b, float) { return fmaf(a - b, a - b, sum); }
 };
-// a (own - b): no sum of large products is taken from another.
+// a (b - own): no sum of large products is taken from another.
 struct WeighDifference {
   static constexpr bool OWN = true;
-  __device__ static float add(float sum, float a, float b, float own) { return fmaf(a, own - b, sum); }
+  __device__ static float add(float sum, float a, float b, float own) { return fmaf(a, b - own, sum); }
 };
 
 // The sums of a warp on the float32 units: a lane has 4 x 8, of rows lane / 4 + 8 r and columns lane % 4 + 4 c.

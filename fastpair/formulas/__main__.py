@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-from . import to_stub
-from .pair_losses import DEFINITIONS
+from . import to_cpp, to_stub
+from .pair_losses import DEFINITIONS, FORMULAS
 
-PACKAGE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def printed() -> dict[Path, str]:
     """The files and what they have to be."""
-    return {PACKAGE / "losses/pair.pyi": to_stub.stub(DEFINITIONS.values())}
+    return {
+        ROOT / "csrc/pair_losses/generated.h": to_cpp.header(FORMULAS.values()),
+        ROOT / "fastpair/losses/pair.pyi": to_stub.stub(DEFINITIONS.values()),
+    }
 
 
 def main() -> None:

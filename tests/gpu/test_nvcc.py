@@ -59,15 +59,15 @@ def reports(folder):
 
 # What is exponentiated: a term less its shift. And the same written as if no compiler fused.
 SHIFTED_TERMS = """
-#include "terms.h"
+#include "pair_losses/generated.h"
 using namespace fastpair;
 template <typename Term>
 __global__ void terms(const double* params, const float* s, const float* shift, float* out) {
-  const Term term(params, true);
+  const Term term(params);
   out[0] = term.positive(s[0], s[1]) - shift[0];
   out[1] = term.negative(s[2], s[3]) - shift[1];
 }
-template __global__ void terms<ScaledScores<float>>(const double*, const float*, const float*, float*);
+template __global__ void terms<Snca<float>>(const double*, const float*, const float*, float*);
 template __global__ void terms<MultiSimilarity<float>>(const double*, const float*, const float*, float*);
 template __global__ void terms<ProxyAnchor<float>>(const double*, const float*, const float*, float*);
 template __global__ void terms<Circle<float>>(const double*, const float*, const float*, float*);

@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
-#include "cpu/kernels.h"
-#include "terms.h"
+#include "cpu/simd/kernels.h"
+#include "pair_losses/generated.h"
 
 namespace fastpair::FASTPAIR_SIMD_LEVEL {
 namespace {
@@ -22,12 +22,12 @@ using Count = std::conditional_t<sizeof(T) == sizeof(int), int, int64_t>;
 // stretch: one loop with a mask over the row runs on whole vectors, where loops up to the stretch and beyond it would
 // be mostly remainders. k starts at 0: from elsewhere an int may wrap, for all that a compiler told -fwrapv knows, and
 // loads would be gathers.
-template <bool Positive, typename T, typename F>
-FASTPAIR_INLINE void row_pairs(const Tile<T>& tile, int64_t r, const F& f) {
+template <Kind KIND, typename T, typename F>
+FASTPAIR_INLINE void row_pairs(const ScoreTile<T>& tile, int64_t r, const F& f) {
   const int64_t i = tile.row + r, self = tile.self ? tile.self[i] - tile.col : -1;
   const int64_t pos_begin = clip(tile.pos_begin[i] - tile.col, tile.cols);
   const int64_t pos_end = clip(tile.pos_end[i] - tile.col, tile.cols);
-  if (Positive) {
+  if (KIND == Positive) {
     const auto all = [](Count<T>) __attribute__((always_inline)) { return true; };
     const bool among = self >= pos_begin && self < pos_end;
     const int64_t begin = among ? self + 1 : pos_begin;
@@ -47,60 +47,50 @@ FASTPAIR_INLINE T if_pair(bool pair, T x, T none) {
   return pair ? x : none;
 }
 
-template <bool Positive, typename Term, typename T>
-FASTPAIR_INLINE T value_of(const Term& term, T s, T given) {
-  return Positive ? term.positive(s, given) : term.negative(s, given);
-}
+template <Kind KIND, typename Terms>
+constexpr bool READS_LSE = KIND == Positive && Terms::READS_NEGATIVES_LSE;
+template <Kind KIND, typename Terms>
+constexpr bool SUMMED = KIND == Positive && Terms::NEEDS_SUM;
 
-template <bool Positive, typename Term, typename T>
-FASTPAIR_INLINE T slope_of(const Term& term, T s, T given) {
-  return Positive ? term.positive_slope(s, given) : term.negative_slope(s, given);
-}
-
-template <bool Positive, typename Term>
-constexpr bool GIVEN = Positive && Term::POSITIVES_GIVEN;
-template <bool Positive, typename Term>
-constexpr bool SUMMED = Positive && Term::NEEDS_SUM;
-
-template <bool Positive, bool Cols, typename T, typename Term>
-void add_up(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given, T* const* rows,
+template <Kind KIND, bool Cols, typename T, typename Terms>
+void add_up(const ScoreTile<T>& tile, const Terms& terms, const T* row_lse, const T* col_lse, T* const* rows,
             T* const* cols) {
   T* __restrict col_sum = Cols ? cols[0] : nullptr;
-  T* __restrict col_nonzero = Cols ? cols[1] : nullptr;
-  T* __restrict col_given_slope = Cols ? cols[2] : nullptr;
+  T* __restrict col_nonzeros = Cols ? cols[1] : nullptr;
+  T* __restrict col_by_lse = Cols ? cols[2] : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
-    const T given = GIVEN<Positive, Term> ? row_given[tile.row + r] : T(0);
-    T sum = 0, nonzero = 0, given_slope = 0;
-    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
-#pragma omp simd reduction(+ : sum, nonzero, given_slope)
+    const T lse = READS_LSE<KIND, Terms> ? row_lse[tile.row + r] : T(0);
+    T sum = 0, nonzeros = 0, by_lse = 0;
+    row_pairs<KIND>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+#pragma omp simd reduction(+ : sum, nonzeros, by_lse)
       for (Count<T> k = 0; k < count; ++k) {
         const int64_t j = begin + k;
         const bool pair = has(k);
-        T value = if_pair(pair, value_of<Positive>(term, s[j], given), T(0));
+        T value = if_pair(pair, term_of<KIND>(terms, s[j], lse), T(0));
         sum += value;
-        nonzero += value == T(0) ? T(0) : T(1);
-        if constexpr (GIVEN<Positive, Term>) given_slope += if_pair(pair, term.given_slope(s[j], given), T(0));
+        nonzeros += nonzero(value);
+        if constexpr (READS_LSE<KIND, Terms>) by_lse += if_pair(pair, terms.slope_by_negatives_lse(s[j], lse), T(0));
         if constexpr (Cols) {
-          if constexpr (GIVEN<Positive, Term>) {
-            const T other = col_given[tile.col + j];
-            value = if_pair(pair, value_of<Positive>(term, s[j], other), T(0));
-            col_given_slope[j] += if_pair(pair, term.given_slope(s[j], other), T(0));
+          if constexpr (READS_LSE<KIND, Terms>) {
+            const T other = col_lse[tile.col + j];
+            value = if_pair(pair, term_of<KIND>(terms, s[j], other), T(0));
+            col_by_lse[j] += if_pair(pair, terms.slope_by_negatives_lse(s[j], other), T(0));
           }
           col_sum[j] += value;
-          col_nonzero[j] += value == T(0) ? T(0) : T(1);
+          col_nonzeros[j] += nonzero(value);
         }
       }
     });
     rows[0][r] = sum;
-    rows[1][r] = nonzero;
-    rows[2][r] = given_slope;
+    rows[1][r] = nonzeros;
+    rows[2][r] = by_lse;
   }
 }
 
 // Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
-template <bool Positive, bool Cols, typename T, typename Term>
-void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
+template <Kind KIND, bool Cols, typename T, typename Terms>
+void add_exponentials(const ScoreTile<T>& tile, const Terms& terms, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
   T* __restrict col_max = Cols ? cols[0] : nullptr;
   T* __restrict col_exponentials = Cols ? cols[1] : nullptr;
@@ -109,11 +99,11 @@ void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* 
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
     T highest = none;
-    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+    row_pairs<KIND>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(max : highest)
       for (Count<T> k = 0; k < count; ++k) {
         const int64_t j = begin + k;
-        const T value = if_pair(has(k), value_of<Positive>(term, s[j], T(0)), none);
+        const T value = if_pair(has(k), term_of<KIND>(terms, s[j], T(0)), none);
         highest = highest < value ? value : highest;
         if (Cols) col_max[j] = col_max[j] < value ? value : col_max[j];
       }
@@ -126,15 +116,15 @@ void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* 
     const T* __restrict s = tile.scores + r * tile.ld;
     const T shift = shift_of(rows[0][r]);
     T exponentials = 0, sum = 0;
-    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+    row_pairs<KIND>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : exponentials, sum)
       for (Count<T> k = 0; k < count; ++k) {
         const int64_t j = begin + k;
         const bool pair = has(k);
-        const T value = value_of<Positive>(term, s[j], T(0));
+        const T value = term_of<KIND>(terms, s[j], T(0));
         exponentials += exponential(if_pair(pair, value - shift, none));
         if (Cols) col_exponentials[j] += exponential(if_pair(pair, value - col_shift[j], none));
-        if (SUMMED<Positive, Term>) {
+        if (SUMMED<KIND, Terms>) {
           sum += if_pair(pair, value, T(0));
           if (Cols) col_sum[j] += if_pair(pair, value, T(0));
         }
@@ -146,8 +136,8 @@ void add_exponentials(const Tile<T>& tile, const Term& term, T* const* rows, T* 
 }
 
 // Among equals the first; NaN passes for the largest, so that it shows.
-template <bool Positive, bool Cols, typename T, typename Term>
-void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const* cols) {
+template <Kind KIND, bool Cols, typename T, typename Terms>
+void find_maxima(const ScoreTile<T>& tile, const Terms& terms, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
   T* __restrict col_best = Cols ? cols[0] : nullptr;
   T* __restrict col_place = Cols ? cols[1] : nullptr;
@@ -155,9 +145,9 @@ void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const
   for (int64_t r = 0; r < tile.rows; ++r) {
     const T* __restrict s = tile.scores + r * tile.ld;
     T best = none, place = 0;
-    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+    row_pairs<KIND>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
       const auto value_at = [&](Count<T> k) __attribute__((always_inline)) {
-        return if_pair(has(k), value_of<Positive>(term, s[begin + k], T(0)), none);
+        return if_pair(has(k), term_of<KIND>(terms, s[begin + k], T(0)), none);
       };
       T highest = none;
       int bad = 0;
@@ -188,84 +178,81 @@ void find_maxima(const Tile<T>& tile, const Term& term, T* const* rows, T* const
   }
 }
 
-template <bool Positive, bool Cols, typename T, typename Term>
-FASTPAIR_INLINE void statistics_of(const Tile<T>& tile, const Term& term, const T* row_given, const T* col_given,
+template <Kind KIND, bool Cols, typename T, typename Terms>
+FASTPAIR_INLINE void statistics_of(const ScoreTile<T>& tile, const Terms& terms, const T* row_lse, const T* col_lse,
                                    T* const* rows, T* const* cols) {
-  constexpr Reduction reduction = Positive ? Term::POSITIVES : Term::NEGATIVES;
-  if constexpr (reduction == Reduction::Sum) {
-    add_up<Positive, Cols>(tile, term, row_given, col_given, rows, cols);
-  } else if constexpr (reduction == Reduction::LogSumExp) {
-    add_exponentials<Positive, Cols>(tile, term, rows, cols);
+  constexpr Pool pool = POOL<KIND, Terms>;
+  if constexpr (pool == Pool::Sum) {
+    add_up<KIND, Cols>(tile, terms, row_lse, col_lse, rows, cols);
+  } else if constexpr (pool == Pool::LogSumExp) {
+    add_exponentials<KIND, Cols>(tile, terms, rows, cols);
   } else {
-    find_maxima<Positive, Cols>(tile, term, rows, cols);
+    find_maxima<KIND, Cols>(tile, terms, rows, cols);
   }
 }
 
-template <typename T, typename Term>
-void statistics(const Tile<T>& tile, const double* params, bool similarity, bool positives, const T* row_given,
-                const T* col_given, const Parts<T>& rows, const Parts<T>* cols) {
-  const Term term(params, similarity);
+template <typename T, typename Terms>
+void statistics(const ScoreTile<T>& tile, const double* params, Kind kind, const T* row_lse, const T* col_lse,
+                const Parts<T>& rows, const Parts<T>* cols) {
+  const Terms terms(params);
   T* const* none = nullptr;
-  if (positives && cols) {
-    statistics_of<true, true>(tile, term, row_given, col_given, rows.of[1], cols->of[1]);
-  } else if (positives) {
-    statistics_of<true, false>(tile, term, row_given, col_given, rows.of[1], none);
+  if (kind == Positive && cols) {
+    statistics_of<Positive, true>(tile, terms, row_lse, col_lse, rows.of[Positive], cols->of[Positive]);
+  } else if (kind == Positive) {
+    statistics_of<Positive, false>(tile, terms, row_lse, col_lse, rows.of[Positive], none);
   } else if (cols) {
-    statistics_of<false, true>(tile, term, row_given, col_given, rows.of[0], cols->of[0]);
+    statistics_of<Negative, true>(tile, terms, row_lse, col_lse, rows.of[Negative], cols->of[Negative]);
   } else {
-    statistics_of<false, false>(tile, term, row_given, col_given, rows.of[0], none);
+    statistics_of<Negative, false>(tile, terms, row_lse, col_lse, rows.of[Negative], none);
   }
 }
 
-template <typename T, typename Term>
-Anchor anchor(const double* params, bool similarity, const Statistic& pos, const Statistic& neg) {
-  return Term(params, similarity).anchor(pos, neg);
+// These are wrapped, since an address of a struct's own function would emit it: see above.
+template <typename T, typename Terms>
+Anchor anchor(const double* params, const Statistic& pos, const Statistic& neg) {
+  return Terms::anchor(params, pos, neg);
 }
 
-// d(distance)/d(dot product), up to the terms that the gradient of the norms takes care of.
-template <Metric M, typename T>
-FASTPAIR_INLINE T score_slope(T score) {
-  if (M == Metric::Dot) return T(1);
-  if (M == Metric::SqEuclidean) return T(-2);
-  return score == T(0) ? T(0) : T(-1) / score;
+template <typename T, typename Terms>
+T term_slope(const double* params, Kind kind, T closeness) {
+  const Terms terms(params);
+  return kind == Positive ? slope_of<Positive>(terms, closeness, T(0)) : slope_of<Negative>(terms, closeness, T(0));
 }
 
-// The derivative of one anchor's loss by the score of a pair.
-template <bool Positive, typename T, typename Term>
-FASTPAIR_INLINE T anchor_slope(const Term& term, T s, T given, T factor, T shift, T constant) {
-  constexpr Reduction reduction = Positive ? Term::POSITIVES : Term::NEGATIVES;
+// The derivative of one anchor's loss by the closeness of a pair.
+template <Kind KIND, typename T, typename Terms>
+FASTPAIR_INLINE T anchor_slope(const Terms& terms, T s, T lse, T factor, T shift, T constant) {
   T weight = constant;
-  if constexpr (reduction == Reduction::LogSumExp) {
-    weight = multiply_add(factor, exponential(value_of<Positive>(term, s, given) - shift), constant);
+  if constexpr (POOL<KIND, Terms> == Pool::LogSumExp) {
+    weight = multiply_add(factor, exponential(term_of<KIND>(terms, s, lse) - shift), constant);
   }
-  return slope_of<Positive>(term, s, given) * weight;
+  return slope_of<KIND>(terms, s, lse) * weight;
 }
 
-template <bool Positive, bool Cols, Metric M, typename T, typename Term>
-void write_slopes(const Tile<T>& tile, const Term& term, const Weights<T>& rows, const Weights<T>* cols, T* row_sums,
-                  T* __restrict col_sums) {
-  const auto kind = rows.of[Positive];
-  const T* __restrict factors = Cols ? cols->of[Positive].factor + tile.col : nullptr;
-  const T* __restrict shifts = Cols ? cols->of[Positive].shift + tile.col : nullptr;
-  const T* __restrict constants = Cols ? cols->of[Positive].constant + tile.col : nullptr;
-  const T* __restrict givens = Cols && GIVEN<Positive, Term> ? cols->given + tile.col : nullptr;
+template <Kind KIND, bool Cols, Metric M, typename T, typename Terms>
+void write_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>& rows, const Weights<T>* cols,
+                  T* row_sums, T* __restrict col_sums) {
+  const T* __restrict factors = Cols ? cols->factor[KIND] + tile.col : nullptr;
+  const T* __restrict shifts = Cols ? cols->shift[KIND] + tile.col : nullptr;
+  const T* __restrict constants = Cols ? cols->constant[KIND] + tile.col : nullptr;
+  const T* __restrict lses = Cols && READS_LSE<KIND, Terms> ? cols->negatives_lse + tile.col : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
     T* __restrict s = tile.scores + r * tile.ld;
     const int64_t i = tile.row + r;
-    const T factor = kind.factor[i], shift = kind.shift[i], constant = kind.constant[i];
-    const T given = GIVEN<Positive, Term> ? rows.given[i] : T(0);
+    const T factor = rows.factor[KIND][i], shift = rows.shift[KIND][i], constant = rows.constant[KIND][i];
+    const T lse = READS_LSE<KIND, Terms> ? rows.negatives_lse[i] : T(0);
     T sum = 0;
-    row_pairs<Positive>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
+    row_pairs<KIND>(tile, r, [&](int64_t begin, Count<T> count, const auto& has) __attribute__((always_inline)) {
 #pragma omp simd reduction(+ : sum)
       for (Count<T> k = 0; k < count; ++k) {
         const int64_t j = begin + k;
         const bool pair = has(k);
-        T value = anchor_slope<Positive>(term, s[j], given, factor, shift, constant);
+        T value = anchor_slope<KIND>(terms, s[j], lse, factor, shift, constant);
         if (Cols) {
-          value += anchor_slope<Positive>(term, s[j], GIVEN<Positive, Term> ? givens[j] : T(0), factors[j], shifts[j],
-                                          constants[j]);
+          value += anchor_slope<KIND>(terms, s[j], READS_LSE<KIND, Terms> ? lses[j] : T(0), factors[j], shifts[j],
+                                      constants[j]);
         }
-        value *= score_slope<M>(s[j]);
+        value *= closeness_slope(M, s[j]);
         s[j] = if_pair(pair, value, s[j]);
         if (M != Metric::Dot) {
           sum += if_pair(pair, value, T(0));
@@ -277,15 +264,15 @@ void write_slopes(const Tile<T>& tile, const Term& term, const Weights<T>& rows,
   }
 }
 
-template <Metric M, typename T, typename Term>
-void slopes_of(const Tile<T>& tile, const Term& term, const Weights<T>& rows, const Weights<T>* cols, T* row_sums,
-               T* col_sums) {
+template <Metric M, typename T, typename Terms>
+void slopes_of(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>& rows, const Weights<T>* cols,
+               T* row_sums, T* col_sums) {
   if (cols) {
-    write_slopes<false, true, M>(tile, term, rows, cols, row_sums, col_sums);
-    write_slopes<true, true, M>(tile, term, rows, cols, row_sums, col_sums);
+    write_slopes<Negative, true, M>(tile, terms, rows, cols, row_sums, col_sums);
+    write_slopes<Positive, true, M>(tile, terms, rows, cols, row_sums, col_sums);
   } else {
-    write_slopes<false, false, M>(tile, term, rows, cols, row_sums, col_sums);
-    write_slopes<true, false, M>(tile, term, rows, cols, row_sums, col_sums);
+    write_slopes<Negative, false, M>(tile, terms, rows, cols, row_sums, col_sums);
+    write_slopes<Positive, false, M>(tile, terms, rows, cols, row_sums, col_sums);
   }
   if (tile.self == nullptr) return;
   for (int64_t r = 0; r < tile.rows; ++r) {
@@ -294,23 +281,25 @@ void slopes_of(const Tile<T>& tile, const Term& term, const Weights<T>& rows, co
   }
 }
 
-template <typename T, typename Term>
-void slopes(const Tile<T>& tile, const double* params, Metric metric, bool similarity, const Weights<T>& rows,
+template <typename T, typename Terms>
+void slopes(const ScoreTile<T>& tile, const double* params, Metric metric, const Weights<T>& rows,
             const Weights<T>* cols, T* row_sums, T* col_sums) {
-  const Term term(params, similarity);
+  const Terms terms(params);
   switch (metric) {
     case Metric::Dot:
-      return slopes_of<Metric::Dot>(tile, term, rows, cols, row_sums, col_sums);
+      return slopes_of<Metric::Dot>(tile, terms, rows, cols, row_sums, col_sums);
     case Metric::SqEuclidean:
-      return slopes_of<Metric::SqEuclidean>(tile, term, rows, cols, row_sums, col_sums);
+      return slopes_of<Metric::SqEuclidean>(tile, terms, rows, cols, row_sums, col_sums);
     case Metric::Euclidean:
-      return slopes_of<Metric::Euclidean>(tile, term, rows, cols, row_sums, col_sums);
+      return slopes_of<Metric::Euclidean>(tile, terms, rows, cols, row_sums, col_sums);
   }
 }
 
 template <typename T>
-bool distances(Metric metric, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
+bool distances(Metric metric, T sign, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
                const T* __restrict col_norms) {
+  const bool root = metric == Metric::Euclidean;
+  const T square_sign = root ? T(1) : sign;
   int inaccurate = 0;
   for (int64_t r = 0; r < rows; ++r) {
     T* __restrict s = scores + r * ld;
@@ -320,11 +309,11 @@ bool distances(Metric metric, T* scores, int64_t ld, int64_t rows, int64_t cols,
       const T norms = norm + col_norms[j];
       const T squared = relu(multiply_add(T(-2), s[j], norms));
       inaccurate |= !(squared >= T(SMALL_DISTANCE) * norms);
-      s[j] = squared;
+      s[j] = square_sign * squared;
     }
-    if (metric == Metric::Euclidean) {
+    if (root) {
 #pragma omp simd
-      for (int64_t j = 0; j < cols; ++j) s[j] = square_root(s[j]);
+      for (int64_t j = 0; j < cols; ++j) s[j] = sign * square_root(s[j]);
     }
   }
   return inaccurate != 0;
@@ -365,7 +354,7 @@ void smooth_triplets(T threshold, T from, T to, const T* __restrict d, int64_t n
     const T value = chosen ? softplus(threshold - d[j]) : T(0);
     const T slope = chosen ? sigmoid(threshold - d[j]) : T(0);
     loss += value;
-    count += value == T(0) ? T(0) : T(1);
+    count += nonzero(value);
     slope_sum += slope;
     slopes[j] -= slope;
   }
@@ -399,17 +388,18 @@ T squared_distance(const T* x, const T* y, int64_t n) {
   return sum;
 }
 
-template <typename T, typename Term>
+template <typename T, typename Terms>
 constexpr PairKernels<T> pair_kernels(std::string_view name) {
   return {
       .name = name,
-      .param_count = Term::PARAMS,
-      .reduction = {Term::NEGATIVES, Term::POSITIVES},
-      .positives_given = Term::POSITIVES_GIVEN,
-      .separate_means = Term::SEPARATE_MEANS,
-      .statistics = &statistics<T, Term>,
-      .anchor = &anchor<T, Term>,
-      .slopes = &slopes<T, Term>,
+      .param_count = Terms::PARAMS,
+      .pool = {Terms::NEGATIVES, Terms::POSITIVES},
+      .reads_negatives_lse = Terms::READS_NEGATIVES_LSE,
+      .separate_means = Terms::SEPARATE_MEANS,
+      .statistics = &statistics<T, Terms>,
+      .anchor = &anchor<T, Terms>,
+      .term_slope = &term_slope<T, Terms>,
+      .slopes = &slopes<T, Terms>,
   };
 }
 

@@ -1,2 +1,2 @@
 #define FASTPAIR_SIMD_LEVEL baseline
-#include "cpu/kernels_impl.h"
+#include "cpu/simd/loops.h"

@@ -1,9 +1,9 @@
-#include "cpu/simd.h"
+#include "cpu/simd/level.h"
 
 #include <cstdlib>
 #include <cstring>
 
-#include "cpu/kernels.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 

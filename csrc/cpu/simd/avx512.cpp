@@ -12,7 +12,7 @@
 #endif
 #define FASTPAIR_SIMD_LEVEL avx512
 #define FASTPAIR_FMA
-#include "cpu/kernels_impl.h"
+#include "cpu/simd/loops.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

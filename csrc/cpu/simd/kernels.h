@@ -4,7 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include "terms.h"
+#include "pair_losses/statistics.h"
+#include "settings.h"
 
 namespace fastpair {
 
@@ -15,7 +16,7 @@ constexpr int64_t MAX_BLOCK = 256;
 // positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], where there is a `self`, is the same
 // sample as row i: no pair.
 template <typename T>
-struct Tile {
+struct ScoreTile {
   T* scores;
   int64_t ld;
   int64_t row, rows, col, cols;
@@ -23,9 +24,9 @@ struct Tile {
   const int64_t* self;
 };
 
-// What a tile contributes to the statistics of its rows, or of its columns, kind 0 being negatives and 1 positives:
+// What a tile contributes to the statistics of its rows, or of its columns, by kind:
 //               of[kind][0]   of[kind][1]                                of[kind][2]
-//   Sum         sum           how many terms are not zero                derivative of the sum by `given`
+//   Sum         sum           how many terms are not zero                derivative of the sum by negatives_lse
 //   LogSumExp   maximum       sum of the exponentials relative to it;    sum of the terms, where needed
 //                             0 where the tile has no such pairs
 //   Max         maximum       its column (row), counted from 1 at the    –
@@ -36,34 +37,35 @@ struct Parts {
   T* of[2][STATISTICS];
 };
 
-// The derivatives of the anchors' losses by their terms, see Slope; and what is given to the terms of positives.
+// By kind and anchor the derivatives of the anchors' losses by their terms, see Slope, and what terms of positives
+// read.
 template <typename T>
 struct Weights {
-  struct Kind {
-    const T *factor, *shift, *constant;
-  };
-  Kind of[2];
-  const T* given;
+  const T *factor[2], *shift[2], *constant[2];
+  const T* negatives_lse;
 };
 
 template <typename T>
 struct PairKernels {
   std::string_view name;
   int param_count;
-  Reduction reduction[2];  // of negatives and of positives
-  bool positives_given, separate_means;
+  Pool pool[2];  // by kind
+  bool reads_negatives_lse, separate_means;
 
-  // What the tile's pairs of one kind come to: for its rows and, unless null, its columns. The `given` of both, indexed
-  // by anchor, are read for positives with positives_given only.
-  void (*statistics)(const Tile<T>&, const double* params, bool similarity, bool positives, const T* row_given,
-                     const T* col_given, const Parts<T>& of_rows, const Parts<T>* of_cols);
+  // What the tile's pairs of one kind come to: for its rows and, unless null, its columns. Both log-sum-exps, indexed
+  // by anchor, are read for positives with reads_negatives_lse only.
+  void (*statistics)(const ScoreTile<T>&, const double* params, Kind, const T* row_negatives_lse,
+                     const T* col_negatives_lse, const Parts<T>& of_rows, const Parts<T>* of_cols);
 
-  Anchor (*anchor)(const double* params, bool similarity, const Statistic& pos, const Statistic& neg);
+  Anchor (*anchor)(const double* params, const Statistic& pos, const Statistic& neg);
 
-  // Replaces the scores of a tile by the derivatives of the loss with respect to the dot products, given the weights of
-  // the rows as anchors and, unless null, of the columns. For a distance, row_sums and col_sums receive the sums of
-  // what is written.
-  void (*slopes)(const Tile<T>&, const double* params, Metric, bool similarity, const Weights<T>& of_rows,
+  // The derivative of a term by its closeness.
+  T (*term_slope)(const double* params, Kind, T closeness);
+
+  // Replaces the closenesses of a tile by the derivatives of the loss with respect to the dot products, given the
+  // weights of the rows as anchors and, unless null, of the columns. For a distance, row_sums and col_sums receive the
+  // sums of what is written.
+  void (*slopes)(const ScoreTile<T>&, const double* params, Metric, const Weights<T>& of_rows,
                  const Weights<T>* of_cols, T* row_sums, T* col_sums);
 };
 
@@ -72,9 +74,11 @@ struct Kernels {
   const PairKernels<T>* pair_losses;
   int pair_loss_count;
 
-  // Dot products (rows, cols) to distances, in place, given the squared norms. Returns whether some squared distance is
-  // NaN, as differences of infinite norms are, or so small beside the norms that cancellation has cost it its accuracy.
-  bool (*distances)(Metric, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms, const T* col_norms);
+  // Dot products (rows, cols) to distances times `sign`, in place, given the squared norms. Returns whether some
+  // squared distance is NaN, as differences of infinite norms are, or so small beside the norms that cancellation has
+  // cost it its accuracy.
+  bool (*distances)(Metric, T sign, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
+                    const T* col_norms);
 
   // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum of
   // what they are above shift_of it, whose digits a common offset of the logits does not take.

@@ -1,0 +1,78 @@
+// What the structs of generated.h are made with, and what kernels do with them.
+//
+// An anchor's positives have terms u(s), its negatives terms v(s), s being the closeness of a pair: a similarity, or
+// the negative of a distance. Each kind is pooled to a sum, a log-sum-exp or a maximum, and `anchor` makes the loss of
+// both: l = h(A, B). The functions of a pair are branch-free, so that loops over pairs vectorise, and are written so
+// that NaN stays NaN. `negatives_lse` is the anchor's log-sum-exp over its negatives where the terms of its positives
+// read it (READS_NEGATIVES_LSE), and 0 elsewhere.
+#pragma once
+
+#include "elementary.h"
+
+namespace fastpair {
+
+// Whether pairs have the same label: an index of what there is of both.
+enum Kind : int { Negative, Positive };
+
+enum class Pool { Sum, LogSumExp, Max };
+
+// What an anchor's pairs of one kind come to. A log-sum-exp stays in two parts, the maximum and the logarithm of the
+// sum of the exponentials relative to it: beside large closenesses their sum has lost the second.
+struct Statistic {
+  double pairs;             // how many there are
+  double value;             // the sum or maximum of their terms, also of a log-sum-exp; minus infinity: maximum of none
+  double log_sum;           // of a log-sum-exp: the other part
+  double nonzero;           // of a sum: how many of its terms are not zero
+  double by_negatives_lse;  // of a sum: its derivative
+  double sum;               // of a log-sum-exp with NEEDS_SUM: the sum of the terms
+
+  FASTPAIR_INLINE double log_sum_exp() const { return value + log_sum; }
+};
+
+// The derivative of an anchor's loss by a term u: factor * (the share of u in the log-sum-exp) + constant, the first
+// part only where the terms are pooled to one.
+struct Slope {
+  double factor = 0, constant = 0;
+};
+
+// A slope times `weight`, in the precision of the pairs: factor * exp(u - shift) + constant.
+template <typename T>
+struct RoundedSlope {
+  T factor, shift, constant;
+
+  FASTPAIR_INLINE RoundedSlope(const Slope& slope, const Statistic& of_terms, double weight)
+      : factor(T(slope.factor * weight * exponential(-of_terms.log_sum))),
+        // The shift of none makes every exponential 0.
+        shift(of_terms.pairs == 0 ? T(__builtin_inf()) : T(of_terms.value)),
+        constant(T(slope.constant * weight)) {}
+};
+
+// An anchor's loss, what it counts in the mean, and its derivatives. Where the loss has SEPARATE_MEANS, the means of
+// its two parts are added; elsewhere all of it is in the first.
+struct Anchor {
+  double loss = 0, count = 0;
+  double neg_loss = 0, neg_count = 0;
+  Slope pos, neg;
+};
+
+// What most losses are.
+struct PairTerms {
+  static constexpr bool READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false;
+};
+
+// Of a struct of generated.h, by the kind of the pairs.
+template <Kind KIND, typename Terms>
+constexpr Pool POOL = KIND == Positive ? Terms::POSITIVES : Terms::NEGATIVES;
+
+template <Kind KIND, typename Terms, typename T>
+FASTPAIR_INLINE T term_of(const Terms& terms, T closeness, T negatives_lse) {
+  return KIND == Positive ? terms.positive(closeness, negatives_lse) : terms.negative(closeness, negatives_lse);
+}
+
+template <Kind KIND, typename Terms, typename T>
+FASTPAIR_INLINE T slope_of(const Terms& terms, T closeness, T negatives_lse) {
+  return KIND == Positive ? terms.positive_slope(closeness, negatives_lse)
+                          : terms.negative_slope(closeness, negatives_lse);
+}
+
+}  // namespace fastpair

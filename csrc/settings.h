@@ -1,0 +1,23 @@
+// What a call chooses, as C++ and CUDA kernels know it.
+#pragma once
+
+#include "elementary.h"
+
+namespace fastpair {
+
+// What a score is made of. A cosine is the dot product of rows that were divided by their norms.
+enum class Metric { Dot, SqEuclidean, Euclidean };
+
+// The derivative of a closeness, a dot product or the negative of a distance, by the dot product. What a distance owes
+// to the norms is left to the gradient.
+template <typename T>
+FASTPAIR_INLINE T closeness_slope(Metric metric, T closeness) {
+  if (metric == Metric::Dot) return T(1);
+  if (metric == Metric::SqEuclidean) return T(2);
+  return closeness == T(0) ? T(0) : T(-1) / closeness;  // a distance of zero has no direction
+}
+
+// None: a value for each anchor or row. Totals, of pair losses: the sums and counts that the mean is made of.
+enum class Reduction { Mean, Sum, None, Totals };
+
+}  // namespace fastpair

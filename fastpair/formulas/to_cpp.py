@@ -1,0 +1,118 @@
+"""Prints formulas as the structs that the C++ and CUDA kernels are compiled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .expressions import Expr, derivative, share, substitute, text, variables
+from .formula import MAX, SUM, Kind, N, P, PairFormula, negatives_lse, s
+
+HEADER = """\
+// The pair losses, one struct each. Made by `python -m fastpair.formulas` from the definitions in
+// fastpair/formulas/pair_losses.py: not to be edited.
+// clang-format off
+#pragma once
+
+#include "elementary.h"
+#include "pair_losses/statistics.h"
+
+namespace fastpair {
+"""
+
+LIST = """\
+// ENTRY(name, struct) for every loss, separated by commas.
+#define FASTPAIR_PAIR_LOSSES(ENTRY, T) \\
+"""
+
+
+def header(formulas: Iterable[PairFormula]) -> str:
+    formulas = list(formulas)
+    entries = ", \\\n".join(f'  ENTRY("{formula.name}", {struct_name(formula)}<T>)' for formula in formulas)
+    return "\n".join([HEADER, *map(struct, formulas), f"{LIST}{entries}\n", "}  // namespace fastpair\n"])
+
+
+def struct_name(formula: PairFormula) -> str:
+    return "".join(word.capitalize() for word in formula.name.split("_"))
+
+
+def struct(formula: PairFormula) -> str:
+    if (formula.pool(P) == MAX) != (formula.pool(N) == MAX):
+        raise ValueError(f"{formula.name}: the C++ kernels take maxima of both kinds or of none")
+    name, parameters = struct_name(formula), formula.parameters
+    flags = {
+        "READS_NEGATIVES_LSE": formula.reads_negatives_lse,
+        "NEEDS_SUM": formula.needs_sum,
+        "SEPARATE_MEANS": formula.separate_means,
+    }
+    of_pairs = sorted({x for term in (formula.positive, formula.negative) for x in variables(term)} - {"s"})
+    fields = [name for name in parameters if name in of_pairs]
+    made = ", ".join(f"{x}(T(params[{parameters.index(x)}]))" for x in fields)
+    lines = [
+        "template <typename T>",
+        f"struct {name} : PairTerms {{",
+        f"  static constexpr int PARAMS = {len(parameters)};",
+        f"  static constexpr Pool POSITIVES = Pool::{formula.pool(P)}, NEGATIVES = Pool::{formula.pool(N)};",
+        *(f"  static constexpr bool {flag} = true;" for flag, on in flags.items() if on),
+        *([f"  T {', '.join(fields)};"] if fields else []),
+        f"  FASTPAIR_INLINE explicit {name}(const double*{' params' if fields else ''})"
+        + (f" : {made} {{}}" if fields else " {}"),
+    ]
+    for kind, term in (("positive", formula.positive), ("negative", formula.negative)):
+        # What is exponentiated must not be fused with the subtraction of its shift.
+        rounded = formula.pool(P if kind == "positive" else N) != SUM or formula.reads_negatives_lse
+        lines.append(pair_function(kind, term, rounded))
+        lines.append(pair_function(f"{kind}_slope", derivative(term, s), rounded))
+    if formula.reads_negatives_lse:
+        lines.append(pair_function("slope_by_negatives_lse", derivative(formula.positive, negatives_lse), True))
+    return "\n".join([*lines, *anchor_function(formula), "};\n"])
+
+
+def pair_function(name: str, of: Expr, rounded: bool) -> str:
+    calls = {"number": "T({})", **({"multiply": "product({}, {})"} if rounded else {})}
+    used = variables(of)
+    arguments = ", ".join(f"T {x}" if x in used else "T" for x in ("s", "negatives_lse"))
+    return f"  FASTPAIR_INLINE T {name}({arguments}) const {{ return {text(of, calls=calls)}; }}"
+
+
+def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
+    """Fields of a Statistic by what formulas call them."""
+    k = kind.name
+    return {
+        f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.sum",
+        f"{k}.max": f"{k}.value",
+        f"{k}.highest": f"{k}.value",
+        f"{k}.rest": f"{k}.log_sum",
+    }
+
+
+def anchor_function(formula: PairFormula) -> list[str]:
+    """What is not zero of an anchor."""
+    outputs = {"loss": formula.parts[0], "count": formula.counts[0]}
+    if formula.separate_means:
+        outputs |= {"neg_loss": formula.parts[1], "neg_count": formula.counts[1]}
+    for kind in (P, N):
+        for part, slope in zip(("factor", "constant"), formula.slope(kind)):
+            outputs[f"{kind.name}.{part}"] = slope
+    outputs = {name: of for name, of in outputs.items() if of.number != 0}
+    means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
+    shared, values = share([substitute(of, means) for of in outputs.values()], "x")
+    names = statistics(P, formula) | statistics(N, formula)
+    written = [text(of, names) for of in [*(of for _, of in shared), *values]]
+    reads = {x.split(".")[0] for of in [*(of for _, of in shared), *values] for x in variables(of)}
+    missing = " || ".join(f"{kind.name}.pairs == 0" for kind in formula.needs)
+    reads |= {kind.name for kind in formula.needs}
+    used = [name for name in formula.parameters if name in reads]
+    arguments = [
+        "const double*" + (" params" if used else ""),
+        *(f"const Statistic&{' ' + kind.name if kind.name in reads else ''}" for kind in (P, N)),
+    ]
+    return [
+        f"  FASTPAIR_INLINE static Anchor anchor({', '.join(arguments)}) {{",
+        *([f"    if ({missing}) return {{}};"] if missing else []),
+        *(f"    const double {name} = params[{formula.parameters.index(name)}];" for name in used),
+        *(f"    const double {name} = {of};" for (name, _), of in zip(shared, written)),
+        "    Anchor a;",
+        *(f"    a.{name} = {of};" for name, of in zip(outputs, written[len(shared) :])),
+        "    return a;",
+        "  }",
+    ]
