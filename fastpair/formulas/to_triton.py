@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from .expressions import derivative, share, substitute, text
-from .formula import SUM, N, P, PairFormula, negatives_lse, s
+from collections.abc import Iterable
 
-# Places in what a kernel knows of an anchor's pairs of one kind.
-PAIRS, VALUE, LOG_SUM, ASIDE, BY_NEGATIVES_LSE = range(5)
-
-
-def arguments(formula: PairFormula) -> str:
-    """A kernel has at least one parameter."""
-    return ", ".join(formula.parameters) or "unused"
+from .expressions import Expr, as_expr, derivative, share, substitute, text
+from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
 
 def terms(formula: PairFormula) -> tuple[str, str]:
-    """Name and source of a function that returns u, du/ds, v, dv/ds and the derivative of u by ``negatives_lse``."""
-    name = f"{formula.name}_terms"
+    """Name and source of a function of the closeness, the anchor's ``negatives_lse`` and the parameters that returns u,
+    du/ds, v, dv/ds and the derivative of u by ``negatives_lse``."""
     outputs = [
         formula.positive,
         derivative(formula.positive, s),
@@ -25,51 +19,58 @@ def terms(formula: PairFormula) -> tuple[str, str]:
         derivative(formula.positive, negatives_lse),
     ]
     shared, outputs = share(outputs, "x")
-    lines = [
-        f"def {name}(s, negatives_lse, {arguments(formula)}):",
-        *(f"    {name} = {text(of)}" for name, of in shared),
-        f"    return {', '.join(text(of) for of in outputs)}",
-    ]
-    return name, "\n".join(lines) + "\n"
+    lines = [f"{name} = {text(of)}" for name, of in shared]
+    return printed(formula, "terms", "s, negatives_lse", lines, map(value, outputs))
 
 
 def anchor(formula: PairFormula) -> tuple[str, str]:
-    """Name and source of a function that returns (loss, count, loss of the negatives, their count, slope of the
-    positives' terms, slope of the negatives'), a slope being (factor, constant), of what both kinds came to. The loss
-    and the count of the negatives are apart where they have a mean of their own, and zero elsewhere."""
-    name = f"{formula.name}_anchor"
-    (loss, *neg_loss), (count, *neg_count) = formula.parts, formula.counts
-    outputs = [loss, count, *(neg_loss or [s * 0]), *(neg_count or [s * 0]), *formula.slope(P), *formula.slope(N)]
+    """Name and source of a function that returns loss, count, loss of the negatives, their count, factor and constant
+    of the slope of the positives' terms, and those of the negatives', of what both kinds came to, ``Statistic`` in
+    :mod:`fastpair.backends.triton.pair_kernels`. The loss and the count of the negatives are apart where they have a
+    mean of their own, and zero elsewhere."""
+    none = [] if formula.separate_means else [as_expr(0)]
+    outputs = [of for loss, count in zip([*formula.parts, *none], [*formula.counts, *none]) for of in (loss, count)]
+    outputs += [*formula.slope(P), *formula.slope(N)]
     means = {f"{kind.name}.mean": kind.sum / kind.pairs for kind in (P, N)}
     shared, outputs = share([substitute(of, means) for of in outputs], "x")
-    names, read = {}, []
-    for kind in (P, N):
-        for symbol, place in (
-            (kind.pairs, PAIRS),
-            (kind.sum, VALUE if formula.pool(kind) == SUM else ASIDE),
-            (kind.nonzero, ASIDE),
-            (kind.max, VALUE),
-            (kind.lse.highest, VALUE),
-            (kind.lse.rest, LOG_SUM),
-            (kind.by_negatives_lse, BY_NEGATIVES_LSE),
-        ):
-            variable = symbol.args[0]
-            names[variable] = variable.replace(".", "_")
-            # Of anchors that do not count, numbers that give no NaN.
-            if formula.needs:
-                read.append((variable, f"tl.where(counted, {kind.name}[{place}], {int(place == PAIRS)}.0)"))
-            else:
-                read.append((variable, f"{kind.name}[{place}]"))
-    written = [text(of, names) for of in [*(of for _, of in shared), *outputs]]
-    used = " ".join(written)
-    counted = " & ".join(f"({kind.name}[{PAIRS}] > 0)" for kind in formula.needs)
-    values = [f"{of}.0" if of.isdigit() else of for of in written[len(shared) :]]
-    values = [f"tl.where(counted, {of}, 0.0)" if counted and of != "0.0" else of for of in values]
-    lines = [
-        f"def {name}(pos, neg, {arguments(formula)}):",
-        *([f"    counted = {counted}"] if counted else []),
-        *(f"    {names[variable]} = {of}" for variable, of in read if names[variable] in used),
-        *(f"    {name} = {of}" for (name, _), of in zip(shared, written)),
-        f"    return {', '.join(values[:4])}, ({values[4]}, {values[5]}), ({values[6]}, {values[7]})",
-    ]
-    return name, "\n".join(lines) + "\n"
+    fields = statistics(P, formula) | statistics(N, formula)
+    names = {symbol: symbol.replace(".", "_") for symbol in fields}
+    made = [f"{name} = {text(of, names)}" for name, of in shared]
+    values = [value(of, names) for of in outputs]
+    if formula.needs:
+        # Of anchors that do not count, numbers that give no NaN.
+        fields = {x: f"tl.where(counted, {of}, {float(x.endswith('.pairs'))})" for x, of in fields.items()}
+        values = [of if of == "0.0" else f"tl.where(counted, {of}, 0.0)" for of in values]
+    used = " ".join([*made, *values])
+    read = [f"{names[symbol]} = {of}" for symbol, of in fields.items() if names[symbol] in used]
+    counted = " & ".join(f"({kind.name}.pairs > 0)" for kind in formula.needs)
+    lines = [*([f"counted = {counted}"] if counted else []), *read, *made]
+    return printed(formula, "anchor", "pos, neg", lines, values)
+
+
+def printed(
+    formula: PairFormula, what: str, arguments: str, lines: Iterable[str], values: Iterable[str]
+) -> tuple[str, str]:
+    name = f"{formula.name}_{what}"
+    head = f"def {name}({arguments}, {', '.join(formula.parameters) or 'unused'}):"  # a kernel has one at least
+    body = [*lines, "return (", *(f"    {of}," for of in values), ")"]
+    return name, "\n    ".join([head, *body]) + "\n"
+
+
+def value(of: Expr, names: dict[str, str] | None = None) -> str:
+    """Numbers alone are none of integers."""
+    return text(of, names) if of.number is None else repr(float(of.number))
+
+
+def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
+    """Fields of a ``Statistic`` by what formulas call them."""
+    k = kind.name
+    return {
+        f"{k}.pairs": f"{k}.pairs",
+        f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.aside",
+        f"{k}.nonzero": f"{k}.aside",
+        f"{k}.max": f"{k}.value",
+        f"{k}.highest": f"{k}.value",
+        f"{k}.rest": f"{k}.log_sum",
+        f"{k}.by_negatives_lse": f"{k}.by_negatives_lse",
+    }
