@@ -118,6 +118,9 @@ MADE = {
     },
     # As far as exponentials need no shift.
     **pair_loss("supcon_loss", distance="cosine", temperature=1 / MOST),
+    # Whose exponents are small: with their defaults circle loss takes shifts.
+    **pair_loss("circle_loss", distance="cosine", gamma=8),
+    **pair_loss("generalized_lifted_structure_loss", distance="cosine"),
 }
 
 

@@ -434,20 +434,22 @@ def anchor_slopes(s, side, anchors, positive, parameters, AXIS: tl.constexpr, TE
     push = tl.load(side.multipliers + 1)
     if side.weights is not None:
         at = side.weights + anchors.index
-        pull *= with_shares(u, at, side.room, AXIS, POOLS.positives)
-        push *= with_shares(v, at + 3 * side.room, side.room, AXIS, POOLS.negatives)
+        pull *= slope_by_term(u, at, side.room, AXIS, POOLS.positives, POOLS.positives_sum)
+        push *= slope_by_term(v, at + 3 * side.room, side.room, AXIS, POOLS.negatives, False)
     return tl.where(positive, du * pull, dv * push)
 
 
 @triton.jit
-def with_shares(terms, at, room, AXIS: tl.constexpr, POOL: tl.constexpr):
-    """The derivatives of the anchors' losses by the terms of one kind."""
-    constant = tl.expand_dims(tl.load(at + 2 * room), AXIS)
+def slope_by_term(terms, at, room, AXIS: tl.constexpr, POOL: tl.constexpr, ADDED_UP: tl.constexpr):
+    """The derivatives of the anchors' losses by the terms of one kind. ``ADDED_UP``: besides being pooled."""
+    out = 0.0
     if POOL == LOG_SUM_EXP:
         factor = tl.expand_dims(tl.load(at), AXIS)
         shift = tl.expand_dims(tl.load(at + room), AXIS)
-        constant = factor * tl.exp(terms - shift) + constant
-    return constant
+        out = factor * tl.exp(terms - shift)
+    if POOL != LOG_SUM_EXP or ADDED_UP:
+        out += tl.expand_dims(tl.load(at + 2 * room), AXIS)
+    return out
 
 
 @triton.jit
@@ -546,7 +548,9 @@ def slopes_kernel(
                     push_constant + f,
                 )
             weight = tl.where(positive, pull_factor, push_factor) * part
-            slope = tl.where(positive, du, dv) * (weight + tl.where(positive, pull_constant, push_constant))
+            if POOLS.constants:
+                weight += tl.where(positive, pull_constant, push_constant)
+            slope = tl.where(positive, du, dv) * weight
         else:
             slope = anchor_slopes(s, x, rows, positive, parameters, 1, TERMS, POOLS)
             if BOTH:

@@ -32,11 +32,13 @@ POOLS = {formulas.SUM: SUM.value, formulas.LOG_SUM_EXP: LOG_SUM_EXP.value, formu
 
 class Pools(NamedTuple):
     """How the terms of either kind are pooled, as a constant of the kernels. ``positives_sum``: positives that are
-    pooled otherwise are added up too."""
+    pooled otherwise are added up too. ``constants``: some slope by a term has a part that is no share of a
+    log-sum-exp."""
 
     positives: int
     negatives: int
     positives_sum: bool
+    constants: bool
 
 
 class Loss(NamedTuple):
@@ -78,5 +80,7 @@ def loss_of(formula: PairFormula) -> Loss:
         triton.jit(function(*printed, vars(elementary)))
         for printed in (to_triton.terms(formula), to_triton.anchor(formula))
     )
-    pools = Pools(POOLS[formula.pool(P)], POOLS[formula.pool(N)], formula.needs_sum)
+    positives, negatives = POOLS[formula.pool(P)], POOLS[formula.pool(N)]
+    constants = formula.needs_sum or not positives == negatives == LOG_SUM_EXP.value
+    pools = Pools(positives, negatives, formula.needs_sum, constants)
     return Loss(formula, terms, anchor, pools, formula.reads_negatives_lse, formula.separate_means)
