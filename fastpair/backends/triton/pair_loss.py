@@ -121,7 +121,7 @@ class PairSweep(Pairs):
         negatives_lse = None
         if n == 0 or m == 0:
             partial = self.of_none(rows)
-        elif self.loss.given_negatives:
+        elif self.loss.reads_negatives_lse:
             partial = self.collect(rows, cols, positives=False)
             negatives_lse = rows.new(rows.room)
             kernels.negatives_lse_kernel[(blocks,)](

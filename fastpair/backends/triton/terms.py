@@ -48,7 +48,7 @@ class Loss(NamedTuple):
     terms: JITFunction
     anchor: JITFunction
     pools: Pools
-    given_negatives: bool
+    reads_negatives_lse: bool
     separate_means: bool
 
     @property
@@ -63,7 +63,7 @@ class Loss(NamedTuple):
     @property
     def simple(self) -> bool:
         """Log-sum-exps and no more: the slopes that want the fewest registers."""
-        return not (self.sums or self.given_negatives or self.separate_means)
+        return not (self.sums or self.reads_negatives_lse or self.separate_means)
 
     def bounded(self, params: list[float], metric: Metric, count: int) -> bool:
         """Whether no exponential of a term comes to nothing, and not even ``count`` of them overflow: they need no
