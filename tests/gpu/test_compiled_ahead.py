@@ -66,9 +66,9 @@ def listing(tmp_path):
 
 @pytest.fixture
 def check(tmp_path, listing):
-    """What ``launches`` for a chip need is there. ``spilled``: values set aside that are allowed, by kernel."""
+    """What ``launches`` for a chip need is there."""
 
-    def checked(launches, chip, spilled=None):
+    def checked(launches, chip):
         assert launches
         for name, kernel in {launch.kernel.hash: launch for launch in launches}.values():
             binary = tmp_path / "kernel.cubin"
@@ -77,8 +77,7 @@ def check(tmp_path, listing):
             usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
             stores = len(re.findall(r"\bSTL\b", listing(kernel))) if usage["STACK"] else 0
             # The assembler may set a few values or addresses aside around a loop: no want of registers in it.
-            allowed = {"close_kernel": 9, **(spilled or {})}.get(name, 4)
-            assert stores <= allowed, (name, usage, stores)
+            assert stores <= {"close_kernel": 9}.get(name, 7), (name, usage, stores)
             assert usage["REG"] * kernel.metadata.num_warps * 32 <= REGISTERS, (name, usage)
             assert kernel.metadata.shared <= CHIPS[chip]
 
@@ -114,8 +113,6 @@ def scores_a_thread(tile):
 
 
 MAKING = [name for name, loss in LOSSES.items() if not loss.maxima]
-# Values that are set aside. Of NT-Xent the terms of the positives, by Triton 3.6.
-SPILLED = {"sigmoid": {"slopes_kernel": 26}, "ntxent": {"statistics_kernel": 25}}
 # Instructions for a score, by Triton's release: of the loop of the statistics, and of the slopes with what is done once
 # for a tile.
 MOST_BY_RELEASE = {
@@ -149,7 +146,7 @@ def test_kernels_that_make_products(name, check, listing):
     """Those of an H200."""
     with dry_run(90) as launches:
         pair_loss(name)
-    check(launches, 90, SPILLED.get(name))
+    check(launches, 90)
     code = [(launch.name, listing(launch.kernel)) for launch in launches]
     assert all("HGMMA" in text for kernel, text in code if kernel in ("statistics_kernel", "slopes_kernel"))
     if LOSSES[name].simple:
