@@ -58,7 +58,7 @@ def printed(
 
 
 def value(of: Expr, names: dict[str, str] | None = None) -> str:
-    """Numbers alone are none of integers."""
+    """A number alone is one with a point: the compiler would take others for integers."""
     return text(of, names) if of.number is None else repr(float(of.number))
 
 

@@ -49,8 +49,8 @@ class Statistic(NamedTuple):
 
 
 class AnchorResults(NamedTuple):
-    """Of one side's anchors: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and totals
-    (blocks, 4)."""
+    """What the anchors of one side come to: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and
+    totals (blocks, 4)."""
 
     losses: Tensor
     weights: Tensor
@@ -304,7 +304,7 @@ def over_slots(partial, slots, room, rows, POOL: tl.constexpr):
 
 @triton.jit
 def statistic(pairs, first, second, third, POOL: tl.constexpr):
-    """Of the channels of one kind."""
+    """What the channels of one kind, over all slots, come to."""
     log_sum = tl.zeros_like(first)
     if POOL == LOG_SUM_EXP:
         # The logarithm of no sum, whose maximum is minus infinity.

@@ -115,7 +115,7 @@ class PairSweep(Pairs):
     def statistics(
         self, rows: Side, cols: Side, row_grad: Tensor | None
     ) -> tuple[kernels.AnchorResults, Tensor | None]:
-        """Of the anchors of one side, and their log-sum-exps over negatives where terms read these."""
+        """What the anchors of one side come to, and their log-sum-exps over negatives where terms read these."""
         n, m = len(rows), len(cols)
         blocks = ceil_div(n, ANCHOR_BLOCK)
         negatives_lse = None

@@ -89,7 +89,7 @@ def sides(
 
 
 class Slopes(NamedTuple):
-    """Of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
+    """The slopes of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
     column for each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
     the parts, with the ``flags`` of the tiles of the size ``tile`` that have some."""
 
@@ -137,7 +137,7 @@ def add_close_pairs(
 
 
 class Rectangle(NamedTuple):
-    """Of the score matrix: the rows [top, bottom) and the columns [left, right)."""
+    """A part of the score matrix: the rows [top, bottom) and the columns [left, right)."""
 
     top: int
     bottom: int
@@ -154,8 +154,8 @@ class Rectangle(NamedTuple):
 
 
 class Pairs:
-    """Of the rows of x and y, which may be one side. ``tile``: what kernels that read products, or write slopes, take
-    at a time. ``makes``: whether the kernels make the products, instead of reading them."""
+    """The pairs of two sides' rows, which may be one side. ``tile``: what kernels that read products, or write slopes,
+    take at a time. ``makes``: whether the kernels make the products, instead of reading them."""
 
     def __init__(self, x: Side, y: Side, metric: Metric, tile: Tile | None = None):
         self.x, self.y = x, y
@@ -170,14 +170,14 @@ class Pairs:
         return {"METRIC": self.metric, **tile.constants()}
 
     def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[Rectangle]:
-        """They cover all pairs, or those on and above the diagonal."""
+        """Rectangles that cover all pairs, or those on and above the diagonal."""
         for top in range(0, len(rows), self.height):
             for left in range(top if upper else 0, len(cols), self.width):
                 yield Rectangle(top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols)))
 
     @property
     def ld(self) -> int:
-        """Of all scratch."""
+        """The length of a row of scratch."""
         return whole(min(self.width, max(len(self.x), len(self.y))), self.tile.cols)
 
     def scratch(self, dtype: torch.dtype) -> Tensor:
@@ -198,7 +198,7 @@ class Pairs:
         return [self.products if in_place else self.scratch(factor.dtype) for _ in range(factor.slope_parts)]
 
     def dot_products(self, rows: Side, cols: Side, rectangle: Rectangle) -> Products:
-        """Of a rectangle, kept until others are asked for."""
+        """The dot products of a rectangle, kept until others are asked for."""
         top, bottom, left, right = rectangle
         assert top % ALIGNED == left % ALIGNED == self.ld % ALIGNED == 0  # or the kernels would begin elsewhere
         if self.makes:

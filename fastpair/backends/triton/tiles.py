@@ -90,7 +90,7 @@ def stretch(side, first, begin, end, BLOCK: tl.constexpr):
 
 @triton.jit
 def is_close(squared, norms):
-    """Of a squared distance. NaN is too."""
+    """Whether squared distances are, NaN included."""
     return ~(squared > norms * CLOSE)
 
 
@@ -156,9 +156,9 @@ def turned(x, METRIC: tl.constexpr):
 
 @triton.jit
 def closeness(products, x, y, rows, cols, pair, METRIC: tl.constexpr):
-    """Of the dot products, and which pairs are close. Close is a squared distance that is small against the norms,
-    which has lost digits as a difference of products, or that is undefined as one of infinities: the tile's are
-    computed again."""
+    """Closenesses, made of the dot products, and which pairs are close. Close is a squared distance that is small
+    against the norms, which has lost digits as a difference of products, or that is undefined as one of infinities:
+    the tile's are computed again."""
     out = products
     close = tl.zeros(pair.shape, tl.int1)
     if METRIC.unit:
