@@ -27,8 +27,13 @@ from undefined import SPREAD, faults
 import fastpair
 import fastpair.functional as FP
 import fastpair.retrieval
+from fastpair.backends import triton as triton_backend
+from fastpair.backends.call import PairLossCall
 from fastpair.backends.triton import pairs, triplets
 from fastpair.backends.triton.terms import MOST
+from fastpair.formulas import expressions
+from fastpair.formulas.formula import N, P, PairFormula, s
+from fastpair.formulas.pair_losses import FORMULAS
 
 SHAPES = {
     (1, 8, "few"): ("mean", "none", "totals"),  # a lone sample
@@ -118,6 +123,9 @@ MADE = {
     },
     # As far as exponentials need no shift.
     **pair_loss("supcon_loss", distance="cosine", temperature=1 / MOST),
+    # Whose exponents are small: with their defaults circle loss takes shifts.
+    **pair_loss("circle_loss", distance="cosine", gamma=8),
+    **pair_loss("generalized_lifted_structure_loss", distance="cosine"),
 }
 
 
@@ -131,6 +139,34 @@ def test_products_made_by_the_kernels(name, dtype, backend, device, small_rectan
     inputs = inputs_of(loss, 290, 16, "few", device, DTYPES[dtype])
     for reduction in [r for r in loss.reductions if r in ("mean", "totals")]:
         assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
+
+
+@of_triton
+def test_a_formula_of_ones_own(backend, device, monkeypatch):
+    """Pools of two kinds, more parameters than any loss has, numbers that are no integers."""
+    a, b, c, e, f = map(expressions.variable, "abcef")
+    u = a * expressions.relu(b - s) + 0.1 * s
+    anchor = 0.5 * P.sum + expressions.softplus(N.lse - f)
+    formula = PairFormula("own", u, c * s + 0.25 * e * expressions.square(s), anchor, needs=(P,))
+    monkeypatch.setitem(FORMULAS, "own", formula)
+    values = {"a": 0.7, "b": 0.3, "c": 1.1, "e": 0.4, "f": 0.2}
+    generator = torch.Generator().manual_seed(1)
+    x, labels = embeddings(33, 6, generator), torch.randint(7, (33,), generator=generator)
+    settings = ("own", [values[name] for name in formula.parameters], "euclidean", False, "mean", True, False)
+    call = PairLossCall(x.float().to(device), None, labels.to(device), None, None, None, *settings)
+    got, gradient, _ = triton_backend.pair_loss(call)
+    x.requires_grad_()
+    others = ~torch.eye(33, dtype=bool)
+    near = -(x[:, None] - x[None, :] + 1e-12).square().sum(2).sqrt()
+    same = labels[:, None] == labels[None, :]
+    positives = 0.7 * torch.relu(0.3 - near) + 0.1 * near
+    negatives = torch.where(same, -torch.inf, 1.1 * near + 0.1 * near.square()).logsumexp(1)
+    counted = (same & others).any(1)
+    losses = 0.5 * torch.where(same & others, positives, 0).sum(1) + torch.nn.functional.softplus(negatives - 0.2)
+    want = losses[counted].sum() / counted.sum()
+    want.backward()
+    assert error(got, want) <= 1e-5
+    assert error(gradient, x.grad) <= 1e-5
 
 
 TRIPLETS = [

@@ -157,32 +157,28 @@ def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor
     """The operator ``fastpair::linear_cross_entropy``.
 
     A label that is no class makes the loss NaN: the device cannot raise an error without being waited for."""
-    embeddings, weight, bias, labels, row_grad, logits, scale, margin, label_smoothing, ignore_index, reduction = call[
-        :11
-    ]
-    grad_embeddings, grad_weight, grad_bias = call[11:]
-    n, d = embeddings.shape
-    classes = len(weight)
-    unit = logits != "linear"
-    x, w = Rows(embeddings, unit, False), Rows(weight, unit, False)
-    labels = labels.long().contiguous()
-    bias = None if bias is None else bias.float().contiguous()
+    n, d = call.embeddings.shape
+    classes = len(call.weight)
+    unit = call.logits != "linear"
+    x, w = Rows(call.embeddings, unit, False), Rows(call.weight, unit, False)
+    labels = call.labels.long().contiguous()
+    bias = None if call.bias is None else call.bias.float().contiguous()
 
     def new(*shape: int, dtype: torch.dtype = torch.float32, fill: float | None = None) -> Tensor:
-        out = torch.empty(shape, dtype=dtype, device=embeddings.device)
+        out = torch.empty(shape, dtype=dtype, device=call.embeddings.device)
         return out if fill is None else out.fill_(fill)
 
     losses = new(n)
-    dx = new(n, d, fill=0) if grad_embeddings else new(0)
-    dw = new(classes, d, fill=0) if grad_weight else new(0)
-    db = new(classes, fill=0) if grad_bias else new(0)
-    gradients = grad_embeddings or grad_weight or grad_bias
-    if reduction == "none":
-        weights = new(n, fill=1) if row_grad is None else row_grad.float().contiguous()
-    elif reduction == "sum":
+    dx = new(n, d, fill=0) if call.grad_embeddings else new(0)
+    dw = new(classes, d, fill=0) if call.grad_weight else new(0)
+    db = new(classes, fill=0) if call.grad_bias else new(0)
+    gradients = call.grad_embeddings or call.grad_weight or call.grad_bias
+    if call.reduction == "none":
+        weights = new(n, fill=1) if call.row_grad is None else call.row_grad.float().contiguous()
+    elif call.reduction == "sum":
         weights = new(n, fill=1)
     else:
-        weights = (1 / (labels != ignore_index).sum().clamp(min=1).float()).expand(n).contiguous()
+        weights = (1 / (labels != call.ignore_index).sum().clamp(min=1).float()).expand(n).contiguous()
 
     rows = max(min(n, max(LOGITS // classes // ALIGNED * ALIGNED, MIN_ROWS)), 1)
     room = new(rows, whole(classes, ALIGNED))
@@ -193,7 +189,7 @@ def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor
             room if in_place else torch.empty_like(room, dtype=x_factor.dtype) for _ in range(x_factor.slope_parts)
         ]
     row_arguments = RowArguments(labels, weights, losses, x.scale)
-    settings = (scale, margin, math.cos(margin), math.sin(margin))
+    settings = (call.scale, call.margin, math.cos(call.margin), math.sin(call.margin))
     for top in range(0, n, rows):
         count = min(rows, n - top)
         product(x.x[top : top + count], w.x.T, room[:count, :classes])
@@ -206,26 +202,26 @@ def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor
             slopes[1] if gradients and len(slopes) > 1 else None,
             top,
             classes,
-            ignore_index,
+            call.ignore_index,
             settings,
-            label_smoothing,
-            KIND=KINDS[logits],
-            SMOOTH=label_smoothing > 0,
+            call.label_smoothing,
+            KIND=KINDS[call.logits],
+            SMOOTH=call.label_smoothing > 0,
             BLOCK=min(max(triton.next_power_of_2(classes), 16), 2048),
             **COMPILED,
         )
         if not gradients:
             continue
         parts = [part[:count, :classes] for part in slopes]
-        if grad_embeddings:
+        if call.grad_embeddings:
             w_factor.add_products(dx[top : top + count], parts, 0, classes)
-        if grad_weight:
+        if call.grad_weight:
             x_factor.add_products(dw, parts, top, top + count, transposed=True)
-        if grad_bias:
+        if call.grad_bias:
             for part in parts:
                 db += part.sum(0, dtype=torch.float32)
-    if grad_embeddings:
+    if call.grad_embeddings:
         x.finish(dx, None)
-    if grad_weight:
+    if call.grad_weight:
         w.finish(dw, None)
-    return losses if reduction == "none" else (losses * weights).sum(), dx, dw, db
+    return losses if call.reduction == "none" else (losses * weights).sum(), dx, dw, db

@@ -6,75 +6,102 @@ need no statistics, takes the last two alone. The loss comes in as two device fu
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from fastpair.backends.triton import launch
-from fastpair.backends.triton.terms import LOG_SUM_EXP, MAX, SUM
-from fastpair.backends.triton.tiles import aligned, entries, lengths, row_tile, scores, store_slopes, tile_products
+from fastpair.backends.triton.terms import LOG_SUM_EXP, SUM
+from fastpair.backends.triton.tiles import (
+    aligned,
+    closeness,
+    entries,
+    row_tile,
+    store_slopes,
+    stretch,
+    tile_products,
+)
 
 # Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 # What an anchor's pairs come to in some of the columns: of positives the sum, maximum or shift of the log-sum-exp; the
-# number of non-zero terms, column of the maximum or sum of exponentials; the sum of slopes by `given`, or of terms of a
-# log-sum-exp; how many there are. Of negatives the first two.
+# number of non-zero terms, column of the maximum or sum of exponentials; the sum of slopes by `negatives_lse`, or of
+# terms that are pooled otherwise; how many there are. Of negatives the first two.
 CHANNELS = tl.constexpr(6)
-ROOM = tl.constexpr(launch.ROOM)
 # Factor, shift and constant of the slopes of positives and negatives.
 WEIGHTS = tl.constexpr(6)
 # Loss, count, loss of the negatives and their count, of a block of anchors or of a tile.
 TOTALS = tl.constexpr(4)
 
 
-@triton.jit
-def room_for(n):
-    """How far the channels of n anchors lie apart."""
-    return tl.cdiv(n, ROOM) * ROOM
+class Statistic(NamedTuple):
+    """What an anchor's pairs of one kind come to, in float64. A log-sum-exp is ``value`` + ``log_sum``, its maximum and
+    the logarithm of the sum relative to it: beside large closenesses their sum has lost the second. ``aside``: the
+    number of terms that are not zero, for a sum, else the sum of the terms."""
+
+    pairs: tl.tensor
+    value: tl.tensor
+    log_sum: tl.tensor
+    aside: tl.tensor
+    by_negatives_lse: tl.tensor
+
+
+class AnchorResults(NamedTuple):
+    """What the anchors of one side come to: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and
+    totals (blocks, 4)."""
+
+    losses: Tensor
+    weights: Tensor
+    extremes: Tensor | None
+    totals: Tensor
 
 
 @triton.jit
 def same_classes(x, y, rows, cols):
-    return tl.load(x.labels + rows)[:, None] == tl.load(y.labels + cols)[None, :]
+    return tl.load(x.labels + rows.index)[:, None] == tl.load(y.labels + cols.index)[None, :]
 
 
 @triton.jit
-def all_pairs(rows, cols, bottom, right, self_index, SELF: tl.constexpr):
+def all_pairs(rows, cols, self_index, SELF: tl.constexpr):
     """Which of a tile are pairs at all."""
-    pair = (rows < bottom)[:, None] & (cols < right)[None, :]
+    inside = rows.index < rows.end
+    pair = inside[:, None] & (cols.index < cols.end)[None, :]
     if SELF == SAME_INDEX:
-        pair &= rows[:, None] != cols[None, :]
+        pair &= rows.index[:, None] != cols.index[None, :]
     if SELF == LISTED_SELF:
-        own = tl.load(self_index + rows, mask=rows < bottom, other=-1)
-        pair &= own[:, None] != cols[None, :]
+        own = tl.load(self_index + rows.index, mask=inside, other=-1)
+        pair &= own[:, None] != cols.index[None, :]
     return pair
 
 
 @triton.jit
-def has_others(row, col, bottom, right, SELF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Whether the tile from ``row`` and ``col`` on may have what is no pair."""
-    out = (row + BLOCK_M > bottom) | (col + BLOCK_N > right)
+def has_others(rows, cols, SELF: tl.constexpr):
+    """Whether a tile may have what is no pair."""
+    rows_end, cols_end = rows.first + rows.index.shape[0], cols.first + cols.index.shape[0]
+    out = (rows_end > rows.end) | (cols_end > cols.end)
     if SELF == SAME_INDEX:
-        out |= (row < col + BLOCK_N) & (col < row + BLOCK_M)
+        out |= (rows.first < cols_end) & (cols.first < rows_end)
     if SELF == LISTED_SELF:
         out |= True
     return out
 
 
 @triton.jit
-def of_none(REDUCTION: tl.constexpr):
+def of_none(POOL: tl.constexpr):
     """What no terms come to."""
-    return 0.0 if REDUCTION == SUM else -float("inf")
+    return 0.0 if POOL == SUM else -float("inf")
 
 
 @triton.jit
-def collect(first, second, terms, cols, REDUCTION: tl.constexpr):
+def collect(first, second, terms, cols, POOL: tl.constexpr):
     """Takes a tile's terms of one kind, ``of_none`` for the pairs that are not of it, into what came to each of its
     places before."""
-    if REDUCTION == SUM:
+    if POOL == SUM:
         first += terms
         second += (terms != 0).to(tl.float32)
-    elif REDUCTION == LOG_SUM_EXP:
+    elif POOL == LOG_SUM_EXP:
         # One exponential: of the two shifts the larger becomes the new one. Of none there is nothing to shift.
         nearer = tl.exp(tl.where(terms == first, 0.0, -tl.abs(terms - first)))
         added = tl.where(terms == -float("inf"), 0.0, tl.where(terms > first, 1.0, nearer))
@@ -95,12 +122,12 @@ def relative_to(shift, highest):
 
 
 @triton.jit
-def over_places(first, second, REDUCTION: tl.constexpr):
+def over_places(first, second, POOL: tl.constexpr):
     """What came to all places of a row."""
-    if REDUCTION == SUM:
+    if POOL == SUM:
         row_first = tl.sum(first, 1)
         row_second = tl.sum(second, 1)
-    elif REDUCTION == LOG_SUM_EXP:
+    elif POOL == LOG_SUM_EXP:
         row_first = tl.max(first, 1)
         row_second = tl.sum(second * relative_to(first, row_first[:, None]), 1)
     else:
@@ -113,25 +140,25 @@ def over_places(first, second, REDUCTION: tl.constexpr):
 
 
 @triton.jit
-def bounded_terms(u, v, same, POSITIVES: tl.constexpr, NEGATIVES: tl.constexpr):
+def bounded_terms(u, v, same, POOLS: tl.constexpr):
     """The terms of all pairs and, where a kind is a log-sum-exp, their exponentials: none overflows or comes to
     nothing, so that the shift is zero."""
     terms = tl.where(same, u, v)
     part = terms
-    if POSITIVES == LOG_SUM_EXP and NEGATIVES == LOG_SUM_EXP:
+    if POOLS.positives == LOG_SUM_EXP and POOLS.negatives == LOG_SUM_EXP:
         part = tl.exp(terms)
-    elif POSITIVES == LOG_SUM_EXP:
+    elif POOLS.positives == LOG_SUM_EXP:
         part = tl.exp(u)
-    elif NEGATIVES == LOG_SUM_EXP:
+    elif POOLS.negatives == LOG_SUM_EXP:
         part = tl.exp(v)
     return terms, part
 
 
 @triton.jit
-def add_rows(first, second, terms, part, REDUCTION: tl.constexpr):
+def add_rows(first, second, terms, part, POOL: tl.constexpr):
     """Takes a tile's terms of one kind, zero for the pairs that are not of it, into what came to its rows before;
     ``part`` are their exponentials."""
-    if REDUCTION == SUM:
+    if POOL == SUM:
         first += tl.sum(terms, 1)
         second += tl.sum(tl.where(terms != 0, 1.0, 0.0), 1)
     else:
@@ -142,11 +169,11 @@ def add_rows(first, second, terms, part, REDUCTION: tl.constexpr):
 
 
 @triton.jit
-def merged(first, second, other_first, other_second, REDUCTION: tl.constexpr):
+def merged(first, second, other_first, other_second, POOL: tl.constexpr):
     """First and second channel of one kind, of two sets of columns."""
-    if REDUCTION == SUM:
+    if POOL == SUM:
         return first + other_first, second + other_second
-    elif REDUCTION == LOG_SUM_EXP:
+    elif POOL == LOG_SUM_EXP:
         # Of no pairs both are empty; a NaN is in the sum.
         highest = tl.maximum(first, other_first)
         return highest, second * relative_to(first, highest) + other_second * relative_to(other_first, highest)
@@ -157,104 +184,85 @@ def merged(first, second, other_first, other_second, REDUCTION: tl.constexpr):
 
 
 @triton.jit
-def take_in(at, room, first, second, again, REDUCTION: tl.constexpr):
+def take_in(at, room, first, second, again, POOL: tl.constexpr):
     """Puts two channels at ``at``, with what was there before where ``again``."""
     first, second = first.to(tl.float64), second.to(tl.float64)
     if again != 0:
-        first, second = merged(tl.load(at), tl.load(at + room), first, second, REDUCTION)
+        first, second = merged(tl.load(at), tl.load(at + room), first, second, POOL)
     tl.store(at, first)
     tl.store(at + room, second)
 
 
-@triton.jit(do_not_specialize=["ld", "again", "n", "top", "bottom", "left", "right", "span"])
+@triton.jit(do_not_specialize=["again", "top", "bottom", "left", "right", "span"])
 def statistics_kernel(
     x,
     y,
     self_index,
     products,
-    ld,
     partial,
     again,
-    n,
-    d,
     top,
     bottom,
     left,
     right,
     span,
-    settings,
+    parameters,
     TERMS: tl.constexpr,
-    POSITIVES: tl.constexpr,
-    NEGATIVES: tl.constexpr,
+    POOLS: tl.constexpr,
     ADD_POSITIVES: tl.constexpr,
     ADD_NEGATIVES: tl.constexpr,
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
-    UNIT: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """partial[s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right), with what was
     there of other columns where ``again``."""
-    ld, top, left = aligned(ld), aligned(top), aligned(left)
+    top, left = aligned(top), aligned(left)
     split = tl.program_id(1)
-    first_row = top + tl.program_id(0) * BLOCK_M
-    rows = first_row + tl.arange(0, BLOCK_M)
-    row_lengths = lengths(x, rows)
-    of_anchor = entries(x.given, rows)[:, None]
+    rows = stretch(x, top + tl.program_id(0) * BLOCK_M, top, bottom, BLOCK_M)
+    of_anchor = entries(x.negatives_lse, rows.index)[:, None]
 
     # Of each place of the tile apart, sums over its columns being taken once, at the end; or of whole rows, where the
     # registers hold the products that are made.
     PLACES: tl.constexpr = DEPTH == 0
+    POSITIVES: tl.constexpr = POOLS.positives
+    NEGATIVES: tl.constexpr = POOLS.negatives
     zero = tl.zeros((BLOCK_M, BLOCK_N) if PLACES else (BLOCK_M,), tl.float32)
     pos_first, pos_second, pos_third, pos_pairs = zero + of_none(POSITIVES), zero, zero, zero
     neg_first, neg_second = zero + of_none(NEGATIVES), zero
 
     begin = left + split * aligned(span)
     for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
-        cols = start + tl.arange(0, BLOCK_N)
+        cols = stretch(y, start, left, right, BLOCK_N)
         same = same_classes(x, y, rows, cols)
-        pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
-        s, _close = scores(
-            tile_products(products, ld, x.x, y.x, rows, cols, top, left, bottom, right, d, DEPTH),
-            x,
-            y,
-            rows,
-            cols,
-            row_lengths,
-            lengths(y, cols),
-            pair,
-            bottom,
-            right,
-            d,
-            METRIC,
-            UNIT,
-        )
-        u, du, v, dv = TERMS(s, of_anchor, *settings)
+        pair = all_pairs(rows, cols, self_index, SELF)
+        made = tile_products(products, x, y, rows, cols, DEPTH)
+        s, _close = closeness(made, x, y, rows, cols, pair, METRIC)
+        u, _du, v, _dv, by_negatives_lse = TERMS(s, of_anchor, *parameters)
         if PLACES:
             positive = pair & same
             if ADD_POSITIVES:
                 pos_pairs += positive.to(tl.float32)
-                if x.given is not None:
-                    # A term with `given` is a function of given - v.
-                    pos_third += tl.where(positive, -du / dv, 0.0)
-                elif POSITIVES == LOG_SUM_EXP:
+                if x.negatives_lse is not None:
+                    pos_third += tl.where(positive, by_negatives_lse, 0.0)
+                elif POOLS.positives_sum:
                     pos_third += tl.where(positive, u, 0.0)
                 u = tl.where(positive, u, of_none(POSITIVES))
-                pos_first, pos_second = collect(pos_first, pos_second, u, cols, POSITIVES)
+                pos_first, pos_second = collect(pos_first, pos_second, u, cols.index, POSITIVES)
             if ADD_NEGATIVES:
                 v = tl.where(pair & ~positive, v, of_none(NEGATIVES))
-                neg_first, neg_second = collect(neg_first, neg_second, v, cols, NEGATIVES)
+                neg_first, neg_second = collect(neg_first, neg_second, v, cols.index, NEGATIVES)
         else:
-            terms, part = bounded_terms(u, v, same, POSITIVES, NEGATIVES)
+            terms, part = bounded_terms(u, v, same, POOLS)
             thirds = terms
-            if x.given is not None:
-                thirds = -du / dv
-            # The comparisons are true: they have pairs counted where the scores are, in whose registers rows are added
-            # up in a few steps.
+            if x.negatives_lse is not None:
+                thirds = by_negatives_lse
+            # The comparisons are true: they have pairs counted where the closenesses are, in whose registers rows are
+            # added up in a few steps.
             count = tl.where((s <= float("inf")) | (s != s), 1.0, 0.0)
-            if has_others(first_row, start, bottom, right, SELF, BLOCK_M, BLOCK_N):
+            if has_others(rows, cols, SELF):
                 terms, part = tl.where(pair, terms, 0.0), tl.where(pair, part, 0.0)
                 thirds = tl.where(pair, thirds, 0.0)
                 pairs = tl.sum(tl.where(same & pair, count, 0.0), 1)
@@ -262,7 +270,7 @@ def statistics_kernel(
                 pairs = tl.sum(tl.where(same, count, 0.0), 1)
             if ADD_POSITIVES:
                 pos_pairs += pairs
-                if x.given is not None or POSITIVES == LOG_SUM_EXP:
+                if x.negatives_lse is not None or POOLS.positives_sum:
                     pos_third += tl.sum(tl.where(same, thirds, 0.0), 1)
                 pulls, parts = tl.where(same, terms, 0.0), tl.where(same, part, 0.0)
                 pos_first, pos_second = add_rows(pos_first, pos_second, pulls, parts, POSITIVES)
@@ -274,84 +282,77 @@ def statistics_kernel(
         pos_first, pos_second = over_places(pos_first, pos_second, POSITIVES)
         neg_first, neg_second = over_places(neg_first, neg_second, NEGATIVES)
         pos_third, pos_pairs = tl.sum(pos_third, 1), tl.sum(pos_pairs, 1)
-    room = room_for(n)
-    out = partial + split.to(tl.int64) * CHANNELS * room + rows
+    out = partial + split.to(tl.int64) * CHANNELS * x.room + rows.index
     if ADD_POSITIVES:
-        take_in(out, room, pos_first, pos_second, again, POSITIVES)
-        take_in(out + 2 * room, room, pos_third, pos_pairs, again, SUM)
+        take_in(out, x.room, pos_first, pos_second, again, POSITIVES)
+        take_in(out + 2 * x.room, x.room, pos_third, pos_pairs, again, SUM)
     if ADD_NEGATIVES:
-        take_in(out + 4 * room, room, neg_first, neg_second, again, NEGATIVES)
+        take_in(out + 4 * x.room, x.room, neg_first, neg_second, again, NEGATIVES)
 
 
 @triton.jit
-def over_slots(partial, slots, room, rows, REDUCTION: tl.constexpr):
+def over_slots(partial, slots, room, rows, POOL: tl.constexpr):
     """Two channels of some anchors, over all slots."""
-    first = tl.full(rows.shape, of_none(REDUCTION), tl.float64)
+    first = tl.full(rows.shape, of_none(POOL), tl.float64)
     second = tl.zeros(rows.shape, tl.float64)
     # Many slots are those of few anchors, with no other work to wait beside.
     for slot in tl.range(slots, loop_unroll_factor=8):
         at = partial + slot * CHANNELS * room + rows
-        first, second = merged(first, second, tl.load(at), tl.load(at + room), REDUCTION)
+        first, second = merged(first, second, tl.load(at), tl.load(at + room), POOL)
     return first, second
 
 
 @triton.jit
-def statistic(first, second, third, REDUCTION: tl.constexpr):
-    """Value, log_sum, aux and slope by ``given`` as ``terms`` wants them."""
+def statistic(pairs, first, second, third, POOL: tl.constexpr):
+    """What the channels of one kind, over all slots, come to."""
     log_sum = tl.zeros_like(first)
-    aux = second
-    if REDUCTION == LOG_SUM_EXP:
+    if POOL == LOG_SUM_EXP:
         # The logarithm of no sum, whose maximum is minus infinity.
         log_sum = tl.log(tl.where(second == 0, 1.0, second))
-        aux = third
-    return first, log_sum, aux, third
+    return Statistic(pairs, first, log_sum, second if POOL == SUM else third, third)
 
 
-@triton.jit(do_not_specialize=["slots", "n"])
-def given_kernel(partial, slots, given, n, NEGATIVES: tl.constexpr, BLOCK: tl.constexpr):
-    """given[i]: what the negatives of anchor i come to."""
+@triton.jit(do_not_specialize=["slots"])
+def negatives_lse_kernel(partial, slots, room, negatives_lse, BLOCK: tl.constexpr):
+    """negatives_lse[i]: the log-sum-exp over the negatives of anchor i."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    room = room_for(n)
-    first, second = over_slots(partial + 4 * room, slots, room, rows, NEGATIVES)
-    value, log_sum, _aux, _by_given = statistic(first, second, second, NEGATIVES)
-    tl.store(given + rows, (value + log_sum).to(tl.float32))
+    first, second = over_slots(partial + 4 * room, slots, room, rows, LOG_SUM_EXP)
+    negatives = statistic(first, first, second, second, LOG_SUM_EXP)
+    tl.store(negatives_lse + rows, (negatives.value + negatives.log_sum).to(tl.float32))
 
 
 @triton.jit
-def store_weights(out, room, slope, kind, weight):
+def store_weights(out, room, factor, constant, kind, weight):
     """Factor, shift and constant: the derivative by a term u is factor exp(u - shift) + constant."""
-    tl.store(out, (slope[0] * weight * tl.exp(-kind[2])).to(tl.float32))
+    tl.store(out, (factor * weight * tl.exp(-kind.log_sum)).to(tl.float32))
     # The shift of none makes every exponential 0.
-    shift = tl.where(kind[0] == 0, float("inf"), kind[1])
+    shift = tl.where(kind.pairs == 0, float("inf"), kind.value)
     tl.store(out + room, shift.to(tl.float32))
-    tl.store(out + 2 * room, (slope[1] * weight).to(tl.float32))
+    tl.store(out + 2 * room, (constant * weight).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["slots", "n", "m"])
 def anchor_kernel(
     partial,
     slots,
+    room,
     self_index,
     row_grad,
-    losses,
-    weights,
-    extremes,
-    totals,
+    out,
     n,
     m,
-    loss_params,
+    parameters,
     ANCHOR: tl.constexpr,
-    POSITIVES: tl.constexpr,
-    NEGATIVES: tl.constexpr,
+    POOLS: tl.constexpr,
     SELF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """From the statistics of the anchors: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and
-    totals (blocks, 4)."""
+    """``out``, AnchorResults, from the statistics of the anchors."""
+    POSITIVES: tl.constexpr = POOLS.positives
+    NEGATIVES: tl.constexpr = POOLS.negatives
     pid = tl.program_id(0)
     rows = pid * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
-    room = room_for(n)
     pos_first, pos_second = over_slots(partial, slots, room, rows, POSITIVES)
     pos_third, pos_pairs = over_slots(partial + 2 * room, slots, room, rows, SUM)
     neg_first, neg_second = over_slots(partial + 4 * room, slots, room, rows, NEGATIVES)
@@ -360,28 +361,26 @@ def anchor_kernel(
         selves += 1
     if SELF == LISTED_SELF:
         selves += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
-    pos_value, pos_log_sum, pos_aux, by_given = statistic(pos_first, pos_second, pos_third, POSITIVES)
-    neg_value, neg_log_sum, neg_aux, _unused = statistic(neg_first, neg_second, neg_second, NEGATIVES)
-    pos = (pos_pairs, pos_value, pos_log_sum, pos_aux, by_given)
-    neg = (m - pos_pairs - selves, neg_value, neg_log_sum, neg_aux, neg_second)
+    pos = statistic(pos_pairs, pos_first, pos_second, pos_third, POSITIVES)
+    neg = statistic(m - pos_pairs - selves, neg_first, neg_second, neg_second, NEGATIVES)
 
-    loss, count, neg_loss, neg_count, pull, push = ANCHOR(pos, neg, *loss_params)
-    tl.store(losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
+    loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, *parameters)
+    tl.store(out.losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     weight = tl.full(rows.shape, 1.0, tl.float64)
     if row_grad is not None:
         weight = tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
-    store_weights(weights + rows, room, pull, pos, weight)
-    store_weights(weights + 3 * room + rows, room, push, neg, weight)
-    if POSITIVES == MAX:
-        tl.store(extremes + rows, pos_first, mask=inside)
-        tl.store(extremes + n + rows, pos_second, mask=inside)
-        tl.store(extremes + 2 * n + rows, neg_first, mask=inside)
-        tl.store(extremes + 3 * n + rows, neg_second, mask=inside)
-    out = totals + pid * TOTALS
-    tl.store(out, tl.sum(tl.where(inside, loss, 0.0), 0))
-    tl.store(out + 1, tl.sum(tl.where(inside, count, 0.0), 0))
-    tl.store(out + 2, tl.sum(tl.where(inside, neg_loss, 0.0), 0))
-    tl.store(out + 3, tl.sum(tl.where(inside, neg_count, 0.0), 0))
+    store_weights(out.weights + rows, room, pull, pull_constant, pos, weight)
+    store_weights(out.weights + 3 * room + rows, room, push, push_constant, neg, weight)
+    if out.extremes is not None:
+        tl.store(out.extremes + rows, pos_first, mask=inside)
+        tl.store(out.extremes + n + rows, pos_second, mask=inside)
+        tl.store(out.extremes + 2 * n + rows, neg_first, mask=inside)
+        tl.store(out.extremes + 3 * n + rows, neg_second, mask=inside)
+    totals = out.totals + pid * TOTALS
+    tl.store(totals, tl.sum(tl.where(inside, loss, 0.0), 0))
+    tl.store(totals + 1, tl.sum(tl.where(inside, count, 0.0), 0))
+    tl.store(totals + 2, tl.sum(tl.where(inside, neg_loss, 0.0), 0))
+    tl.store(totals + 3, tl.sum(tl.where(inside, neg_count, 0.0), 0))
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -389,7 +388,7 @@ def reduce_kernel(
     totals,
     count,
     value,
-    share,
+    multipliers,
     part,
     per_anchor,
     MEAN: tl.constexpr,
@@ -397,7 +396,7 @@ def reduce_kernel(
     TERM_TOTALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """value += part times the sum or the mean; share[:2] = part over what positives and negatives are divided by.
+    """value += part times the sum or the mean; multipliers[:2] = part over what positives and negatives are divided by.
 
     ``TERM_TOTALS``: the counts are those of terms, and ``per_anchor`` is what a mean over anchors multiplies by."""
     channel = tl.zeros((BLOCK,), tl.float64)
@@ -410,62 +409,54 @@ def reduce_kernel(
         pairs += tl.load(at + 1, mask=inside, other=0.0)
         neg_loss += tl.load(at + 2, mask=inside, other=0.0)
         neg_pairs += tl.load(at + 3, mask=inside, other=0.0)
-    pos_scale = tl.full((), 1.0, tl.float64)
-    neg_scale = pos_scale
+    positive = tl.full((), 1.0, tl.float64)
+    negative = positive
     if MEAN:
         if TERM_TOTALS and not SEPARATE:
-            pos_scale *= per_anchor
+            positive *= per_anchor
         else:
-            pos_scale = 1 / tl.maximum(tl.sum(pairs, 0), 1.0)
-        neg_scale = pos_scale
+            positive = 1 / tl.maximum(tl.sum(pairs, 0), 1.0)
+        negative = positive
         if SEPARATE:
-            neg_scale = 1 / tl.maximum(tl.sum(neg_pairs, 0), 1.0)
-    result = part * (tl.sum(loss, 0) * pos_scale + tl.sum(neg_loss, 0) * neg_scale)
+            negative = 1 / tl.maximum(tl.sum(neg_pairs, 0), 1.0)
+    result = part * (tl.sum(loss, 0) * positive + tl.sum(neg_loss, 0) * negative)
     tl.store(value, (tl.load(value).to(tl.float64) + result).to(tl.float32))
-    tl.store(share, (part * pos_scale).to(tl.float32))
-    tl.store(share + 1, (part * neg_scale).to(tl.float32))
+    tl.store(multipliers, (part * positive).to(tl.float32))
+    tl.store(multipliers + 1, (part * negative).to(tl.float32))
 
 
 @triton.jit
-def anchor_slopes(
-    s,
-    side,
-    anchors,
-    n,
-    positive,
-    settings,
-    AXIS: tl.constexpr,
-    TERMS: tl.constexpr,
-    POSITIVES: tl.constexpr,
-    NEGATIVES: tl.constexpr,
-):
-    """The derivatives of the losses of one side's anchors by the scores of a tile."""
-    of_anchor = tl.expand_dims(entries(side.given, anchors), AXIS)
-    u, du, v, dv = TERMS(s, of_anchor, *settings)
-    pull = tl.load(side.share)
-    push = tl.load(side.share + 1)
+def anchor_slopes(s, side, anchors, positive, parameters, AXIS: tl.constexpr, TERMS: tl.constexpr, POOLS: tl.constexpr):
+    """The derivatives of the losses of one side's anchors by the closenesses of a tile."""
+    of_anchor = tl.expand_dims(entries(side.negatives_lse, anchors.index), AXIS)
+    u, du, v, dv, _by_negatives_lse = TERMS(s, of_anchor, *parameters)
+    pull = tl.load(side.multipliers)
+    push = tl.load(side.multipliers + 1)
     if side.weights is not None:
-        at, room = side.weights + anchors, room_for(n)
-        constant = tl.expand_dims(tl.load(at + 2 * room), AXIS)
-        if POSITIVES == LOG_SUM_EXP:
-            factor = tl.expand_dims(tl.load(at), AXIS)
-            shift = tl.expand_dims(tl.load(at + room), AXIS)
-            constant = factor * tl.exp(u - shift) + constant
-        pull = pull * constant
-        constant = tl.expand_dims(tl.load(at + 5 * room), AXIS)
-        if NEGATIVES == LOG_SUM_EXP:
-            factor = tl.expand_dims(tl.load(at + 3 * room), AXIS)
-            shift = tl.expand_dims(tl.load(at + 4 * room), AXIS)
-            constant = factor * tl.exp(v - shift) + constant
-        push = push * constant
+        at = side.weights + anchors.index
+        pull *= slope_by_term(u, at, side.room, AXIS, POOLS.positives, POOLS.positives_sum)
+        push *= slope_by_term(v, at + 3 * side.room, side.room, AXIS, POOLS.negatives, False)
     return tl.where(positive, du * pull, dv * push)
 
 
 @triton.jit
-def unshifted_weights(side, anchors, n, AXIS: tl.constexpr):
+def slope_by_term(terms, at, room, AXIS: tl.constexpr, POOL: tl.constexpr, ADDED_UP: tl.constexpr):
+    """The derivatives of the anchors' losses by the terms of one kind. ``ADDED_UP``: besides being pooled."""
+    out = 0.0
+    if POOL == LOG_SUM_EXP:
+        factor = tl.expand_dims(tl.load(at), AXIS)
+        shift = tl.expand_dims(tl.load(at + room), AXIS)
+        out = factor * tl.exp(terms - shift)
+    if POOL != LOG_SUM_EXP or ADDED_UP:
+        out += tl.expand_dims(tl.load(at + 2 * room), AXIS)
+    return out
+
+
+@triton.jit
+def unshifted_weights(side, anchors, AXIS: tl.constexpr):
     """Factor and constant of one side's positives, and of its negatives, where the shift is zero."""
-    at, room = side.weights + anchors, room_for(n)
-    pull, push = tl.load(side.share), tl.load(side.share + 1)
+    at, room = side.weights + anchors.index, side.room
+    pull, push = tl.load(side.multipliers), tl.load(side.multipliers + 1)
     return (
         tl.expand_dims(tl.load(at) * pull, AXIS),
         tl.expand_dims(tl.load(at + 2 * room) * pull, AXIS),
@@ -486,43 +477,37 @@ def add_totals(totals, terms, positive, visits):
         tl.store(at + 1, tl.load(at + 1) + visits * count)
 
 
-@triton.jit(do_not_specialize=["ld", "n", "m", "top", "bottom", "left", "right"])
+@triton.jit(do_not_specialize=["top", "bottom", "left", "right"])
 def slopes_kernel(
     x,
     y,
     self_index,
     products,
-    ld,
     out,
     totals,
-    n,
-    m,
-    d,
     top,
     bottom,
     left,
     right,
-    settings,
+    parameters,
     TERMS: tl.constexpr,
-    POSITIVES: tl.constexpr,
-    NEGATIVES: tl.constexpr,
+    POOLS: tl.constexpr,
     BOTH: tl.constexpr,
     UPPER: tl.constexpr,
     SELF: tl.constexpr,
     METRIC: tl.constexpr,
-    UNIT: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """``out.slopes`` (., ld) of the rectangle [top, bottom) x [left, right), where they are wanted: the derivatives of
-    the loss by the dot products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are
-    anchors, of the columns.
+    """``out.slopes`` of the rectangle [top, bottom) x [left, right), where they are wanted: the derivatives of the loss
+    by the dot products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of
+    the columns.
 
     ``totals`` (programs, 4): what the tiles' terms are added to. ``UPPER``: what lies right of the square on the
     diagonal stands for its mirror image too."""
-    ld, top, left = aligned(ld), aligned(top), aligned(left)
+    top, left = aligned(top), aligned(left)
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     first_row, first_col = top + row_block * BLOCK_M, left + col_block * BLOCK_N
@@ -531,33 +516,19 @@ def slopes_kernel(
     if MIRRORED:  # noqa: SIM102 - a constant of the kernel
         if first_col < first_row:
             return
-    rows, cols = first_row + tl.arange(0, BLOCK_M), first_col + tl.arange(0, BLOCK_N)
+    rows, cols = stretch(x, first_row, top, bottom, BLOCK_M), stretch(y, first_col, left, right, BLOCK_N)
     positive = same_classes(x, y, rows, cols)
-    pair = all_pairs(rows, cols, bottom, right, self_index, SELF)
+    pair = all_pairs(rows, cols, self_index, SELF)
     if DEPTH == 0:
         positive &= pair
-    row_lengths, col_lengths = lengths(x, rows), lengths(y, cols)
-    s, close = scores(
-        tile_products(products, ld, x.x, y.x, rows, cols, top, left, bottom, right, d, DEPTH),
-        x,
-        y,
-        rows,
-        cols,
-        row_lengths,
-        col_lengths,
-        pair,
-        bottom,
-        right,
-        d,
-        METRIC,
-        UNIT,
-    )
-    of_anchor = entries(x.given, rows)[:, None]
-    u, du, v, dv = TERMS(s, of_anchor, *settings)
-    terms, part = bounded_terms(u, v, positive, POSITIVES, NEGATIVES)
+    made = tile_products(products, x, y, rows, cols, DEPTH)
+    s, close = closeness(made, x, y, rows, cols, pair, METRIC)
+    of_anchor = entries(x.negatives_lse, rows.index)[:, None]
+    u, du, v, dv, _by_negatives_lse = TERMS(s, of_anchor, *parameters)
+    terms, part = bounded_terms(u, v, positive, POOLS)
     mixed = True
     if DEPTH > 0:
-        mixed = has_others(first_row, first_col, bottom, right, SELF, BLOCK_M, BLOCK_N)
+        mixed = has_others(rows, cols, SELF)
     if totals is not None:
         if mixed:
             terms = tl.where(pair, terms, 0.0)
@@ -566,10 +537,10 @@ def slopes_kernel(
             visits = 2.0
         add_totals(totals + pid * TOTALS, terms, positive, visits)
     if out.slopes is not None:
-        if DEPTH > 0 and x.weights is not None and x.given is None:
-            pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(x, rows, n, 1)
+        if DEPTH > 0 and x.weights is not None and x.negatives_lse is None:
+            pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(x, rows, 1)
             if BOTH:
-                a, b, e, f = unshifted_weights(y, cols, m, 0)
+                a, b, e, f = unshifted_weights(y, cols, 0)
                 pull_factor, pull_constant, push_factor, push_constant = (
                     pull_factor + a,
                     pull_constant + b,
@@ -577,40 +548,19 @@ def slopes_kernel(
                     push_constant + f,
                 )
             weight = tl.where(positive, pull_factor, push_factor) * part
-            slope = tl.where(positive, du, dv) * (weight + tl.where(positive, pull_constant, push_constant))
+            if POOLS.constants:
+                weight += tl.where(positive, pull_constant, push_constant)
+            slope = tl.where(positive, du, dv) * weight
         else:
-            slope = anchor_slopes(s, x, rows, n, positive, settings, 1, TERMS, POSITIVES, NEGATIVES)
+            slope = anchor_slopes(s, x, rows, positive, parameters, 1, TERMS, POOLS)
             if BOTH:
-                slope += anchor_slopes(s, y, cols, m, positive, settings, 0, TERMS, POSITIVES, NEGATIVES)
-        at = (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :]
-        rounded, rest = store_slopes(
-            slope,
-            s,
-            pair,
-            mixed,
-            close,
-            row_lengths,
-            col_lengths,
-            products,
-            out,
-            at,
-            rows,
-            cols,
-            row_block,
-            col_block,
-            top,
-            bottom,
-            left,
-            right,
-            METRIC,
-            UNIT,
-            BLOCK_N,
-        )
+                slope += anchor_slopes(s, y, cols, positive, parameters, 0, TERMS, POOLS)
+        rounded, rest = store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC)
         if MIRRORED:  # noqa: SIM102
             if (first_row < first_col) & (first_col < bottom):
                 # Where tiles are not square these overlap, with equal numbers: the matrix units make the same of x y
                 # and of y x.
-                twin = (cols - top).to(tl.int64)[:, None] * ld + (rows - left)[None, :]
+                twin = (cols.index - top).to(tl.int64)[:, None] * products.ld + (rows.index - left)[None, :]
                 tl.store(out.slopes + twin, tl.trans(rounded))
                 if out.residuals is not None:
                     tl.store(out.residuals + twin, tl.trans(rest))

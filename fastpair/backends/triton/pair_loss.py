@@ -12,38 +12,53 @@ the mean is over non-zero terms, whose number the slopes wait for.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from fastpair.backends.call import PairLossCall
 from fastpair.backends.triton import pair_kernels as kernels
-from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, roomy, whole
-from fastpair.backends.triton.pairs import Anchors, Pairs, sides
-from fastpair.backends.triton.terms import LOSSES, MAX, SUM, Loss
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN, SlopeArguments
+from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, whole
+from fastpair.backends.triton.pairs import Pairs, Rectangle, Side, sides
+from fastpair.backends.triton.terms import SUM, Loss, loss_of
+from fastpair.backends.triton.tiles import SlopeArguments
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
+from fastpair.formulas.formula import s
+from fastpair.formulas.pair_losses import FORMULAS
+from fastpair.metrics import METRICS, Metric
 
 # Anchors that one program of the O(n) kernels takes.
 ANCHOR_BLOCK = 128
 
 
+class OfAnchors(NamedTuple):
+    """What the slopes need of one side's anchors, see ``SideArguments``."""
+
+    negatives_lse: Tensor | None = None
+    weights: Tensor | None = None
+    multipliers: Tensor | None = None
+
+
+def can_make(x: Tensor, metric: Metric) -> bool:
+    """Whether products are of half precision, whose matrix units are faster than they can be written and read, and
+    rows lie as these want them."""
+    return metric.kind == "dot" and x.dtype != torch.float32 and x.shape[1] % 16 == 0
+
+
 class PairSweep(Pairs):
     """Visits of all pairs for the statistics and the slopes of one loss."""
 
-    def __init__(self, x: Anchors, y: Anchors, self_index: Tensor | None, loss: Loss, params: list[float], metric: str):
-        super().__init__(x, y, metric)
-        self.statistics_tile = self.tile
-        longest = max(len(x), len(y))
-        self.makes = self.can_make() and loss.bounded(params, metric == "cosine", longest)
-        if self.makes:
-            self.statistics_tile, self.tile = making_tiles_for(x.rows.x, loss.simple)
-            # Slopes alone are held.
-            self.height *= 2
-        self.self_index = self_index
+    def __init__(self, x: Side, y: Side, self_index: Tensor | None, loss: Loss, params: list[float], metric: Metric):
+        rows, longest = x.rows.x, max(len(x), len(y))
+        making = can_make(rows, metric) and loss.bounded(params, metric, longest)
+        statistics_tile, tile = making_tiles_for(rows, loss.simple) if making else (None, None)
+        super().__init__(x, y, metric, tile)
+        self.statistics_tile = statistics_tile or self.tile
         self.loss = loss
-        self.params = (*params, *(0.0,) * (3 - len(params)))
-        self.settings = (1.0 if self.metric == DOT.value else -1.0, *self.params)
+        self.parameters = tuple(params) or (0.0,)
+        self.self_index = None if self_index is None else self_index.int().contiguous()
         self.self_kind = kernels.SAME_INDEX.value if y is x else kernels.NO_SELF.value
         if self_index is not None:
             self.self_kind = kernels.LISTED_SELF.value
@@ -51,8 +66,7 @@ class PairSweep(Pairs):
     def constants(self, tile: Tile) -> dict:
         return {
             "TERMS": self.loss.terms,
-            "POSITIVES": self.loss.positives,
-            "NEGATIVES": self.loss.negatives,
+            "POOLS": self.loss.pools,
             "SELF": self.self_kind,
             "DEPTH": tile.depth,
             **super().constants(tile),
@@ -60,239 +74,225 @@ class PairSweep(Pairs):
 
     # ---- statistics
 
-    def collect(self, rows: Anchors, cols: Anchors, positives: bool, negatives: bool) -> None:
-        """``rows.partial``, of the anchors of one side against all samples of the other."""
-        n, m = len(rows), len(cols)
-        block_m, block_n = self.statistics_tile.rows, self.statistics_tile.cols
-        rectangles = [(0, n, 0, m)] if self.makes else list(self.rectangles(rows, cols))
+    def collect(
+        self,
+        rows: Side,
+        cols: Side,
+        negatives_lse: Tensor | None = None,
+        before: Tensor | None = None,
+        positives: bool = True,
+        negatives: bool = True,
+    ) -> Tensor:
+        """The statistics (slots, 6, .) of the anchors of one side against all samples of the other, beside those of
+        either kind that were collected ``before``."""
+        tile = self.statistics_tile
+        rectangles = [Rectangle(0, len(rows), 0, len(cols))] if self.makes else list(self.rectangles(rows, cols))
         # Enough programs to fill the device twice, each with a whole number of tiles.
-        _, bottom, _, wide = rectangles[0]
-        high = ceil_div(bottom, block_m)
-        splits = max(1, min(ceil_div(2 * multiprocessors(rows.rows.x), high), ceil_div(wide, block_n)))
-        span = whole(ceil_div(wide, splits), block_n)
-        if rows.partial is None:
-            rows.partial = rows.new(ceil_div(wide, span), kernels.CHANNELS.value, rows.room, dtype=torch.float64)
-        for top, bottom, left, right in rectangles:
-            products = self.dot_products(rows, cols, top, bottom, left, right)
-            kernels.statistics_kernel[(ceil_div(bottom - top, block_m), ceil_div(right - left, span))](
-                rows.arguments(given=rows.given),
+        high, across = rectangles[0].tiles(tile)
+        wide = rectangles[0].right
+        splits = max(1, min(ceil_div(2 * multiprocessors(rows.rows.x), high), across))
+        span = whole(ceil_div(wide, splits), tile.cols)
+        partial = before
+        if partial is None:
+            partial = rows.new(ceil_div(wide, span), kernels.CHANNELS.value, rows.room, dtype=torch.float64)
+        for rectangle in rectangles:
+            kernels.statistics_kernel[(rectangle.tiles(tile)[0], ceil_div(rectangle.shape[1], span))](
+                rows.arguments(negatives_lse=negatives_lse),
                 cols.arguments(),
                 self.self_index,
-                products,
-                self.ld,
-                rows.partial,
-                int(left > 0),
-                n,
-                rows.rows.x.shape[1],
-                top,
-                bottom,
-                left,
-                right,
+                self.dot_products(rows, cols, rectangle),
+                partial,
+                int(rectangle.left > 0),
+                *rectangle,
                 span,
-                self.settings,
+                self.parameters,
                 ADD_POSITIVES=positives,
                 ADD_NEGATIVES=negatives,
-                **self.constants(self.statistics_tile),
+                **self.constants(tile),
             )
+        return partial
 
-    def statistics(self, rows: Anchors, cols: Anchors, row_grad: Tensor | None) -> None:
-        """Losses, weights, extremes and totals of the anchors of one side."""
+    def statistics(
+        self, rows: Side, cols: Side, row_grad: Tensor | None
+    ) -> tuple[kernels.AnchorResults, Tensor | None]:
+        """What the anchors of one side come to, and their log-sum-exps over negatives where terms read these."""
         n, m = len(rows), len(cols)
         blocks = ceil_div(n, ANCHOR_BLOCK)
+        negatives_lse = None
         if n == 0 or m == 0:
-            rows.partial = self._nothing(rows)
-        elif self.loss.given:
-            self.collect(rows, cols, False, True)
-            rows.given = rows.new(rows.room)
-            kernels.given_kernel[(blocks,)](
-                rows.partial,
-                len(rows.partial),
-                rows.given,
-                n,
-                NEGATIVES=self.loss.negatives,
-                BLOCK=ANCHOR_BLOCK,
-                **COMPILED,
+            partial = self.of_none(rows)
+        elif self.loss.reads_negatives_lse:
+            partial = self.collect(rows, cols, positives=False)
+            negatives_lse = rows.new(rows.room)
+            kernels.negatives_lse_kernel[(blocks,)](
+                partial, len(partial), rows.room, negatives_lse, BLOCK=ANCHOR_BLOCK, **COMPILED
             )
-            self.collect(rows, cols, True, False)
+            self.collect(rows, cols, negatives_lse, partial, negatives=False)
         else:
-            self.collect(rows, cols, True, True)
-        rows.losses = rows.new(n)
-        rows.weights = rows.new(kernels.WEIGHTS.value, rows.room)
-        rows.totals = rows.new(blocks, kernels.TOTALS.value, dtype=torch.float64)
-        if self.loss.positives == MAX.value:
-            rows.extremes = rows.new(4, n, dtype=torch.float64)
+            partial = self.collect(rows, cols)
+        results = kernels.AnchorResults(
+            rows.new(n),
+            rows.new(kernels.WEIGHTS.value, rows.room),
+            rows.new(4, n, dtype=torch.float64) if self.loss.maxima else None,
+            rows.new(blocks, kernels.TOTALS.value, dtype=torch.float64),
+        )
         kernels.anchor_kernel[(blocks,)](
-            rows.partial,
-            len(rows.partial),
+            partial,
+            len(partial),
+            rows.room,
             self.self_index,
             row_grad,
-            rows.losses,
-            rows.weights,
-            rows.extremes,
-            rows.totals,
+            results,
             n,
             m,
-            self.params,
+            self.parameters,
             ANCHOR=self.loss.anchor,
-            POSITIVES=self.loss.positives,
-            NEGATIVES=self.loss.negatives,
+            POOLS=self.loss.pools,
             SELF=self.self_kind,
             BLOCK=ANCHOR_BLOCK,
             **COMPILED,
         )
-        rows.partial = None
+        return results, negatives_lse
 
-    def _nothing(self, rows: Anchors) -> Tensor:
+    def of_none(self, rows: Side) -> Tensor:
         """The statistics of anchors without references."""
         partial = rows.new(1, kernels.CHANNELS.value, rows.room, dtype=torch.float64).zero_()
-        for channel, reduction in ((0, self.loss.positives), (4, self.loss.negatives)):
-            if reduction != SUM.value:
+        for channel, pool in ((0, self.loss.pools.positives), (4, self.loss.pools.negatives)):
+            if pool != SUM.value:
                 partial[:, channel] = -torch.inf
         return partial
 
     # ---- slopes
 
-    def slopes(self, *, both: bool, gradient: bool, totals: bool) -> None:
-        """One visit of all pairs. ``gradient``: adds to the gradients of the sides that want one. ``both``: the columns
-        are anchors as well. ``totals``: puts the sums of all terms into ``x.totals``."""
+    def slopes(
+        self, x_anchors: OfAnchors, y_anchors: OfAnchors | None, *, gradient: bool, totals: bool
+    ) -> Tensor | None:
+        """One visit of all pairs. ``y_anchors``: where the columns are anchors as well. ``gradient``: adds to the
+        gradients of the sides that want one. ``totals``: returns the sums of all terms (programs, 4)."""
         x, y, tile = self.x, self.y, self.tile
+        both = y_anchors is not None
         upper = y is x and both
         rectangles = list(self.rectangles(x, y, upper))
-        programs = [ceil_div(b - t, tile.rows) * ceil_div(r - f, tile.cols) for t, b, f, r in rectangles]
-        if totals:
-            x.totals = x.new(max(programs), kernels.TOTALS.value, dtype=torch.float64).zero_()
-        for (top, bottom, left, right), count in zip(rectangles, programs):
-            products = self.dot_products(x, y, top, bottom, left, right)
-            slopes = self.new_slopes((top, bottom, left, right)) if gradient else None
-            out = SlopeArguments() if slopes is None else slopes.arguments()
+        programs = [rows * cols for rows, cols in (rectangle.tiles(tile) for rectangle in rectangles)]
+        sums = x.new(max(programs), kernels.TOTALS.value, dtype=torch.float64).zero_() if totals else None
+        for rectangle, count in zip(rectangles, programs):
+            products = self.dot_products(x, y, rectangle)
+            slopes = self.new_slopes(rectangle) if gradient else None
             kernels.slopes_kernel[(count,)](
-                x.arguments(given=x.given, weights=x.weights, share=x.share),
-                y.arguments(given=y.given, weights=y.weights, share=y.share),
+                x.arguments(**x_anchors._asdict()),
+                y.arguments(**y_anchors._asdict() if both else {}),
                 self.self_index,
                 products,
-                self.ld,
-                out,
-                x.totals if totals else None,
-                len(x),
-                len(y),
-                x.rows.x.shape[1],
-                top,
-                bottom,
-                left,
-                right,
-                self.settings,
+                SlopeArguments() if slopes is None else slopes.arguments(),
+                sums,
+                *rectangle,
+                self.parameters,
                 BOTH=both,
                 UPPER=upper,
                 GROUP=8,
                 **self.constants(tile),
             )
             if gradient:
-                self.add_gradients((top, bottom, left, right), slopes, upper)
+                self.add_gradients(rectangle, slopes, upper)
+        return sums
 
-    def extremes(self) -> None:
-        """The gradient of maxima: one positive and one negative an anchor."""
-        x, y = self.x, self.y
-        for kind in (0, 1):
-            term, place = x.extremes[2 * kind].float(), x.extremes[2 * kind + 1].long()
-            # Terms are scores or their negatives.
-            sign = self.settings[0] if kind else -self.settings[0]
-            slope = x.weights[3 * kind + 2, : len(x)] * x.share[kind] * sign
-            if self.metric == SQUARED_EUCLIDEAN.value:
-                slope = slope * -2
-            elif self.metric == EUCLIDEAN.value:
-                score = term * sign
-                slope = torch.where(score == 0, 0, -slope / score)
+    def extremes(self, results: kernels.AnchorResults, multipliers: Tensor) -> None:
+        """Adds the gradient of maxima: one positive and one negative an anchor."""
+        x, y, formula = self.x, self.y, self.loss.formula
+        for kind, of in enumerate((formula.positive, formula.negative)):
+            term, place = results.extremes[2 * kind].float(), results.extremes[2 * kind + 1].long()
+            # Terms are closenesses or their negatives.
+            sign = 1 if of == s else -1
+            slope = results.weights[3 * kind + 2, : len(x)] * multipliers[kind] * sign
+            if self.metric.kind == "sqeuclidean":
+                slope = slope * 2
+            elif self.metric.kind == "euclidean":
+                slope = torch.where(term == 0, 0, -slope / (sign * term))
             # Anchors without such a pair have the maximum of none.
             slope = torch.where(term == -torch.inf, 0, slope)[:, None]
             own, other = x.rows.compared(), y.rows.compared(place)
-            if self.metric != DOT.value:
+            if self.metric.kind != "dot":
                 own, other = own - other, other - own
             # Infinite rows are pulled at by no slope of zero.
             if x.gradient is not None:
-                x.gradient += x.rows.scaled(torch.where(slope == 0, 0, slope * other))
+                x.gradient.add_(x.rows.scaled(torch.where(slope == 0, 0, slope * other)))
             if y.gradient is not None:
                 pulled = y.rows.scaled(torch.where(slope == 0, 0, slope * own), place)
                 # Deterministic on every device, which index_add_ is not.
                 y.gradient.index_put_((place,), pulled, accumulate=True)
 
+    def reduce_totals(
+        self, totals: Tensor, value: Tensor, part: float, mean: bool, anchors: int | None = None
+    ) -> Tensor:
+        """Adds a side's sum or mean to ``value``, and returns what its slopes are multiplied by. ``anchors``: the
+        totals are sums of terms, and this many anchors are what a mean over anchors divides by."""
+        multipliers = self.x.new(2)
+        kernels.reduce_kernel[(1,)](
+            totals,
+            len(totals),
+            value,
+            multipliers,
+            part,
+            1 / max(anchors or 1, 1),
+            MEAN=mean,
+            SEPARATE=self.loss.separate_means,
+            TERM_TOTALS=anchors is not None,
+            BLOCK=1024,
+            **COMPILED,
+        )
+        return multipliers
+
 
 def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
-    (
-        embeddings,
-        ref_emb,
-        labels,
-        ref_labels,
-        self_index,
-        row_grad,
-        loss,
-        params,
-        distance,
-        two_sided,
-        reduction,
-        grad_embeddings,
-        grad_ref,
-    ) = call
-    if loss in TRIPLET_LOSSES:
-        arguments = (embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, reduction)
-        return triplet_loss(*arguments, grad_embeddings, grad_ref)
-    terms = LOSSES[loss]
-    x, y = sides(Anchors, embeddings, ref_emb, distance, grad_embeddings, grad_ref)
-    x.labels = roomy(labels.long().contiguous())
-    if y is not x:
-        y.labels = roomy(ref_labels.long().contiguous())
-    if self_index is not None:
-        self_index = self_index.int().contiguous()
-    gradients = (grad_embeddings or grad_ref) and len(x) > 0 and len(y) > 0
-    sweep = PairSweep(x, y, self_index, terms, params, distance)
-    anchors = [(x, y), (y, x)] if two_sided else [(x, y)]
-    part = 1 / len(anchors)
-    mean, totals = reduction == "mean", reduction == "totals"
-    value = torch.zeros((), dtype=torch.float32, device=embeddings.device)
+    if call.loss in TRIPLET_LOSSES:
+        return triplet_loss(call)
+    metric, loss = METRICS[call.distance], loss_of(FORMULAS[call.loss])
+    labels = call.labels, call.ref_labels
+    x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, labels)
+    sweep = PairSweep(x, y, call.self_index, loss, call.params, metric)
+    some = len(x) > 0 and len(y) > 0
     # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
-    if terms.sums and reduction in ("mean", "sum") and not two_sided and len(x) > 0 and len(y) > 0:
-        known = not (mean and terms.separate_means)
-        x.share = x.new(2).fill_(1 / max(len(x), 1) if mean else 1.0)
-        y.share = x.share
-        both = y is x
-        sweep.slopes(both=both, gradient=gradients and known, totals=True)
-        reduce_totals(x, value, 1.0, mean, terms, len(x))
-        if gradients and not known:
-            y.share = x.share  # which the totals have changed
-            sweep.slopes(both=both, gradient=True, totals=False)
-        return value, x.finished(), y.finished() if y is not x else x.new(0)
-
-    row_grad = None if row_grad is None else row_grad.float().contiguous()
-    for rows, cols in anchors:
-        sweep.statistics(rows, cols, None if totals else row_grad)
-        reduce_totals(rows, value, part, mean, terms, None)
-    if totals:
-        value = x.totals.sum(0).float()
-        if row_grad is not None:
-            x.share = (row_grad[::2] if terms.separate_means else row_grad[:1].expand(2)).contiguous()
-    if gradients and terms.positives == MAX.value:
-        sweep.extremes()
-    elif gradients:
-        sweep.slopes(both=y is x or two_sided, gradient=True, totals=False)
-    if reduction == "none":
-        value = x.losses if not two_sided else (x.losses + y.losses) * part
+    one_sweep = some and loss.sums and call.reduction in ("mean", "sum") and not call.two_sided
+    value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
     return value, x.finished(), y.finished() if y is not x else x.new(0)
 
 
-def reduce_totals(side: Anchors, value: Tensor, part: float, mean: bool, loss: Loss, anchors: int | None) -> None:
-    """Adds to ``value`` the side's sum or mean, and makes its ``share``. ``anchors``: the totals are sums of terms, and
-    this many anchors are what a mean over anchors divides by."""
-    side.share = side.new(2)
-    kernels.reduce_kernel[(1,)](
-        side.totals,
-        len(side.totals),
-        value,
-        side.share,
-        part,
-        1 / max(anchors or 1, 1),
-        MEAN=mean,
-        SEPARATE=loss.separate_means,
-        TERM_TOTALS=anchors is not None,
-        BLOCK=1024,
-        **COMPILED,
-    )
+def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
+    """The sum over all pairs, or its mean; adds the gradients."""
+    x, loss, mean = sweep.x, sweep.loss, call.reduction == "mean"
+    value = x.new().zero_()
+    # A mean over terms waits for their number.
+    known = not (mean and loss.separate_means)
+    anchors = OfAnchors(multipliers=x.new(2).fill_(1 / len(x) if mean else 1.0))
+    both = anchors if sweep.y is x else None
+    totals = sweep.slopes(anchors, both, gradient=gradients and known, totals=True)
+    anchors = OfAnchors(multipliers=sweep.reduce_totals(totals, value, 1.0, mean, len(x)))
+    if gradients and not known:
+        sweep.slopes(anchors, both and anchors, gradient=True, totals=False)
+    return value
+
+
+def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
+    """The losses of all anchors, or what they are reduced to; adds the gradients."""
+    x, y, loss = sweep.x, sweep.y, sweep.loss
+    value = x.new().zero_()
+    row_grad = None if call.row_grad is None else call.row_grad.float().contiguous()
+    totals = call.reduction == "totals"
+    sides_of_anchors = [(x, y), (y, x)] if call.two_sided else [(x, y)]
+    part = 1 / len(sides_of_anchors)
+    results, anchors = [], []
+    for rows, cols in sides_of_anchors:
+        of_side, negatives_lse = sweep.statistics(rows, cols, None if totals else row_grad)
+        multipliers = sweep.reduce_totals(of_side.totals, value, part, call.reduction == "mean")
+        if totals and row_grad is not None:
+            multipliers = (row_grad[::2] if loss.separate_means else row_grad[:1].expand(2)).contiguous()
+        results.append(of_side)
+        anchors.append(OfAnchors(negatives_lse, of_side.weights, multipliers))
+    if gradients and loss.maxima:
+        sweep.extremes(results[0], anchors[0].multipliers)
+    elif gradients:
+        sweep.slopes(anchors[0], anchors[-1] if y is x or call.two_sided else None, gradient=True, totals=False)
+    if totals:
+        return results[0].totals.sum(0).float()
+    return value if call.reduction != "none" else sum(of_side.losses for of_side in results) * part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,34 +13,27 @@ from torch import Tensor
 
 from fastpair.backends.products import Factor, product
 from fastpair.backends.triton import close
-from fastpair.backends.triton.launch import ALIGNED, COMPILED, ROOM, Tile, ceil_div, tile_for, whole
+from fastpair.backends.triton.launch import ALIGNED, COMPILED, ROOM, Tile, ceil_div, roomy, tile_for, whole
 from fastpair.backends.triton.rows import Rows, centered
-from fastpair.backends.triton.tiles import DOT, EUCLIDEAN, SQUARED_EUCLIDEAN, SideArguments, SlopeArguments
+from fastpair.backends.triton.tiles import Products, SideArguments, SlopeArguments
+from fastpair.metrics import Metric
 
 # Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, of which much stays in
 # the second-level cache, and wide enough for products at full speed. Twice as high where slopes alone are held.
 # Multiples of every tile's rows and columns: only the last tiles of all reach beyond what there is.
 HEIGHT, WIDTH = 2048, 4096
 
-METRICS = {
-    "dot": (DOT.value, False),
-    "cosine": (DOT.value, True),
-    "sqeuclidean": (SQUARED_EUCLIDEAN.value, False),
-    "unit_sqeuclidean": (SQUARED_EUCLIDEAN.value, True),
-    "euclidean": (EUCLIDEAN.value, False),
-    "unit_euclidean": (EUCLIDEAN.value, True),
-}
 
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Side:
-    """Rows of one side, their labels, and the sums of products with slopes that their gradient is made of."""
+    """Rows of one side, their labels, and, where a gradient is wanted, the sums of products with slopes that it is made
+    of. ``factor`` multiplies slopes by the rows, where either side wants one."""
 
     rows: Rows
-    labels: Tensor | None = None
-    gradient: Tensor | None = None
-    slope_sums: Tensor | None = None
-    factor: Factor | None = None
+    labels: Tensor | None
+    gradient: Tensor | None
+    slope_sums: Tensor | None
+    factor: Factor | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,59 +41,55 @@ class Side:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.rows.x.device)
 
-    def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
-        return SideArguments(self.rows.x, self.labels, self.rows.norm, self.rows.scale, **of_anchors)
+    @property
+    def room(self) -> int:
+        """How far vectors of numbers of the rows lie apart."""
+        return whole(len(self), ROOM)
 
-    def want_gradient(self) -> None:
-        self.gradient = torch.zeros(self.rows.x.shape, dtype=torch.float32, device=self.rows.x.device)
-        # The squared norms of unit vectors do not change.
-        if self.rows.distances and not self.rows.unit:
-            self.slope_sums = torch.zeros(len(self), dtype=torch.float32, device=self.rows.x.device)
+    def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
+        rows = self.rows
+        return SideArguments(rows.x, rows.x.shape[1], self.labels, rows.norm, rows.scale, self.room, **of_anchors)
 
     def finished(self) -> Tensor:
         """The gradient with respect to the tensor that the rows came from, empty where it is not wanted."""
         return self.new(0) if self.gradient is None else self.rows.finish(self.gradient, self.slope_sums)
 
 
-@dataclass(eq=False)
-class Anchors(Side):
-    """With the statistics (slots, 6, .) of each anchor's pairs, and what the gradient sweep needs of them."""
-
-    partial: Tensor | None = None
-    given: Tensor | None = None
-    weights: Tensor | None = None
-    extremes: Tensor | None = None
-    totals: Tensor | None = None
-    losses: Tensor | None = None
-    share: Tensor | None = None
-
-    @property
-    def room(self) -> int:
-        """How far their channels lie apart."""
-        return whole(len(self), ROOM)
-
-
-def sides(kind: type[Side], x: Tensor, y: Tensor | None, metric: str, grad_x: bool, grad_y: bool) -> tuple[Side, Side]:
+def sides(
+    x: Tensor,
+    y: Tensor | None,
+    metric: Metric,
+    grad_x: bool = False,
+    grad_y: bool = False,
+    labels: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Side, Side]:
     """Both sides of a call, which are one where y is not given."""
-    code, unit = METRICS[metric]
-    distances = code != DOT.value
-    if distances and not unit and x.dtype == torch.float32 and len(x):
+    distances = metric.kind != "dot"
+    # The squared norms of unit vectors do not change.
+    with_norms = distances and not metric.unit
+    if with_norms and x.dtype == torch.float32 and len(x):
         x, y = centered(x, y)
-    first = kind(Rows(x, unit, distances))
-    second = first if y is None else kind(Rows(y, unit, distances))
-    for side, wanted in ((first, grad_x), (second, grad_y)):
-        if wanted:
-            side.want_gradient()
-    if grad_x or grad_y:
-        fine = distances and not unit
-        first.factor = Factor(first.rows.x, fine)
-        second.factor = first.factor if second is first else Factor(second.rows.x, fine)
-    return first, second
+
+    def side(x: Tensor, labels: Tensor | None, wanted: bool) -> Side:
+        rows = Rows(x, metric.unit, distances)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float32, device=x.device)
+
+        return Side(
+            rows,
+            None if labels is None else roomy(labels.long().contiguous()),
+            zeros(*x.shape) if wanted else None,
+            zeros(len(x)) if wanted and with_norms else None,
+            Factor(rows.x, with_norms) if grad_x or grad_y else None,
+        )
+
+    first = side(x, labels[0], grad_x)
+    return first, first if y is None else side(y, labels[1], grad_y)
 
 
-@dataclass(eq=False)
-class Slopes:
-    """Of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
+class Slopes(NamedTuple):
+    """The slopes of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
     column for each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
     the parts, with the ``flags`` of the tiles of the size ``tile`` that have some."""
 
@@ -145,39 +136,48 @@ def add_close_pairs(
     )
 
 
+class Rectangle(NamedTuple):
+    """A part of the score matrix: the rows [top, bottom) and the columns [left, right)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.bottom - self.top, self.right - self.left
+
+    def tiles(self, tile: Tile) -> tuple[int, int]:
+        """How many rows and columns of tiles it takes."""
+        return ceil_div(self.bottom - self.top, tile.rows), ceil_div(self.right - self.left, tile.cols)
+
+
 class Pairs:
-    """Of the rows of x and y, which may be one side. ``makes``: whether the kernels make the products,
-    instead of reading them."""
+    """The pairs of two sides' rows, which may be one side. ``tile``: what kernels that read products, or write slopes,
+    take at a time. ``makes``: whether the kernels make the products, instead of reading them."""
 
-    makes = False
-
-    def __init__(self, x: Side, y: Side, metric: str):
+    def __init__(self, x: Side, y: Side, metric: Metric, tile: Tile | None = None):
         self.x, self.y = x, y
-        self.metric, self.unit = METRICS[metric]
-        self.tile: Tile = tile_for(x.rows.x)
-        self.height, self.width = HEIGHT, WIDTH
-        self.products: Tensor | None = None
-        self.parts: list[Tensor] = []
+        self.metric = metric
+        self.tile = tile or tile_for(x.rows.x)
+        self.makes = self.tile.depth > 0
+        # Where the kernels make the products, slopes alone are held.
+        self.height, self.width = HEIGHT * (2 if self.makes else 1), WIDTH
         self.computed: tuple | None = None
 
-    def can_make(self) -> bool:
-        """Whether products are of half precision, whose matrix units are faster than they can be written and read, and
-        rows lie as these want them."""
-        x = self.x.rows.x
-        return self.metric == DOT.value and x.dtype != torch.float32 and x.shape[1] % 16 == 0
-
     def constants(self, tile: Tile) -> dict:
-        return {"METRIC": self.metric, "UNIT": self.unit, **tile.constants()}
+        return {"METRIC": self.metric, **tile.constants()}
 
-    def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[tuple[int, int, int, int]]:
-        """(top, bottom, left, right) of rectangles that cover all pairs, or those on and above the diagonal."""
+    def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[Rectangle]:
+        """Rectangles that cover all pairs, or those on and above the diagonal."""
         for top in range(0, len(rows), self.height):
             for left in range(top if upper else 0, len(cols), self.width):
-                yield top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols))
+                yield Rectangle(top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols)))
 
     @property
     def ld(self) -> int:
-        """Of all scratch."""
+        """The length of a row of scratch."""
         return whole(min(self.width, max(len(self.x), len(self.y))), self.tile.cols)
 
     def scratch(self, dtype: torch.dtype) -> Tensor:
@@ -185,33 +185,35 @@ class Pairs:
         height = min(self.height, max(len(self.x), len(self.y)))
         return self.x.new(whole(height, self.tile.rows), self.ld, dtype=dtype)
 
-    def dot_products(self, rows: Side, cols: Side, top: int, bottom: int, left: int, right: int) -> Tensor | None:
-        """Of a rectangle, kept until others are asked for; None where the kernels make them."""
-        assert top % ALIGNED == left % ALIGNED == 0  # or the kernels would begin elsewhere
-        if self.makes:
-            return None
-        if self.computed != (rows, top, bottom, left, right):
-            if self.products is None:
-                self.products = self.scratch(torch.float32)
-            out = self.products[: bottom - top, : right - left]
-            product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, out)
-            self.computed = (rows, top, bottom, left, right)
-        return self.products
+    @functools.cached_property
+    def products(self) -> Tensor:
+        return self.scratch(torch.float32)
 
-    def new_slopes(self, rectangle: tuple[int, int, int, int]) -> Slopes:
-        """Room for the slopes of a rectangle. Its products are read once more before the slopes are written, those of
-        dot products in their place if dtypes agree, those of close pairs always."""
+    @functools.cached_property
+    def parts(self) -> list[Tensor]:
+        """Room for slopes. Products are read once more before slopes are written, those of dot products in their place
+        if dtypes agree, those of close pairs always."""
+        factor = self.x.factor
+        in_place = factor.dtype == torch.float32 and self.metric.kind == "dot"
+        return [self.products if in_place else self.scratch(factor.dtype) for _ in range(factor.slope_parts)]
+
+    def dot_products(self, rows: Side, cols: Side, rectangle: Rectangle) -> Products:
+        """The dot products of a rectangle, kept until others are asked for."""
         top, bottom, left, right = rectangle
-        height, width = bottom - top, right - left
-        distances = self.x.rows.distances
-        dtype = self.x.factor.dtype
-        if self.products is None and not self.makes:
-            self.products = self.scratch(torch.float32)
-        if not self.parts:
-            in_place = dtype == torch.float32 and not distances
-            self.parts = [self.products if in_place else self.scratch(dtype) for _ in range(self.x.factor.slope_parts)]
-        rows, cols = ceil_div(height, self.tile.rows), ceil_div(width, self.tile.cols)
-        sums = distances and not self.unit
+        assert top % ALIGNED == left % ALIGNED == self.ld % ALIGNED == 0  # or the kernels would begin elsewhere
+        if self.makes:
+            return Products(None, self.ld)
+        if self.computed != (rows, rectangle):
+            product(rows.rows.x[top:bottom], cols.rows.x[left:right].T, self.products[: bottom - top, : right - left])
+            self.computed = (rows, rectangle)
+        return Products(self.products, self.ld)
+
+    def new_slopes(self, rectangle: Rectangle) -> Slopes:
+        """Room for the slopes of a rectangle."""
+        distances = self.metric.kind != "dot"
+        height, width = rectangle.shape
+        rows, cols = rectangle.tiles(self.tile)
+        sums = distances and not self.metric.unit
         return Slopes(
             self.parts,
             self.x.new(cols, height) if sums else None,
@@ -221,7 +223,7 @@ class Pairs:
             (self.tile.rows, self.tile.cols),
         )
 
-    def add_gradients(self, rectangle: tuple[int, int, int, int], slopes: Slopes, upper: bool = False) -> None:
+    def add_gradients(self, rectangle: Rectangle, slopes: Slopes, upper: bool = False) -> None:
         """To both sides, from the slopes of a rectangle. ``upper``: what lies right of the square on the diagonal
         stands for its mirror image too."""
         x, y = self.x, self.y

@@ -1,4 +1,6 @@
-"""A tile of the score matrix, as every kernel over pairs sees it: its scores, and which of them are pairs."""
+"""A tile of the score matrix, as every kernel over pairs sees it: its closenesses, and which of them are pairs.
+
+The closeness s of a pair is a similarity or the negative of a distance, so that no kernel asks which of them it has."""
 
 from __future__ import annotations
 
@@ -9,28 +11,37 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.triton import launch
-from fastpair.backends.triton.terms import relu
+from fastpair.backends.triton.elementary import relu
 
-# Metrics, as constants of the kernels: all are functions of the dot product and the squared norms.
-DOT, SQUARED_EUCLIDEAN, EUCLIDEAN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 # The interpreter would multiply bfloat16 as the integers of its bits.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 ALIGNED = tl.constexpr(launch.ALIGNED)
-# Squared distances below this part of the squared norms are small.
-SMALL = tl.constexpr(1 / 64)
+# Pairs are close whose squared distance is below this part of the squared norms.
+CLOSE = tl.constexpr(1 / 64)
 
 
 class SideArguments(NamedTuple):
-    """What a kernel gets of one side: its rows, and what it needs to know of each, the latter with room for whole
-    tiles."""
+    """What a kernel gets of one side: its rows of length d, and what it needs to know of each, vectors with room for
+    whole tiles. ``weights``: vectors of ``room`` numbers each. ``multipliers``: of the slopes of positives and of
+    negatives, for the mean."""
 
     x: Tensor
+    d: int
     labels: Tensor | None
     norm: Tensor | None
     scale: Tensor | None
-    given: Tensor | None = None
+    room: int
+    negatives_lse: Tensor | None = None
     weights: Tensor | None = None
-    share: Tensor | None = None
+    multipliers: Tensor | None = None
+
+
+class Products(NamedTuple):
+    """The dot products of a rectangle, in rows of length ``ld``, a multiple of ALIGNED; None where the kernel makes
+    them."""
+
+    at: Tensor | None
+    ld: int
 
 
 class SlopeArguments(NamedTuple):
@@ -41,6 +52,18 @@ class SlopeArguments(NamedTuple):
     row_sums: Tensor | None = None
     col_sums: Tensor | None = None
     flags: Tensor | None = None
+
+
+class Stretch(NamedTuple):
+    """Rows or columns of a tile, from ``first`` on, in a rectangle from ``begin`` to ``end``: their numbers, which may
+    reach beyond the end, norms and scales."""
+
+    first: tl.tensor
+    begin: tl.tensor
+    end: tl.tensor
+    index: tl.tensor
+    norm: tl.tensor
+    scale: tl.tensor
 
 
 @triton.jit
@@ -60,15 +83,15 @@ def entries(at, index):
 
 
 @triton.jit
-def lengths(side, index):
-    """Norms and scales of some rows."""
-    return entries(side.norm, index), entries(side.scale, index)
+def stretch(side, first, begin, end, BLOCK: tl.constexpr):
+    index = first + tl.arange(0, BLOCK)
+    return Stretch(first, begin, end, index, entries(side.norm, index), entries(side.scale, index))
 
 
 @triton.jit
 def is_close(squared, norms):
-    """Of a squared distance. NaN is too."""
-    return ~(squared > norms * SMALL)
+    """Whether squared distances are, NaN included."""
+    return ~(squared > norms * CLOSE)
 
 
 @triton.jit
@@ -77,35 +100,35 @@ def any_of(mask):
 
 
 @triton.jit
-def squared_differences(x, y, rows, cols, x_scale, y_scale, bottom, right, d):
+def offsets(rows, cols, ld):
+    """Places of the pairs in the scratch for their rectangle."""
+    return (rows.index - rows.begin).to(tl.int64)[:, None] * ld + (cols.index - cols.begin)[None, :]
+
+
+@triton.jit
+def squared_differences(x, y, rows, cols):
     """|x_i x_scale_i - y_j y_scale_j|^2 of the tile, from the differences: exact where they are small."""
-    x_at = x + tl.where(rows < bottom, rows, 0).to(tl.int64) * d
-    y_at = y + tl.where(cols < right, cols, 0).to(tl.int64) * d
-    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
-    for k in range(d):
-        a = tl.load(x_at + k).to(tl.float32) * x_scale
-        b = tl.load(y_at + k).to(tl.float32) * y_scale
+    x_at = x.x + tl.where(rows.index < rows.end, rows.index, 0).to(tl.int64) * x.d
+    y_at = y.x + tl.where(cols.index < cols.end, cols.index, 0).to(tl.int64) * x.d
+    out = tl.zeros((rows.index.shape[0], cols.index.shape[0]), tl.float32)
+    for k in range(x.d):
+        a = tl.load(x_at + k).to(tl.float32) * rows.scale
+        b = tl.load(y_at + k).to(tl.float32) * cols.scale
         difference = a[:, None] - b[None, :]
         out = tl.fma(difference, difference, out)
     return out
 
 
 @triton.jit
-def load_products(products, ld, rows, cols, top, left):
-    """Dot products of the rows and columns, of the rectangle that begins at row ``top`` and column ``left``."""
-    return tl.load(products + (rows - top).to(tl.int64)[:, None] * ld + (cols - left)[None, :])
-
-
-@triton.jit
-def make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH: tl.constexpr):
-    """Dot products of the rows and columns, by the matrix units. Beyond the end they are those of other rows."""
+def make_products(x, y, rows, cols, DEPTH: tl.constexpr):
+    """Dot products, by the matrix units. Beyond the end they are those of other rows."""
     k = tl.arange(0, DEPTH)
-    x_at = x + tl.where(rows < bottom, rows, top).to(tl.int64)[:, None] * d + k[None, :]
-    y_at = y + tl.where(cols < right, cols, left).to(tl.int64)[None, :] * d + k[:, None]
-    out = tl.zeros((rows.shape[0], cols.shape[0]), tl.float32)
-    for start in range(0, d, DEPTH):
-        a = tl.load(x_at + start, mask=(k < d - start)[None, :], other=0.0)
-        b = tl.load(y_at + start, mask=(k < d - start)[:, None], other=0.0)
+    x_at = x.x + tl.where(rows.index < rows.end, rows.index, rows.begin).to(tl.int64)[:, None] * x.d + k[None, :]
+    y_at = y.x + tl.where(cols.index < cols.end, cols.index, cols.begin).to(tl.int64)[None, :] * x.d + k[:, None]
+    out = tl.zeros((rows.index.shape[0], cols.index.shape[0]), tl.float32)
+    for start in range(0, x.d, DEPTH):
+        a = tl.load(x_at + start, mask=(k < x.d - start)[None, :], other=0.0)
+        b = tl.load(y_at + start, mask=(k < x.d - start)[:, None], other=0.0)
         if WIDEN:
             a, b = a.to(tl.float32), b.to(tl.float32)
         out = tl.dot(a, b, out)
@@ -113,59 +136,53 @@ def make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH: tl.const
 
 
 @triton.jit
-def tile_products(products, ld, x, y, rows, cols, top, left, bottom, right, d, DEPTH: tl.constexpr):
-    """``DEPTH``: how much of the rows is multiplied at a time; 0 where the products were made before."""
+def tile_products(products, x, y, rows, cols, DEPTH: tl.constexpr):
+    """Dot products of a tile. ``DEPTH``: how much of the rows is multiplied at a time; 0 where they were made
+    before."""
     if DEPTH > 0:
-        return make_products(x, y, rows, cols, top, left, bottom, right, d, DEPTH)
+        return make_products(x, y, rows, cols, DEPTH)
     else:
-        return load_products(products, ld, rows, cols, top, left)
+        return tl.load(products.at + offsets(rows, cols, products.ld))
 
 
 @triton.jit
-def scores(
-    products,
-    x,
-    y,
-    rows,
-    cols,
-    row_lengths,
-    col_lengths,
-    pair,
-    bottom,
-    right,
-    d,
-    METRIC: tl.constexpr,
-    UNIT: tl.constexpr,
-):
-    """Of the dot products, and which pairs are close. ``UNIT``: of the unit vectors along the rows, by their scales.
-    Close is a squared distance that is small against the norms, which has lost digits as a difference of products, or
-    that is undefined as one of infinities: the tile's are computed again."""
-    x_norm, x_scale = row_lengths
-    y_norm, y_scale = col_lengths
+def turned(x, METRIC: tl.constexpr):
+    """Closenesses of scores and scores of closenesses; the derivatives by the one of those by the other."""
+    if METRIC.kind == "dot":
+        return x
+    else:
+        return -x
+
+
+@triton.jit
+def closeness(products, x, y, rows, cols, pair, METRIC: tl.constexpr):
+    """Closenesses, made of the dot products, and which pairs are close. Close is a squared distance that is small
+    against the norms, which has lost digits as a difference of products, or that is undefined as one of infinities:
+    the tile's are computed again."""
     out = products
     close = tl.zeros(pair.shape, tl.int1)
-    if UNIT:
+    if METRIC.unit:
         # The scales' product first, which is the same for a pair and its mirror image.
-        out = out * (x_scale[:, None] * y_scale[None, :])
-    if METRIC != DOT:
-        norms = x_norm[:, None] + y_norm[None, :]
+        out = out * (rows.scale[:, None] * cols.scale[None, :])
+    if METRIC.kind != "dot":
+        norms = rows.norm[:, None] + cols.norm[None, :]
         out = relu(norms - 2 * out)
         close = pair & is_close(out, norms)
         if any_of(close):
-            out = tl.where(close, squared_differences(x.x, y.x, rows, cols, x_scale, y_scale, bottom, right, d), out)
-    if METRIC == EUCLIDEAN:
+            out = tl.where(close, squared_differences(x, y, rows, cols), out)
+    if METRIC.kind == "euclidean":
         out = tl.sqrt(out)
-    return out, close
+    return turned(out, METRIC), close
 
 
 @triton.jit
-def slope_by_product(scores, METRIC: tl.constexpr):
-    """The derivative of the scores by the dot products, less what the norms bring; zero for a distance of zero."""
-    if METRIC == SQUARED_EUCLIDEAN:
-        return tl.full(scores.shape, -2.0, tl.float32)
-    if METRIC == EUCLIDEAN:
-        return tl.where(scores == 0, 0.0, -1 / scores)
-    return tl.full(scores.shape, 1.0, tl.float32)
+def slope_by_product(s, METRIC: tl.constexpr):
+    """The derivative of closenesses by the dot products, less what the norms bring; zero for a distance of zero."""
+    if METRIC.kind == "sqeuclidean":
+        return tl.full(s.shape, 2.0, tl.float32)
+    if METRIC.kind == "euclidean":
+        return tl.where(s == 0, 0.0, -1 / s)
+    return tl.full(s.shape, 1.0, tl.float32)
 
 
 @triton.jit
@@ -180,43 +197,25 @@ def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
 
 
 @triton.jit
-def store_slopes(
-    slope,
-    s,
-    pair,
-    mixed,
-    close,
-    row_lengths,
-    col_lengths,
-    products,
-    out,
-    at,
-    rows,
-    cols,
-    row_block,
-    col_block,
-    top,
-    bottom,
-    left,
-    right,
-    METRIC: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Stores a tile of slopes by the scores ``s`` as slopes by the dot products, ``out.slopes`` at ``at``; zero for
-    what is no ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``,
-    which lie alike, where ``out.flags`` says that there are some. ``out.residuals``: what rounding the slopes takes
-    away. ``out.row_sums``, ``out.col_sums``: their sums by row and by column of each tile, (blocks, .). Returns what
-    was stored, rounded, and the residuals."""
+def store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC: tl.constexpr):
+    """Stores a tile of slopes by the closenesses ``s`` as slopes by the dot products, ``out.slopes``; zero for what is
+    no ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``, which lie
+    alike, where ``out.flags`` says that there are some. ``out.residuals``: what rounding the slopes takes away.
+    ``out.row_sums``, ``out.col_sums``: their sums by row and by column of each tile, (blocks, .). Returns what was
+    stored, rounded, and the residuals."""
+    at = offsets(rows, cols, products.ld)
+    width = cols.end - cols.begin
+    row_block = (rows.first - rows.begin) // rows.index.shape[0]
+    col_block = (cols.first - cols.begin) // cols.index.shape[0]
     slope *= slope_by_product(s, METRIC)
-    if METRIC != DOT:
+    if METRIC.kind != "dot":
         some = any_of(close)
-        tl.store(out.flags + row_block * tl.cdiv(right - left, BLOCK_N) + col_block, some.to(tl.int8))
+        tl.store(out.flags + row_block * tl.cdiv(width, cols.index.shape[0]) + col_block, some.to(tl.int8))
         if some:
-            tl.store(products + at, tl.where(close, slope, 0.0))
+            tl.store(products.at + at, tl.where(close, slope, 0.0))
         pair &= ~close
-    if UNIT:
-        slope *= row_lengths[1][:, None] * col_lengths[1][None, :]
+    if METRIC.unit:
+        slope *= rows.scale[:, None] * cols.scale[None, :]
     if mixed:
         slope = tl.where(pair, slope, 0.0)
     rounded = slope.to(out.slopes.dtype.element_ty)
@@ -229,7 +228,8 @@ def store_slopes(
         tl.store(out.residuals + at, rest)
         kept += rest.to(tl.float32)
     if out.row_sums is not None:
-        down, across = bottom - top, right - left
-        tl.store(out.row_sums + col_block.to(tl.int64) * down + rows - top, tl.sum(kept, 1), mask=rows < bottom)
-        tl.store(out.col_sums + row_block.to(tl.int64) * across + cols - left, tl.sum(kept, 0), mask=cols < right)
+        row_sums = out.row_sums + col_block.to(tl.int64) * (rows.end - rows.begin) - rows.begin
+        col_sums = out.col_sums + row_block.to(tl.int64) * width - cols.begin
+        tl.store(row_sums + rows.index, tl.sum(kept, 1), mask=rows.index < rows.end)
+        tl.store(col_sums + cols.index, tl.sum(kept, 0), mask=cols.index < cols.end)
     return rounded, rest

@@ -1,0 +1,76 @@
+"""Prints formulas as device functions, for the kernels of :mod:`fastpair.backends.triton`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .expressions import Expr, as_expr, derivative, share, substitute, text
+from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
+
+
+def terms(formula: PairFormula) -> tuple[str, str]:
+    """Name and source of a function of the closeness, the anchor's ``negatives_lse`` and the parameters that returns u,
+    du/ds, v, dv/ds and the derivative of u by ``negatives_lse``."""
+    outputs = [
+        formula.positive,
+        derivative(formula.positive, s),
+        formula.negative,
+        derivative(formula.negative, s),
+        derivative(formula.positive, negatives_lse),
+    ]
+    shared, outputs = share(outputs, "x")
+    lines = [f"{name} = {text(of)}" for name, of in shared]
+    return printed(formula, "terms", "s, negatives_lse", lines, map(value, outputs))
+
+
+def anchor(formula: PairFormula) -> tuple[str, str]:
+    """Name and source of a function that returns loss, count, loss of the negatives, their count, factor and constant
+    of the slope of the positives' terms, and those of the negatives', of what both kinds came to, ``Statistic`` in
+    :mod:`fastpair.backends.triton.pair_kernels`. The loss and the count of the negatives are apart where they have a
+    mean of their own, and zero elsewhere."""
+    none = [] if formula.separate_means else [as_expr(0)]
+    outputs = [of for loss, count in zip([*formula.parts, *none], [*formula.counts, *none]) for of in (loss, count)]
+    outputs += [*formula.slope(P), *formula.slope(N)]
+    means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
+    shared, outputs = share([substitute(of, means) for of in outputs], "x")
+    fields = statistics(P, formula) | statistics(N, formula)
+    names = {symbol: symbol.replace(".", "_") for symbol in fields}
+    made = [f"{name} = {text(of, names)}" for name, of in shared]
+    values = [value(of, names) for of in outputs]
+    if formula.needs:
+        # Of anchors that do not count, numbers that give no NaN.
+        fields = {x: f"tl.where(counted, {of}, {float(x.endswith('.pairs'))})" for x, of in fields.items()}
+        values = [of if of == "0.0" else f"tl.where(counted, {of}, 0.0)" for of in values]
+    used = " ".join([*made, *values])
+    read = [f"{names[symbol]} = {of}" for symbol, of in fields.items() if names[symbol] in used]
+    counted = " & ".join(f"({kind.name}.pairs > 0)" for kind in formula.needs)
+    lines = [*([f"counted = {counted}"] if counted else []), *read, *made]
+    return printed(formula, "anchor", "pos, neg", lines, values)
+
+
+def printed(
+    formula: PairFormula, what: str, arguments: str, lines: Iterable[str], values: Iterable[str]
+) -> tuple[str, str]:
+    name = f"{formula.name}_{what}"
+    head = f"def {name}({arguments}, {', '.join(formula.parameters) or 'unused'}):"  # a kernel has one at least
+    body = [*lines, "return (", *(f"    {of}," for of in values), ")"]
+    return name, "\n    ".join([head, *body]) + "\n"
+
+
+def value(of: Expr, names: dict[str, str] | None = None) -> str:
+    """A number alone is one with a point: the compiler would take others for integers."""
+    return text(of, names) if of.number is None else repr(float(of.number))
+
+
+def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
+    """Fields of a ``Statistic`` by what formulas call them."""
+    k = kind.name
+    return {
+        f"{k}.pairs": f"{k}.pairs",
+        f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.aside",
+        f"{k}.nonzero": f"{k}.aside",
+        f"{k}.max": f"{k}.value",
+        f"{k}.highest": f"{k}.value",
+        f"{k}.rest": f"{k}.log_sum",
+        f"{k}.by_negatives_lse": f"{k}.by_negatives_lse",
+    }
