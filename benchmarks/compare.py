@@ -28,6 +28,8 @@ from torch import Tensor
 
 import fastpair
 import fastpair.functional as FP
+from fastpair.backends.dense import evaluated
+from fastpair.formulas.pair_losses import DEFINITIONS
 
 ROOT = Path(__file__).parents[1]
 DIM = 512
@@ -46,42 +48,17 @@ def masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
 
 
-def over(u: Tensor, pairs: Tensor) -> Tensor:
-    return u.masked_fill(~pairs, -torch.inf).logsumexp(1)
+def dense(name: str, **settings) -> Callable:
+    """The formula of a loss on cosines, evaluated on whole matrices in the dtype of the embeddings."""
+    of = DEFINITIONS[name]
+    formula = evaluated(next(iter(of.choices.values())))
+    params = of.params({x.name: x.default for x in of.settings} | settings, similarity=True)
 
+    def loss(x: Tensor, labels: Tensor) -> Tensor:
+        _, *parts = formula(cosines(x), *masks(labels), *params)
+        return sum(total / count.clamp(min=1) for total, count in parts)
 
-def dense_contrastive(x: Tensor, labels: Tensor) -> Tensor:
-    s, (positive, negative) = cosines(x), masks(labels)
-    u = torch.where(positive, F.relu(1 - s), 0)
-    v = torch.where(negative, F.relu(s), 0)
-    return u.sum() / (u > 0).sum().clamp(min=1) + v.sum() / (v > 0).sum().clamp(min=1)
-
-
-def dense_snca(x: Tensor, labels: Tensor) -> Tensor:
-    u, (positive, negative) = cosines(x) / 0.1, masks(labels)
-    return (over(u, positive | negative) - over(u, positive)).mean()
-
-
-def dense_supcon(x: Tensor, labels: Tensor) -> Tensor:
-    u, (positive, negative) = cosines(x) / 0.1, masks(labels)
-    return (over(u, positive | negative) - (u * positive).sum(1) / positive.sum(1)).mean()
-
-
-def dense_ntxent(x: Tensor, labels: Tensor) -> Tensor:
-    u, (positive, negative) = cosines(x) / 0.07, masks(labels)
-    return torch.where(positive, F.softplus(over(u, negative)[:, None] - u), 0).sum() / positive.sum()
-
-
-def dense_multi_similarity(x: Tensor, labels: Tensor) -> Tensor:
-    s, (positive, negative) = cosines(x) - 0.5, masks(labels)
-    return (F.softplus(over(-2 * s, positive)) / 2 + F.softplus(over(50 * s, negative)) / 50).mean()
-
-
-def dense_circle(x: Tensor, labels: Tensor) -> Tensor:
-    s, (positive, negative) = cosines(x), masks(labels)
-    u = -80 * F.relu(1.4 - s.detach()) * (s - 0.6)
-    v = 80 * F.relu(s.detach() + 0.4) * (s - 0.4)
-    return F.softplus(over(u, positive) + over(v, negative)).mean()
+    return loss
 
 
 def dense_hard_triplet(x: Tensor, labels: Tensor) -> Tensor:
@@ -113,32 +90,38 @@ def theirs(name: str, **settings) -> Callable[[], Callable]:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """A loss and its rivals; pytorch-metric-learning's is timed up to n = ``their_most``, all up to ``most``."""
+    """A loss and its rivals, None where there is none; pytorch-metric-learning's is timed up to n = ``their_most``, all
+    up to ``most``."""
 
     fast: Callable
     dense: Callable
-    theirs: Callable[[], Callable]
+    theirs: Callable[[], Callable] | None = None
     their_most: int = 2048
     most: int = 8192
 
 
-PAIR_LOSSES = {
-    "contrastive": PairLoss(
-        partial(FP.contrastive_loss, pos_margin=1.0, neg_margin=0.0, distance="cosine"),
-        dense_contrastive,
-        theirs("ContrastiveLoss", pos_margin=1, neg_margin=0),
+def defined(name: str, theirs: Callable[[], Callable] | None = None, their_most: int = 2048, **settings) -> PairLoss:
+    """A loss that is defined by a formula, on cosines."""
+    fast = partial(getattr(FP, f"{name}_loss"), distance="cosine", **settings)
+    return PairLoss(fast, dense(name, **settings), theirs, their_most)
+
+
+WITH_RIVALS = {
+    "contrastive": defined(
+        "contrastive", theirs("ContrastiveLoss", pos_margin=1, neg_margin=0), pos_margin=1.0, neg_margin=0.0
     ),
-    "snca": PairLoss(FP.snca_loss, dense_snca, theirs("NCALoss", softmax_scale=10)),
-    "supcon": PairLoss(FP.supcon_loss, dense_supcon, theirs("SupConLoss")),
+    "snca": defined("snca", theirs("NCALoss", softmax_scale=10)),
+    "supcon": defined("supcon", theirs("SupConLoss")),
     # Theirs makes a matrix of all positive by all negative pairs: at n = 512 that is 1.6 GB, several times.
-    "ntxent": PairLoss(FP.ntxent_loss, dense_ntxent, theirs("NTXentLoss"), their_most=128),
-    "multi_similarity": PairLoss(FP.multi_similarity_loss, dense_multi_similarity, theirs("MultiSimilarityLoss")),
-    "circle": PairLoss(FP.circle_loss, dense_circle, theirs("CircleLoss")),
+    "ntxent": defined("ntxent", theirs("NTXentLoss"), their_most=128),
+    "multi_similarity": defined("multi_similarity", theirs("MultiSimilarityLoss")),
+    "circle": defined("circle", theirs("CircleLoss")),
     # Among more samples the dense formula, whose distances have lost digits, finds others the hardest.
     "hard_triplet": PairLoss(
         partial(FP.triplet_margin_loss, triplets_per_anchor="hard"), dense_hard_triplet, their_hard_triplet, most=4096
     ),
 }
+PAIR_LOSSES = {name: defined(name) for name in DEFINITIONS} | WITH_RIVALS
 CONTRASTIVE = PAIR_LOSSES["contrastive"]
 
 
@@ -246,7 +229,7 @@ def pair_losses_at(name: str, n: int, d: int, dense: bool = True) -> tuple[dict[
     losses = {"fastpair": loss.fast}
     if dense:
         losses |= {"eager": loss.dense, "compile": compiled(loss.dense)}
-        if n <= loss.their_most:
+        if loss.theirs and n <= loss.their_most:
             losses["pytorch-metric-learning"] = loss.theirs()
     return losses, *embeddings(n, d)
 
@@ -309,7 +292,7 @@ def time_bfloat16(seconds: float, quick: bool) -> Iterator[dict]:
         for name, loss, data in (
             ("fastpair float32", CONTRASTIVE.fast, x),
             ("fastpair bfloat16", CONTRASTIVE.fast, half),
-            ("compile bfloat16", compiled(dense_contrastive), half),
+            ("compile bfloat16", compiled(CONTRASTIVE.dense), half),
         ):
             runs[name] = step(loss, [data.clone().requires_grad_()], labels)
         yield timed("contrastive bfloat16", {"n": n, "d": DIM}, runs, seconds)

@@ -263,7 +263,8 @@ def pair_work(name: str, dtype: torch.dtype, n: int, compiled: bool, small: bool
         variants = fast if small else {"fastpair": loss.fast}
         if n * n * 4 <= DENSE_BYTES:
             variants |= rivals(loss.dense, small) if compiled else {"eager": loss.dense}
-        if not compiled and n <= loss.their_most * 2 and importlib.util.find_spec("pytorch_metric_learning"):
+        their_most = 2 * loss.their_most if loss.theirs and importlib.util.find_spec("pytorch_metric_learning") else 0
+        if not compiled and n <= their_most:
             variants["pytorch-metric-learning"] = loss.theirs()
         inputs = [x.to("cuda", dtype)], [labels.cuda()]
         return measured(variants, inputs, product, tolerance(dtype), seconds, graphs=small)

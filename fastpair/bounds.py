@@ -7,19 +7,25 @@ Source: Boudiaf et al., *A unifying mutual information view of metric learning: 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fastpair import functional
+from fastpair.backends.dense import evaluated
+from fastpair.formulas.expressions import logaddexp, softplus
+from fastpair.formulas.formula import N, P
+from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS, alpha, beta
 from fastpair.losses import options
-from fastpair.numerics import accumulate_dtype, log_sum_exp, softplus, unit_rows
+from fastpair.numerics import accumulate_dtype, unit_rows
 from fastpair.ops import checks
 
 __all__ = ["info_nce_information", "terms"]
 
 # Scores that are held at a time.
 BLOCK_SCORES = 1 << 22
+PARTS = ("tightness", "contrast")
 
 
 @torch.no_grad()
@@ -87,7 +93,13 @@ def terms(
     classes, class_of, counts = labels.unique(return_inverse=True, return_counts=True)
     sums = z.new_zeros(len(classes), z.shape[1]).index_add(0, class_of, z)
 
-    values = _pair_terms(unit_rows(z), labels, margin, sigma, alpha, beta, base)
+    values = _pair_terms(
+        unit_rows(z),
+        labels,
+        DEFINITIONS["contrastive"].params({"pos_margin": 0.0, "neg_margin": margin}, similarity=False),
+        DEFINITIONS["snca"].params({"temperature": sigma}, similarity=True),
+        DEFINITIONS["multi_similarity"].params({"alpha": alpha, "beta": beta, "base": base}, similarity=True),
+    )
     values["center/tightness"] = (z - sums[class_of] / counts[class_of, None]).square().sum() / (2 * n)
     values["spce"] = functional.spce_loss(z, labels)
     values["spce/tightness"] = -sums.square().sum() / n**2
@@ -111,37 +123,41 @@ def terms(
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
+# Tightness and contrast of the pair losses: what an anchor's positives and its negatives add, each with its mean.
+_PARTS = {
+    name: evaluated(replace(FORMULAS[formula], anchor=parts, count=(1, 1)))
+    for name, formula, parts in (
+        ("contrastive", "squared_contrastive", (P.sum, N.sum)),
+        ("snca", "snca", (-P.lse, logaddexp(P.lse, N.lse))),
+        ("multi_similarity", "multi_similarity", (softplus(P.lse) / alpha, softplus(N.lse) / beta)),
+    )
+}
+
+
 def _pair_terms(
-    u: Tensor, labels: Tensor, margin: float, sigma: float, alpha: float, beta: float, base: float
+    u: Tensor, labels: Tensor, contrastive: list[float], snca: list[float], multi_similarity: list[float]
 ) -> dict[str, Tensor]:
+    """Of unit vectors; the parameters of contrastive are those of distances, the others' of cosines."""
     n = len(u)
-    totals, with_positives = u.new_zeros(6), u.new_zeros(())
+    sums, counts = ({f"{loss}/{part}": u.new_zeros(()) for loss in _PARTS for part in PARTS} for _ in range(2))
     rows = max(BLOCK_SCORES // max(n, 1), 1)
     for start in range(0, n, rows):
         block = u[start : start + rows]
-        s = block @ u.T
+        cosines = block @ u.T
         same = labels[start : start + rows, None] == labels[None, :]
-        other = torch.ones_like(same)
-        other[torch.arange(len(block)), torch.arange(start, start + len(block))] = False
-        positive, negative = same & other, ~same
-        squared = (2 - 2 * s).clamp(min=0)
-        counted = positive.any(1)
-        parts = (
-            (squared * positive).sum(1),
-            ((margin - squared.sqrt()).clamp(min=0).square() * negative).sum(1),
-            torch.where(counted, -log_sum_exp(s / sigma, positive), 0),
-            torch.where(counted, log_sum_exp(s / sigma, other), 0),
-            softplus(log_sum_exp(-alpha * (s - base), positive)) / alpha,
-            softplus(log_sum_exp(beta * (s - base), negative)) / beta,
-        )
-        totals += torch.stack([part.sum() for part in parts])
-        with_positives += counted.sum()
-    samples = with_positives.new_tensor(max(n, 1))
-    means = totals / torch.stack([samples, samples, *[with_positives.clamp(min=1)] * 2, samples, samples])
-    names = [
-        f"{loss}/{part}" for loss in ("contrastive", "snca", "multi_similarity") for part in ("tightness", "contrast")
-    ]
-    return dict(zip(names, means))
+        positive = same.clone()
+        positive[torch.arange(len(block)), torch.arange(start, start + len(block))] = False
+        distances = (2 - 2 * cosines).clamp(min=0).sqrt()
+        for loss, closeness, params in (
+            ("contrastive", -distances, contrastive),
+            ("snca", cosines, snca),
+            ("multi_similarity", cosines, multi_similarity),
+        ):
+            _, *parts = _PARTS[loss](closeness, positive, ~same, *params)
+            for part, (of_block, counted) in zip(PARTS, parts):
+                sums[f"{loss}/{part}"] += of_block
+                counts[f"{loss}/{part}"] += counted
+    return {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastpair import losses
 from fastpair.distributed import GlobalBatchLoss, _Gather
+from fastpair.formulas.pair_losses import DEFINITIONS
 
 FEATURES, D, CLASSES = 6, 5, 7
 
@@ -23,16 +24,10 @@ FEATURES, D, CLASSES = 6, 5, 7
 
 SIZES = (CLASSES, D)
 PAIR_LOSSES = {
-    "contrastive": losses.ContrastiveLoss,
+    **{of.option: getattr(losses, of.module) for of in DEFINITIONS.values()},
     "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
-    "snca": losses.SNCALoss,
-    "nca": losses.NCALoss,
-    "supcon": losses.SupConLoss,
     "supcon-euclidean": partial(losses.SupConLoss, distance="euclidean"),
-    "ntxent": losses.NTXentLoss,
-    "multi_similarity": losses.MultiSimilarityLoss,
     "circle": partial(losses.CircleLoss, gamma=10.0),
-    "lifted_structure": losses.GeneralizedLiftedStructureLoss,
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),

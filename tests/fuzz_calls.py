@@ -11,6 +11,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair import losses, retrieval
+from fastpair.formulas.pair_losses import DEFINITIONS, Choice, Definition
 
 DTYPES = (torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SMALL, LARGE = (0, 1, 1, 2, 2, 3, 5, 8, 13, 16, 17, 33, 40), (127, 128, 129, 255, 256, 257, 300)
@@ -109,18 +110,21 @@ TEMPERATURE = {"temperature": lambda draw: draw.choice((0.05, 0.1, 1.0, draw.log
 TOTALS = {"reduction": ("mean", "mean", "sum", "none", "totals")}
 PAIRS = {"distance": METRICS, **TOTALS}
 REDUCED = {"reduction": ("mean", "mean", "sum", "none")}
+
+
+def drawn(of: Definition) -> dict:
+    ranges = {
+        "positive": lambda default: lambda draw: draw.choice((1.0, default, default * draw.log_uniform(1e-2, 1e2))),
+        "margin": lambda default: Draw.margin,
+        "finite": lambda default: lambda draw: draw.margin(-1),
+    }
+    settings = {x.name: ranges[x.check](x.default) for x in of.settings}
+    choice = {of.formula.name: tuple(of.formula.formulas)} if isinstance(of.formula, Choice) else {}
+    return {**settings, **choice, **PAIRS, "distance": SIMILARITIES if of.similarities else METRICS}
+
+
 SETTINGS = {
-    "contrastive_loss": {"pos_margin": lambda draw: draw.choice((0.0, draw.random())), "neg_margin": Draw.margin,
-                         "power": (1, 2), **PAIRS},
-    "snca_loss": {**TEMPERATURE, **PAIRS},
-    "nca_loss": {"softmax_scale": between(1e-2, 1e3), **PAIRS},
-    "supcon_loss": {**TEMPERATURE, **PAIRS},
-    "ntxent_loss": {**TEMPERATURE, **PAIRS},
-    "multi_similarity_loss": {"alpha": between(0.1, 50), "beta": between(0.1, 100),
-                              "base": lambda draw: draw.margin(-1), **PAIRS},
-    "circle_loss": {"m": from_to(-0.5, 1), "gamma": between(0.1, 300), "distance": SIMILARITIES, **TOTALS},
-    "generalized_lifted_structure_loss": {"neg_margin": lambda draw: draw.margin(-1), "pos_margin": from_to(-1, 1),
-                                          **PAIRS},
+    **{f"{name}_loss": drawn(of) for name, of in DEFINITIONS.items()},
     "triplet_margin_loss": {"margin": lambda draw: draw.margin(-1), "smooth_loss": (False, False, True),
                             "triplets_per_anchor": ("all", "semihard", "hard"), **PAIRS},
     "info_nce_loss": {**TEMPERATURE, "distance": METRICS, "symmetric": (True, False), **REDUCED},

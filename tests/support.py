@@ -12,6 +12,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair.backends import available_backends
+from fastpair.formulas.pair_losses import DEFINITIONS
 
 # Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
 BACKENDS = [name for name in ("cpu", "reference") if available_backends()[name] is None]
@@ -187,6 +188,10 @@ LOSSES = {
     "spce_loss": loss("spce_loss", batch, ("embeddings",)),
     "pce_loss": loss("pce_loss", soft_assignments, ("embeddings",), lam=0.3),
 }
+# With their own settings those of which no line above says more.
+for name in DEFINITIONS:
+    if not any(of.fused.func is getattr(FP, f"{name}_loss") for of in LOSSES.values()):
+        LOSSES |= pair_loss(f"{name}_loss")
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 

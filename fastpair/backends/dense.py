@@ -12,6 +12,7 @@ the loss's own mean what is averaged and over how many: (sum, count).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from fastpair.backends.call import CrossEntropyCall, PairLossCall
 from fastpair.formulas import to_torch
+from fastpair.formulas.formula import PairFormula
 from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.formulas.source import function
 from fastpair.metrics import METRICS
@@ -102,8 +104,13 @@ def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth
     return terms.sum((1, 2)), nonzero_terms(terms)
 
 
+def evaluated(formula: PairFormula) -> Callable[..., tuple]:
+    """The function that computes it."""
+    return function(*to_torch.loss(formula), globals())
+
+
 PAIR_LOSSES = {
-    **{formula.name: function(*to_torch.loss(formula), globals()) for formula in FORMULAS.values()},
+    **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
     "triplet": partial(triplet, smooth=False, semihard=False),
     "smooth_triplet": partial(triplet, smooth=True, semihard=False),
     "semihard_triplet": partial(triplet, smooth=False, semihard=True),

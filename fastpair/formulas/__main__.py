@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import to_cpp, to_stub
+from . import to_cpp, to_markdown, to_stub
 from .pair_losses import DEFINITIONS, FORMULAS
 
 ROOT = Path(__file__).parents[2]
@@ -10,9 +10,12 @@ ROOT = Path(__file__).parents[2]
 
 def printed() -> dict[Path, str]:
     """The files and what they have to be."""
+    definitions = DEFINITIONS.values()
+    tables = {ROOT / "README.md": to_markdown.losses, ROOT / "docs/losses.md": to_markdown.details}
     return {
+        **{path: to_markdown.inserted(path.read_text("utf-8"), made(definitions)) for path, made in tables.items()},
         ROOT / "csrc/pair_losses/generated.h": to_cpp.header(FORMULAS.values()),
-        ROOT / "fastpair/losses/pair.pyi": to_stub.stub(DEFINITIONS.values()),
+        ROOT / "fastpair/losses/pair.pyi": to_stub.stub(definitions),
     }
 
 

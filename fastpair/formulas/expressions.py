@@ -11,14 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Expr:
-    """An operation on expressions. ``op``: a key of ``RULES``, or "variable" or "number", whose only argument is the
-    name or the number."""
-
-    op: str
-    args: tuple
-
+class _Operators:
     def __add__(self, other):
         return add(self, other)
 
@@ -46,6 +39,15 @@ class Expr:
     def __neg__(self):
         return negative(self)
 
+
+@dataclass(frozen=True)
+class Expr(_Operators):
+    """An operation on expressions. ``op``: a key of ``RULES``, or "variable" or "number", whose only argument is the
+    name or the number."""
+
+    op: str
+    args: tuple
+
     @property
     def operands(self) -> tuple[Expr, ...]:
         return () if self.op in ("variable", "number") else self.args
@@ -56,18 +58,12 @@ class Expr:
 
 
 @dataclass(frozen=True)
-class LogSumExp:
+class LogSumExp(_Operators):
     """highest + rest, the maximum of the terms and the logarithm of the sum relative to it: beside large terms their
     sum has lost the second. Differences are taken part by part. The derivative by ``highest`` is that by the whole."""
 
     highest: Expr
     rest: Expr
-
-    def __add__(self, other):
-        return as_expr(self) + other
-
-    def __radd__(self, other):
-        return other + as_expr(self)
 
     def __sub__(self, other):
         if isinstance(other, LogSumExp):

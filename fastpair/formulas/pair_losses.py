@@ -134,6 +134,11 @@ class Definition:
         object.__setattr__(self, "_by_parameter", tuple(by_parameter))
 
     @property
+    def option(self) -> str:
+        """Its name on command lines."""
+        return self.name.removeprefix("generalized_")
+
+    @property
     def choices(self) -> Mapping[int | None, PairFormula]:
         """Formulas by the value of the setting that picks one, the default first; None: there is no such setting."""
         if isinstance(self.formula, str):

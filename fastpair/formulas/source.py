@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import linecache
+import zlib
 from collections.abc import Callable
 
 
 def function(name: str, source: str, namespace: dict) -> Callable:
     """The function that ``source`` defines, whose globals are ``namespace``."""
-    file = f"<fastpair formula {name}>"
+    file = f"<fastpair formula {name} {zlib.crc32(source.encode()):08x}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     local: dict = {}
     exec(compile(source, file, "exec"), namespace, local)

@@ -1,0 +1,44 @@
+"""Prints the rows of tables of the losses in README and docs, between two lines that mark their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from . import to_stub
+from .pair_losses import Definition
+
+BEGIN = "<!-- made by `python -m fastpair.formulas` from fastpair/formulas/pair_losses.py -->\n"
+END = "<!-- end -->\n"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(heads)
+    lines = [heads, ["---"] * len(heads), *rows]
+    # What would end a cell.
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def losses(definitions: Iterable[Definition]) -> str:
+    return table(
+        ["`fastpair.losses`", "the loss of an anchor", "`--loss`"],
+        [(f"`{of.module}`", of.text, f"`{of.option}`") for of in definitions],
+    )
+
+
+def details(definitions: Iterable[Definition]) -> str:
+    return table(
+        ["loss and its settings", '`reduction="mean"`', "source"],
+        [(f"`{of.module}({', '.join(settings(of))})`", of.mean, of.source) for of in definitions],
+    )
+
+
+def settings(of: Definition) -> list[str]:
+    """Names and defaults."""
+    typed = [x.split(": ")[0] + "=" + x.split(" = ")[1] for x in to_stub.settings(of)]
+    return [x for x in typed if not x.startswith("reduction")]
+
+
+def inserted(text: str, made: str) -> str:
+    """The text with what is made between its marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END, 1)[1]}"
