@@ -23,7 +23,7 @@ def scores(x, y, metric):
         squared = (x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2 * (x @ y.T)).clamp(min=0)
     if metric == "sqeuclidean":
         return squared
-    return torch.where(squared > 0, squared.where(squared > 0, 1).sqrt(), 0)
+    return torch.where(squared == 0, 0, squared.where(squared != 0, 1).sqrt())
 
 
 def pairwise_distance(x, y=None, metric="sqeuclidean"):
@@ -90,8 +90,8 @@ def contrastive_loss(
         u, v = (pos_margin - s).clamp(min=0), (s - neg_margin).clamp(min=0)
     else:
         u, v = (-s - pos_margin).clamp(min=0), (neg_margin + s).clamp(min=0)
-    u, v = (u * positive).pow(power), (v * negative).pow(power)
-    parts = [(terms.sum(), int((terms > 0).sum())) for terms in (u, v)] if power == 1 else []
+    u, v = torch.where(positive, u, 0).pow(power), torch.where(negative, v, 0).pow(power)
+    parts = [(terms.sum(), int((terms != 0).sum())) for terms in (u, v)] if power == 1 else []
     return reduced((u + v).sum(1), reduction, *parts)
 
 
@@ -129,8 +129,9 @@ def multi_similarity_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, 
                           distance="cosine", reduction="mean", exclude_self=None):  # fmt: skip
     s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
     excess = s - base if distance in ("cosine", "dot") else s + base
-    pull, push = (-alpha * excess).exp() * positive, (beta * excess).exp() * negative
-    losses = torch.log1p(pull.sum(1)) / alpha + torch.log1p(push.sum(1)) / beta
+    pull = torch.where(positive, -alpha * excess, -torch.inf).exp().sum(1)
+    push = torch.where(negative, beta * excess, -torch.inf).exp().sum(1)
+    losses = torch.log1p(pull) / alpha + torch.log1p(push) / beta
     return over_anchors(list(losses), s, reduction)
 
 
@@ -140,7 +141,7 @@ def circle_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, m=0.4, gam
     pull = -gamma * (1 + m - s.detach()).clamp(min=0) * (s - (1 - m))
     push = gamma * (s.detach() + m).clamp(min=0) * (s - m)
     both = zip(lse(pull, positive), lse(push, negative))
-    losses = [None if a is None or b is None else torch.logaddexp(a + b, 0 * a) for a, b in both]
+    losses = [None if a is None or b is None else torch.logaddexp(a + b, torch.zeros_like(a)) for a, b in both]
     return over_anchors(losses, s, reduction)
 
 
@@ -167,10 +168,10 @@ def triplet_margin_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, ma
             d_p, d_n = d_p.max()[None], d_n.min()[None]
         gap = (d_p[:, None] - d_n[None, :]).flatten()
         if triplets_per_anchor == "semihard":
-            gap = gap[(gap < 0) & (gap + margin > 0)]
-        terms = torch.logaddexp(gap + margin, 0 * gap) if smooth_loss else (gap + margin).clamp(min=0)
+            gap = gap[~(gap >= 0) & ~(gap + margin <= 0)]  # NaN among them
+        terms = torch.logaddexp(gap + margin, torch.zeros_like(gap)) if smooth_loss else (gap + margin).clamp(min=0)
         losses.append(terms.sum())
-        count += int((terms > 0).sum())
+        count += int((terms != 0).sum())
     return over_anchors(losses, s, reduction, count)
 
 
@@ -187,7 +188,7 @@ def info_nce_loss(embeddings, ref_emb, *, temperature=0.07, symmetric=True, dist
 def siglip_loss(embeddings, ref_emb, scale=10.0, bias=-10.0, *, reduction="mean"):
     logits = scores(embeddings, ref_emb, "cosine") * scale + bias
     sign = 2 * torch.eye(*logits.shape, dtype=logits.dtype) - 1
-    return reduced(torch.logaddexp(-sign * logits, 0 * logits).sum(1), reduction)
+    return reduced(torch.logaddexp(-sign * logits, torch.zeros_like(logits)).sum(1), reduction)
 
 
 def linear_cross_entropy(
@@ -241,18 +242,18 @@ def center_loss(embeddings, labels, centers, *, reduction="mean"):
 
 def proxy_anchor_loss(embeddings, proxies, labels, *, margin=0.1, alpha=32.0, reduction="mean"):
     s = scores(embeddings, proxies, "cosine")
-    own = F.one_hot(labels.long(), len(proxies)).to(s.dtype)
-    pull = torch.log1p(((-alpha * (s - margin)).exp() * own).sum(0))
-    push = torch.log1p(((alpha * (s + margin)).exp() * (1 - own)).sum(0))
+    own = F.one_hot(labels.long(), len(proxies)).bool()
+    pull = torch.log1p(torch.where(own, -alpha * (s - margin), -torch.inf).exp().sum(0))
+    push = torch.log1p(torch.where(own, -torch.inf, alpha * (s + margin)).exp().sum(0))
     return reduced(pull + push, reduction, (pull.sum(), len(labels.unique())), (push.sum(), len(proxies)))
 
 
 def spce_loss(embeddings, labels, *, reduction="mean"):
     n = max(len(labels), 1)
     gram = embeddings @ embeddings.T
-    members = torch.stack([labels == k for k in labels.unique()], dim=1).to(gram.dtype)
+    of_classes = torch.stack([gram[:, labels == k].sum(1) for k in labels.unique()], dim=1)
     own = labels[:, None] == labels[None, :]
-    per_anchor = -(gram * own).sum(1) / n + ((gram @ members) / n).exp().sum(1).log()
+    per_anchor = -torch.where(own, gram, 0).sum(1) / n + (of_classes / n).exp().sum(1).log()
     return reduced(per_anchor, reduction)
 
 
@@ -262,7 +263,7 @@ def pce_loss(embeddings, labels, probabilities, *, lam, reduction="mean"):
     own = labels[:, None] == labels[None, :]
     centers = (probabilities.T @ embeddings) / n
     per_anchor = (
-        -(gram * own).sum(1) / (2 * lam * n)
+        -torch.where(own, gram, 0).sum(1) / (2 * lam * n)
         + (gram @ probabilities / (lam * n)).exp().sum(1).log()
         - centers.square().sum() / (2 * lam)
     )

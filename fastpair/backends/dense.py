@@ -100,7 +100,8 @@ def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth
     chosen = positive[:, :, None] & negative[:, None, :]
     if semihard:
         chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # NaN is not left out
-    terms = torch.where(chosen, softplus(gap + margin) if smooth else F.relu(gap + margin), 0)
+    excess = torch.where(chosen, gap, 0) + margin  # of others not even the slope is made, which NaN would spoil
+    terms = torch.where(chosen, softplus(excess) if smooth else F.relu(excess), 0)
     return terms.sum((1, 2)), nonzero_terms(terms)
 
 
