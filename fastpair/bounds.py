@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastpair import functional
 from fastpair.backends.dense import evaluated
-from fastpair.formulas.expressions import logaddexp, softplus
-from fastpair.formulas.formula import N, P
+from fastpair.formulas.expressions import softplus
+from fastpair.formulas.formula import N, P, both_lse
 from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS, alpha, beta
 from fastpair.losses import options
 from fastpair.numerics import accumulate_dtype, unit_rows
@@ -128,7 +128,7 @@ _PARTS = {
     name: evaluated(replace(FORMULAS[formula], anchor=parts, count=(1, 1)))
     for name, formula, parts in (
         ("contrastive", "squared_contrastive", (P.sum, N.sum)),
-        ("snca", "snca", (-P.lse, logaddexp(P.lse, N.lse))),
+        ("snca", "snca", (-P.lse, both_lse)),
         ("multi_similarity", "multi_similarity", (softplus(P.lse) / alpha, softplus(N.lse) / beta)),
     )
 }

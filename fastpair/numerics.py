@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -18,16 +19,14 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), to the last digit."""
-    return torch.logaddexp(x, torch.zeros_like(x))
+    """log(1 + exp(x)), to the last digit: beyond 40 it is x, by default beyond 20."""
+    return F.softplus(x, threshold=40)
 
 
 def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
     """The log-sum-exp of each row of u (n, m) over its ``pairs``, booleans (n, m); minus infinity, with gradient zero,
     where it has none."""
-    some = pairs.any(1, keepdim=True)
-    total = torch.where(pairs, u, -torch.inf).masked_fill(~some, 0).logsumexp(1)
-    return total.masked_fill(~some[:, 0], -torch.inf)
+    return torch.where(pairs, u, -torch.inf).logsumexp(1)
 
 
 def reduced(per_row: Tensor, mean: Tensor, reduction: str) -> Tensor:

@@ -65,6 +65,10 @@ class LogSumExp(_Operators):
     highest: Expr
     rest: Expr
 
+    @property
+    def parts(self) -> tuple[Expr, Expr]:
+        return self.highest, self.rest
+
     def __sub__(self, other):
         if isinstance(other, LogSumExp):
             return (self.highest - other.highest) + (self.rest - other.rest)

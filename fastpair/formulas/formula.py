@@ -17,7 +17,9 @@ from .expressions import (
     as_expr,
     derivative,
     interval,
+    logaddexp,
     subexpressions,
+    substitute,
     variable,
     variables,
 )
@@ -45,6 +47,9 @@ class Kind:
 
 
 P, N = Kind("pos"), Kind("neg")
+# The log-sum-exp of an anchor's positives and negatives together, and what it is made of.
+both_lse = LogSumExp(variable("both.highest"), variable("both.rest"))
+OF_BOTH = dict(zip((both_lse.highest, both_lse.rest), logaddexp(P.lse, N.lse).parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +81,14 @@ class PairFormula:
             raise ValueError(f"{self.name}: with negatives_lse, positives are summed and negatives need their lse")
 
     @cached_property
-    def parts(self) -> tuple[Expr, ...]:
+    def written(self) -> tuple[Expr, ...]:
+        """The parts of the anchor's loss, of which one may read ``both_lse``."""
         return tuple(map(as_expr, self.anchor if isinstance(self.anchor, tuple) else (self.anchor,)))
+
+    @cached_property
+    def parts(self) -> tuple[Expr, ...]:
+        """The parts of the anchor's loss, of what P and N come to."""
+        return tuple(substitute(of, OF_BOTH) for of in self.written)
 
     @cached_property
     def counts(self) -> tuple[Expr, ...]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .expressions import constant, logaddexp, nonzero, relu, softplus, square, step, variable
-from .formula import N, P, PairFormula, negatives_lse, s
+from .expressions import constant, nonzero, relu, softplus, square, step, variable
+from .formula import N, P, PairFormula, both_lse, negatives_lse, s
 
 alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
 pos_margin, neg_margin, scale = map(variable, ("pos_margin", "neg_margin", "scale"))
@@ -25,7 +25,7 @@ FORMULAS = {
         PairFormula("contrastive", pull, push, anchor=(P.sum, N.sum), count=(P.nonzero, N.nonzero)),
         PairFormula("squared_contrastive", square(pull), square(push), anchor=P.sum + N.sum),
         PairFormula("snca", scale * s, scale * s, anchor=softplus(N.lse - P.lse), needs=(P,)),
-        PairFormula("supcon", scale * s, scale * s, anchor=logaddexp(P.lse, N.lse) - P.mean, needs=(P,)),
+        PairFormula("supcon", scale * s, scale * s, anchor=both_lse - P.mean, needs=(P,)),
         PairFormula("ntxent", softplus(negatives_lse - scale * s), scale * s, anchor=P.sum, count=P.pairs),
         PairFormula("sigmoid", softplus(-s), softplus(s), anchor=P.sum + N.sum),
         PairFormula(

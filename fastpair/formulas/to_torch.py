@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .expressions import Expr, as_expr, share, substitute, text
-from .formula import Kind, N, P, PairFormula
+from .expressions import Expr, as_expr, share, subexpressions, substitute, text
+from .formula import Kind, N, P, PairFormula, both_lse
 
 # Names of a kind's pairs, of their terms, and of the masks.
 MASKS, TERMS = {"pos": "positive", "neg": "negative"}, {"pos": "u", "neg": "v"}
@@ -26,10 +26,12 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     """Name and source of a function of the closenesses (n, m), the masks of positives and of negatives, and the
     parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean what is averaged and
     over how many."""
-    # Here the log-sum-exp is one number.
-    whole = {kind.lse.rest: as_expr(0) for kind in (P, N)}
-    parts, counts = ([substitute(of, whole) for of in all] for all in (formula.parts, formula.counts))
-    symbols = statistics(P) | statistics(N)
+    # Here a log-sum-exp is one number, that over both kinds too where their terms are the same.
+    whole = {lse.rest: as_expr(0) for lse in (P.lse, N.lse, both_lse)}
+    parts = formula.written if formula.positive == formula.negative else formula.parts
+    parts, counts = ([substitute(of, whole) for of in all] for all in (parts, formula.counts))
+    symbols = statistics(P) | statistics(N) | {both_lse.highest: "log_sum_exp(u, positive | negative)"}
+    read = {x for of in (*parts, *counts) for x in subexpressions(of)}
     names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}
     calls = {"constant": "{}.detach()"}
     counted = " & ".join(f"{MASKS[kind.name]}.any(1)" for kind in formula.needs)
@@ -45,14 +47,16 @@ def loss(formula: PairFormula) -> tuple[str, str]:
         for of, count in zip(losses, counts)
     ]
     lines = [f"def {formula.name}(s, positive, negative{''.join(f', {x}' for x in formula.parameters)}):"]
-    negatives = [f"    v = {text(formula.negative, calls=calls)}"]
+    of_both, (positive, negative) = share([formula.positive, formula.negative], "t")
+    lines += [f"    {name} = {text(of, calls=calls)}" for name, of in of_both]
+    lines.append(f"    v = {text(negative, calls=calls)}")
     if formula.reads_negatives_lse:
-        negatives.append("    negatives_lse = log_sum_exp(v, negative)[:, None]")
-    lines += [*negatives, f"    u = {text(formula.positive, calls=calls)}"]
+        lines.append("    negatives_lse = log_sum_exp(v, negative)[:, None]")
+    lines.append(f"    u = {text(positive, calls=calls)}")
     if counted:
         lines.append(f"    counted = {counted}")
     for symbol, of in symbols.items():
-        if formula.reads(symbol):
+        if symbol in read:
             lines.append(f"    {names[symbol.args[0]]} = " + (f"torch.where(counted, {of}, 0)" if counted else of))
     lines += [f"    {name} = {text(of, names, calls)}" for name, of in shared]
     lines += [f"    {name} = {of}" for name, of in zip(losses, values)]
