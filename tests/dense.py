@@ -125,6 +125,25 @@ def ntxent_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperatur
     return over_anchors(losses, s, reduction, int(positive.sum()))
 
 
+def dcl_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
+             reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    u = s / temperature
+    losses = [b - row[p].mean() if p.any() and b is not None else None
+              for row, p, b in zip(u, positive, lse(u, negative))]  # fmt: skip
+    return over_anchors(losses, s, reduction)
+
+
+def sincere_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
+                 reduction="mean", exclude_self=None):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    u, losses = s / temperature, []
+    for row, p, n in zip(u, positive, negative):
+        above = [torch.cat([row[j][None], row[n]]).logsumexp(0) - row[j] for j in p.nonzero()[:, 0]]
+        losses.append(torch.stack(above).mean() if above else None)
+    return over_anchors(losses, s, reduction)
+
+
 def multi_similarity_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, alpha=2.0, beta=50.0, base=0.5,
                           distance="cosine", reduction="mean", exclude_self=None):  # fmt: skip
     s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)

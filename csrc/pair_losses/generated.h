@@ -99,6 +99,51 @@ struct Supcon : PairTerms {
 };
 
 template <typename T>
+struct Dcl : PairTerms {
+  static constexpr int PARAMS = 1;
+  static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
+  T scale;
+  FASTPAIR_INLINE explicit Dcl(const double* params) : scale(T(params[0])) {}
+  FASTPAIR_INLINE T positive(T s, T) const { return scale * s; }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return scale; }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(scale, s); }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return scale; }
+  FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic& neg) {
+    if (pos.pairs == 0 || neg.pairs == 0) return {};
+    Anchor a;
+    a.loss = neg.value - pos.value / pos.pairs + neg.log_sum;
+    a.count = 1;
+    a.pos.constant = -1 / pos.pairs;
+    a.neg.factor = 1;
+    return a;
+  }
+};
+
+template <typename T>
+struct Sincere : PairTerms {
+  static constexpr int PARAMS = 1;
+  static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
+  static constexpr bool READS_NEGATIVES_LSE = true;
+  T scale;
+  FASTPAIR_INLINE explicit Sincere(const double* params) : scale(T(params[0])) {}
+  FASTPAIR_INLINE T positive(T s, T negatives_lse) const { return softplus(negatives_lse - product(scale, s)); }
+  FASTPAIR_INLINE T positive_slope(T s, T negatives_lse) const { return product(sigmoid(negatives_lse - product(scale, s)), -scale); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(scale, s); }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return scale; }
+  FASTPAIR_INLINE T slope_by_negatives_lse(T s, T negatives_lse) const { return sigmoid(negatives_lse - product(scale, s)); }
+  FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic&) {
+    if (pos.pairs == 0) return {};
+    const double x1 = 1 / pos.pairs;
+    Anchor a;
+    a.loss = pos.value / pos.pairs;
+    a.count = 1;
+    a.pos.constant = x1;
+    a.neg.factor = x1 * pos.by_negatives_lse;
+    return a;
+  }
+};
+
+template <typename T>
 struct Ntxent : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
@@ -288,6 +333,8 @@ struct SmoothHardTriplet : PairTerms {
   ENTRY("squared_contrastive", SquaredContrastive<T>), \
   ENTRY("snca", Snca<T>), \
   ENTRY("supcon", Supcon<T>), \
+  ENTRY("dcl", Dcl<T>), \
+  ENTRY("sincere", Sincere<T>), \
   ENTRY("ntxent", Ntxent<T>), \
   ENTRY("sigmoid", Sigmoid<T>), \
   ENTRY("multi_similarity", MultiSimilarity<T>), \

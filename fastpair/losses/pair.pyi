@@ -9,18 +9,22 @@ MODULES: dict[str, type[PairLoss]]
 __all__ = [
     "CircleLoss",
     "ContrastiveLoss",
+    "DCLLoss",
     "GeneralizedLiftedStructureLoss",
     "MultiSimilarityLoss",
     "NCALoss",
     "NTXentLoss",
+    "SINCERELoss",
     "SNCALoss",
     "SupConLoss",
     "circle_loss",
     "contrastive_loss",
+    "dcl_loss",
     "generalized_lifted_structure_loss",
     "multi_similarity_loss",
     "nca_loss",
     "ntxent_loss",
+    "sincere_loss",
     "snca_loss",
     "supcon_loss",
 ]
@@ -132,6 +136,62 @@ class SupConLoss(PairLoss):
     """Supervised contrastive loss.
 
     log Σ_{P∪N} exp(s/τ) − mean_P s/τ
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ) -> None: ...
+    temperature: float
+
+def dcl_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor: ...
+
+class DCLLoss(PairLoss):
+    """Decoupled contrastive loss, whose denominator has no positives.
+
+    log Σ_N exp(s/τ) − mean_P s/τ
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ) -> None: ...
+    temperature: float
+
+def sincere_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor: ...
+
+class SINCERELoss(PairLoss):
+    """Supervised InfoNCE revisited, each positive against the anchor's negatives.
+
+    mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
     """
 
     def __init__(
