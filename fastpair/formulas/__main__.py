@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import to_cpp, to_markdown, to_stub
+from . import to_cpp, to_markdown, to_python
 from .pair_losses import DEFINITIONS, FORMULAS
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ def printed() -> dict[Path, str]:
     return {
         **{path: to_markdown.inserted(path.read_text("utf-8"), made(definitions)) for path, made in tables.items()},
         ROOT / "csrc/pair_losses/generated.h": to_cpp.header(FORMULAS.values()),
-        ROOT / "fastpair/losses/pair.pyi": to_stub.stub(definitions),
+        ROOT / "fastpair/losses/generated.py": to_python.losses(definitions),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import to_stub
+from . import to_python
 from .pair_losses import Definition
 
 BEGIN = "<!-- made by `python -m fastpair.formulas` from fastpair/formulas/pair_losses.py -->\n"
@@ -33,9 +33,8 @@ def details(definitions: Iterable[Definition]) -> str:
 
 
 def settings(of: Definition) -> list[str]:
-    """Names and defaults."""
-    typed = [x.split(": ")[0] + "=" + x.split(" = ")[1] for x in to_stub.settings(of)]
-    return [x for x in typed if not x.startswith("reduction")]
+    """Names and defaults, but of the reduction, of which the next column tells."""
+    return [f"{name}={kind.split(' = ')[1]}" for name, kind in to_python.settings(of).items() if name != "reduction"]
 
 
 def inserted(text: str, made: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 
@@ -47,7 +46,3 @@ class PairLoss(FunctionLoss):
             exclude_self=exclude_self,
             **self.settings(),
         )
-
-
-def empty_parameter(rows: int, *columns: int, device: torch.device | str | None, dtype: torch.dtype | None):
-    return nn.Parameter(torch.empty(rows, *columns, device=device, dtype=dtype))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastpair.formulas.to_python import METRIC, documentation
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import ARGUMENTS, METRIC, documentation, pair_loss
+from fastpair.losses.pair import pair_loss
 
 __all__ = ["TripletMarginLoss", "triplet_margin_loss"]
 
@@ -20,14 +21,15 @@ RULES = {
     "distance": options.distance,
     "reduction": options.pair_reduction,
 }
-SETTINGS = """\
-margin: m, in units of the distance.
-swap: the smaller of d_N and the distance of positive and negative in place of d_N. For triplets that are given by \
-``indices_tuple`` only.
-smooth_loss: log(1 + exp(x)) in place of [x]₊.
-triplets_per_anchor: which triplets count. "all": every one, summed up in O(n log n) time an anchor. "semihard": those \
-with d_P < d_N < d_P + m. "hard": one an anchor, its farthest positive with its nearest negative (of equal ones any, \
-for the gradient). Ignored where ``indices_tuple`` says which."""
+SETTINGS = (
+    "margin: m, in units of the distance.",
+    "swap: the smaller of d_N and the distance of positive and negative in place of d_N. For triplets that are given "
+    "by ``indices_tuple`` only.",
+    "smooth_loss: log(1 + exp(x)) in place of [x]₊.",
+    'triplets_per_anchor: which triplets count. "all": every one, summed up in O(n log n) time an anchor. "semihard": '
+    'those with d_P < d_N < d_P + m. "hard": one an anchor, its farthest positive with its nearest negative (of equal '
+    "ones any, for the gradient). Ignored where ``indices_tuple`` says which.",
+)
 
 
 def triplet_margin_loss(
@@ -76,9 +78,11 @@ triplet_margin_loss.__doc__ = documentation(
     "Triplet margin loss",
     "Σ over triplets of an anchor, a positive and a negative, of [d_P − d_N + m]₊",
     "For a similarity d is −s.",
-    ARGUMENTS.format(settings=SETTINGS, distance=METRIC, mean="over the triplets whose loss is not zero"),
     'Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard"); Hermans et al., 2017 (arXiv 1703.07737), '
     'eq. 5 ("hard")',
+    SETTINGS,
+    distance=METRIC,
+    mean="over the triplets whose loss is not zero",
 )
 
 

@@ -1,0 +1,147 @@
+"""Prints the losses as functions and modules, documentation included."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+from .pair_losses import Choice, Definition
+
+HEADER = '''\
+"""The losses over the pairs that labels make, as functions and modules. Made by ``python -m fastpair.formulas`` from
+fastpair/formulas/pair_losses.py: not to be edited."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastpair.losses.base import PairLoss
+from fastpair.losses.pair import check_settings, defined_pair_loss
+
+'''
+FUNCTION = '''\
+def {name}_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+{typed}    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """{documentation}
+    """
+    return defined_pair_loss(
+        "{name}",
+        {{{given}}},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+'''
+MODULE = '''\
+class {module}(PairLoss):
+    """{title}.
+
+        {text}
+
+    See :func:`fastpair.functional.{name}_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+{typed}    ):
+        settings = {{{given}}}
+        check_settings("{name}", settings, distance, reduction)
+        super().__init__({name}_loss, **settings, distance=distance, reduction=reduction)
+'''
+# The arguments that pair losses share, but for what {distance} and {mean} are.
+ARGUMENTS = """\
+embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+labels: integers (n,). May be None where ``indices_tuple`` is given.
+ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+{settings}
+distance: the score of a pair, {distance}.
+reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
+mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / \
+max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have \
+no gradient.
+indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
+tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed \
+twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed \
+scores, whose memory grows with the list.
+exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only when \
+``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
+(n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+backend: the kernels, see :func:`fastpair.use_backend`.
+"""
+METRIC = "a metric of :func:`fastpair.functional.pairwise_distance`"
+SIMILARITY = '"cosine" or "dot"'
+SYMBOLS = (
+    "P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a "
+    "distance d."
+)
+ERRORS = "TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value."
+
+
+def paragraph(text: str, indent: int = 0) -> str:
+    """Lines of what follows an argument's name are indented further."""
+    first, rest = " " * indent, " " * (indent + 4 * (indent > 0))
+    return textwrap.fill(text, 112, break_on_hyphens=False, initial_indent=first, subsequent_indent=rest)
+
+
+def documentation(title: str, formula: str, notes: str, source: str, named: Iterable[str], **of: str) -> str:
+    """A docstring, of lines that are not indented. ``named``: what the settings are; ``of``: what {distance} and {mean}
+    are."""
+    arguments = ARGUMENTS.format(settings="\n".join(named), **of)
+    parts = [
+        f"{title}.",
+        f"    {formula}",
+        *map(paragraph, [SYMBOLS, notes] if notes else [SYMBOLS]),
+        "\n".join(["Args:", *(paragraph(line, 4) for line in arguments.splitlines())]),
+        f"Raises:\n{paragraph(ERRORS, 4)}",
+        paragraph(f"Source: {source}."),
+    ]
+    return "\n\n".join(parts)
+
+
+def settings(of: Definition) -> dict[str, str]:
+    """Types and defaults, in the order in which modules take them."""
+    numbers = {x.name: f"float = {x.default}" for x in of.settings}
+    choice = {of.formula.name: f"int = {of.formula.default}"} if isinstance(of.formula, Choice) else {}
+    return {**numbers, "distance": f'str = "{of.distance}"', **choice, "reduction": 'str = "mean"'}
+
+
+def printed(of: Definition) -> list[str]:
+    """The function and the module."""
+    named = [*of.settings, of.formula] if isinstance(of.formula, Choice) else of.settings
+    documented = documentation(
+        of.title,
+        of.text,
+        of.notes,
+        of.source,
+        [f"{x.name}: {x.what}" for x in named],
+        distance=SIMILARITY if of.similarities else METRIC,
+        mean=of.mean,
+    )
+    typed = "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items())
+    given = ", ".join(f'"{x.name}": {x.name}' for x in named)
+    names = {"name": of.name, "module": of.module, "title": of.title, "text": of.text, "given": given}
+    return [
+        FUNCTION.format(typed=typed, documentation=textwrap.indent(documented, "    ").lstrip(), **names),
+        MODULE.format(typed=textwrap.indent(typed, "    "), **names),
+    ]
+
+
+def losses(definitions: Iterable[Definition]) -> str:
+    definitions = list(definitions)
+    names = sorted(name for of in definitions for name in (of.module, f"{of.name}_loss"))
+    listed = "\n".join(["__all__ = [", *(f'    "{name}",' for name in names), "]\n"])
+    return "\n\n".join([HEADER + listed, *(part for of in definitions for part in printed(of))])

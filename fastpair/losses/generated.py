@@ -1,0 +1,852 @@
+"""The losses over the pairs that labels make, as functions and modules. Made by ``python -m fastpair.formulas`` from
+fastpair/formulas/pair_losses.py: not to be edited."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastpair.losses.base import PairLoss
+from fastpair.losses.pair import check_settings, defined_pair_loss
+
+__all__ = [
+    "CircleLoss",
+    "ContrastiveLoss",
+    "DCLLoss",
+    "GeneralizedLiftedStructureLoss",
+    "MultiSimilarityLoss",
+    "NCALoss",
+    "NTXentLoss",
+    "SINCERELoss",
+    "SNCALoss",
+    "SupConLoss",
+    "circle_loss",
+    "contrastive_loss",
+    "dcl_loss",
+    "generalized_lifted_structure_loss",
+    "multi_similarity_loss",
+    "nca_loss",
+    "ntxent_loss",
+    "sincere_loss",
+    "snca_loss",
+    "supcon_loss",
+]
+
+
+def contrastive_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    pos_margin: float = 0.0,
+    neg_margin: float = 1.0,
+    distance: str = "unit_euclidean",
+    power: int = 1,
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Contrastive loss over all pairs.
+
+        Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    For a similarity s the signs are flipped, [m₊ − s]₊ and [s − m₋]₊, so that pos_margin 1 and neg_margin 0 are the
+    usual choice.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        pos_margin: m₊, in units of the distance, for which it is not negative.
+        neg_margin: m₋, in units of the distance, for which it is not negative.
+        power: p, 1 or 2.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": for power 1 the average of the positive terms that are not zero plus that of the negative
+            terms that are not zero (the convention of pytorch-metric-learning), for power 2 over all anchors (with
+            pos_margin 0 and "euclidean" the form of the paper); "sum": the sum of the anchors' losses; "none": the
+            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
+            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Hadsell et al., CVPR 2006; Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1.
+    """
+    return defined_pair_loss(
+        "contrastive",
+        {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class ContrastiveLoss(PairLoss):
+    """Contrastive loss over all pairs.
+
+        Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ
+
+    See :func:`fastpair.functional.contrastive_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        pos_margin: float = 0.0,
+        neg_margin: float = 1.0,
+        distance: str = "unit_euclidean",
+        power: int = 1,
+        reduction: str = "mean",
+    ):
+        settings = {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power}
+        check_settings("contrastive", settings, distance, reduction)
+        super().__init__(contrastive_loss, **settings, distance=distance, reduction=reduction)
+
+
+def snca_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Scalable neighbourhood component analysis.
+
+        log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        temperature: τ, the paper's σ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
+            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
+            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Wu et al., ECCV 2018 (arXiv 1808.04699); Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1.
+    """
+    return defined_pair_loss(
+        "snca",
+        {"temperature": temperature},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class SNCALoss(PairLoss):
+    """Scalable neighbourhood component analysis.
+
+        log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)
+
+    See :func:`fastpair.functional.snca_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"temperature": temperature}
+        check_settings("snca", settings, distance, reduction)
+        super().__init__(snca_loss, **settings, distance=distance, reduction=reduction)
+
+
+def nca_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    softmax_scale: float = 1.0,
+    distance: str = "unit_sqeuclidean",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Neighbourhood components analysis.
+
+        log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Computed from logarithms of sums: pytorch-metric-learning, whose probabilities underflow, leaves far anchors out
+    and is NaN where all are far.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        softmax_scale: σ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
+            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
+            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Goldberger et al., NeurIPS 2004, in the form of Boudiaf et al., ECCV 2020 (arXiv 2003.08983).
+    """
+    return defined_pair_loss(
+        "nca",
+        {"softmax_scale": softmax_scale},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class NCALoss(PairLoss):
+    """Neighbourhood components analysis.
+
+        log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²
+
+    See :func:`fastpair.functional.nca_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        softmax_scale: float = 1.0,
+        distance: str = "unit_sqeuclidean",
+        reduction: str = "mean",
+    ):
+        settings = {"softmax_scale": softmax_scale}
+        check_settings("nca", settings, distance, reduction)
+        super().__init__(nca_loss, **settings, distance=distance, reduction=reduction)
+
+
+def supcon_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Supervised contrastive loss.
+
+        log Σ_{P∪N} exp(s/τ) − mean_P s/τ
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        temperature: τ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
+            pytorch-metric-learning such a batch has loss 0); "sum": the sum of the anchors' losses; "none": the
+            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
+            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Khosla et al., NeurIPS 2020 (arXiv 2004.11362), eq. 2.
+    """
+    return defined_pair_loss(
+        "supcon",
+        {"temperature": temperature},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class SupConLoss(PairLoss):
+    """Supervised contrastive loss.
+
+        log Σ_{P∪N} exp(s/τ) − mean_P s/τ
+
+    See :func:`fastpair.functional.supcon_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"temperature": temperature}
+        check_settings("supcon", settings, distance, reduction)
+        super().__init__(supcon_loss, **settings, distance=distance, reduction=reduction)
+
+
+def dcl_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Decoupled contrastive loss, whose denominator has no positives.
+
+        log Σ_N exp(s/τ) − mean_P s/τ
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        temperature: τ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
+            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be
+            added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
+            The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no
+            gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Yeh et al., ECCV 2022 (arXiv 2110.06848); with several positives their mean.
+    """
+    return defined_pair_loss(
+        "dcl",
+        {"temperature": temperature},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class DCLLoss(PairLoss):
+    """Decoupled contrastive loss, whose denominator has no positives.
+
+        log Σ_N exp(s/τ) − mean_P s/τ
+
+    See :func:`fastpair.functional.dcl_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"temperature": temperature}
+        check_settings("dcl", settings, distance, reduction)
+        super().__init__(dcl_loss, **settings, distance=distance, reduction=reduction)
+
+
+def sincere_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Supervised InfoNCE revisited, each positive against the anchor's negatives.
+
+        mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    NTXentLoss is the sum over the positives in place of their mean.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        temperature: τ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
+            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
+            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Feeney and Hughes, 2024 (arXiv 2309.14277).
+    """
+    return defined_pair_loss(
+        "sincere",
+        {"temperature": temperature},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class SINCERELoss(PairLoss):
+    """Supervised InfoNCE revisited, each positive against the anchor's negatives.
+
+        mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
+
+    See :func:`fastpair.functional.sincere_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"temperature": temperature}
+        check_settings("sincere", settings, distance, reduction)
+        super().__init__(sincere_loss, **settings, distance=distance, reduction=reduction)
+
+
+def ntxent_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    temperature: float = 0.07,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
+
+        Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Computed from logarithms of sums: pytorch-metric-learning's probabilities underflow for small temperatures, and
+    its loss stops at 87.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        temperature: τ, positive.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
+            (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg)
+            with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where these have a
+            mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Sohn, NeurIPS 2016; Chen et al., ICML 2020 (arXiv 2002.05709); with several positives each against the
+    negatives, as in SINCERE.
+    """
+    return defined_pair_loss(
+        "ntxent",
+        {"temperature": temperature},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class NTXentLoss(PairLoss):
+    """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
+
+        Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))
+
+    See :func:`fastpair.functional.ntxent_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"temperature": temperature}
+        check_settings("ntxent", settings, distance, reduction)
+        super().__init__(ntxent_loss, **settings, distance=distance, reduction=reduction)
+
+
+def multi_similarity_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Multi-similarity loss.
+
+        log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        alpha: α, the weight of the positives, positive.
+        beta: β, the weight of the negatives, positive.
+        base: λ, the similarity, or distance, at which a pair is neither.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over all anchors, those without pairs included; "sum": the sum of the anchors' losses;
+            "none": the losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a
+            batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the
+            negatives where these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Wang et al., CVPR 2019 (arXiv 1904.06627), eq. 16; its pair mining is left to the user.
+    """
+    return defined_pair_loss(
+        "multi_similarity",
+        {"alpha": alpha, "beta": beta, "base": base},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class MultiSimilarityLoss(PairLoss):
+    """Multi-similarity loss.
+
+        log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β
+
+    See :func:`fastpair.functional.multi_similarity_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        base: float = 0.5,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"alpha": alpha, "beta": beta, "base": base}
+        check_settings("multi_similarity", settings, distance, reduction)
+        super().__init__(multi_similarity_loss, **settings, distance=distance, reduction=reduction)
+
+
+def circle_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    m: float = 0.4,
+    gamma: float = 80.0,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Circle loss with pairwise labels.
+
+        log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    The weights [·]₊ are constants of the gradient.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        m: the margin.
+        gamma: γ, the scale, positive.
+        distance: the score of a pair, "cosine" or "dot".
+        reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
+            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be
+            added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
+            The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no
+            gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Sun et al., CVPR 2020 (arXiv 2002.10857), eq. 6 and 8.
+    """
+    return defined_pair_loss(
+        "circle",
+        {"m": m, "gamma": gamma},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class CircleLoss(PairLoss):
+    """Circle loss with pairwise labels.
+
+        log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))
+
+    See :func:`fastpair.functional.circle_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        m: float = 0.4,
+        gamma: float = 80.0,
+        distance: str = "cosine",
+        reduction: str = "mean",
+    ):
+        settings = {"m": m, "gamma": gamma}
+        check_settings("circle", settings, distance, reduction)
+        super().__init__(circle_loss, **settings, distance=distance, reduction=reduction)
+
+
+def generalized_lifted_structure_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    neg_margin: float = 1.0,
+    pos_margin: float = 0.0,
+    distance: str = "unit_euclidean",
+    reduction: str = "mean",
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Lifted structure loss over all positives and negatives of an anchor.
+
+        [log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊
+
+    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
+    distance d.
+
+    For a similarity the signs are flipped.
+
+    Args:
+        embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
+        labels: integers (n,). May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        neg_margin: m₋, in units of the distance.
+        pos_margin: m₊, in units of the distance.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean": over the anchors that have positives and negatives; the others have loss 0
+            (pytorch-metric-learning drops the missing sum from the formula instead); "sum": the sum of the anchors'
+            losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be added up over parts of
+            a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the
+            negatives where these have a mean of their own, and 0 elsewhere; counts have no gradient.
+        indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
+            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
+            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
+            plain PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
+            False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        backend: the kernels, see :func:`fastpair.use_backend`.
+
+    Raises:
+        TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
+
+    Source: Hermans et al., 2017 (arXiv 1703.07737), eq. 8, after Song et al., CVPR 2016.
+    """
+    return defined_pair_loss(
+        "generalized_lifted_structure",
+        {"neg_margin": neg_margin, "pos_margin": pos_margin},
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class GeneralizedLiftedStructureLoss(PairLoss):
+    """Lifted structure loss over all positives and negatives of an anchor.
+
+        [log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊
+
+    See :func:`fastpair.functional.generalized_lifted_structure_loss` for the settings.
+    """
+
+    def __init__(
+        self,
+        neg_margin: float = 1.0,
+        pos_margin: float = 0.0,
+        distance: str = "unit_euclidean",
+        reduction: str = "mean",
+    ):
+        settings = {"neg_margin": neg_margin, "pos_margin": pos_margin}
+        check_settings("generalized_lifted_structure", settings, distance, reduction)
+        super().__init__(generalized_lifted_structure_loss, **settings, distance=distance, reduction=reduction)
