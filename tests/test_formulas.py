@@ -118,7 +118,8 @@ def test_largest_exponent_bounds_the_terms(formula):
 
 
 @pytest.mark.parametrize(
-    "of, low, high", [(square(a), 0, 4), (1 / a, -math.inf, math.inf), (a - a, -3, 3), (sigmoid(a), 0, 1)]
+    "of, low, high",
+    [(square(a), 0, 4), (1 / a, -math.inf, math.inf), (a - a, -3, 3), (relu(a), 0, 2), (nonzero(a), 0, 1)],
 )
 def test_intervals(of, low, high):
     assert interval(of, {"a": (-1.0, 2.0)}) == (low, high)

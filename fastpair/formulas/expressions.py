@@ -6,38 +6,21 @@ because it is stable stays it. What is rewritten gives the same number, or, in `
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 
 class _Operators:
-    def __add__(self, other):
-        return add(self, other)
-
-    def __radd__(self, other):
-        return add(other, self)
-
-    def __sub__(self, other):
-        return subtract(self, other)
-
-    def __rsub__(self, other):
-        return subtract(other, self)
-
-    def __mul__(self, other):
-        return multiply(self, other)
-
-    def __rmul__(self, other):
-        return multiply(other, self)
-
-    def __truediv__(self, other):
-        return divide(self, other)
-
-    def __rtruediv__(self, other):
-        return divide(other, self)
-
     def __neg__(self):
         return negative(self)
+
+    __add__, __radd__ = (lambda a, b: add(a, b)), (lambda a, b: add(b, a))
+    __sub__, __rsub__ = (lambda a, b: subtract(a, b)), (lambda a, b: subtract(b, a))
+    __mul__, __rmul__ = (lambda a, b: multiply(a, b)), (lambda a, b: multiply(b, a))
+    __truediv__, __rtruediv__ = (lambda a, b: divide(a, b)), (lambda a, b: divide(b, a))
 
 
 @dataclass(frozen=True)
@@ -176,21 +159,6 @@ def constant(x) -> Expr:
     return Expr("constant", (as_expr(x),))
 
 
-_MAKE: dict[str, Callable[..., Expr]] = {
-    "add": add,
-    "subtract": subtract,
-    "negative": negative,
-    "multiply": multiply,
-    "divide": divide,
-    "square": square,
-    "relu": relu,
-    "step": step,
-    "nonzero": nonzero,
-    "sigmoid": sigmoid,
-    "softplus": softplus,
-    "constant": constant,
-}
-
 # The derivative of each operation, given its operands and their derivatives.
 RULES: dict[str, Callable[..., Expr]] = {
     "add": lambda a, b, da, db: da + db,
@@ -206,6 +174,9 @@ RULES: dict[str, Callable[..., Expr]] = {
     "softplus": lambda x, dx: sigmoid(x) * dx,
     "constant": lambda x, dx: as_expr(0),
 }
+
+
+_MAKE: dict[str, Callable[..., Expr]] = {op: globals()[op] for op in RULES}
 
 
 def derivative(of: Expr, by: Expr) -> Expr:
@@ -261,51 +232,33 @@ def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]],
 
 Interval = tuple[float, float]
 
+# The values of the operations, each monotone in each of its operands but for the square and what divides.
+VALUES: dict[str, Callable[..., float]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "square": lambda x: x * x,
+    "relu": lambda x: max(x, 0.0),
+    "step": lambda x: float(x > 0),
+    "nonzero": lambda x: float(x != 0),
+    "sigmoid": lambda x: math.exp(min(x, 0.0)) / (1 + math.exp(-abs(x))),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "constant": lambda x: x,
+}
+
 
 def interval(of: Expr, ranges: Mapping[str, Interval]) -> Interval:
     """Limits of the values where every variable stays within its own."""
-    if of.op == "number":
-        return of.number, of.number
-    if of.op == "variable":
-        return ranges[of.args[0]]
-    return _INTERVALS[of.op](*(interval(x, ranges) for x in of.operands))
-
-
-def _of_monotone(f: Callable[[float], float]) -> Callable[[Interval], Interval]:
-    return lambda x: (f(x[0]), f(x[1]))
-
-
-def _of_corners(f: Callable[[float, float], float]) -> Callable[[Interval, Interval], Interval]:
-    def limits(a: Interval, b: Interval) -> Interval:
-        corners = [f(x, y) for x in a for y in b]
-        return min(corners), max(corners)
-
-    return limits
-
-
-def _quotient(a: Interval, b: Interval) -> Interval:
-    return _of_corners(lambda x, y: x / y)(a, b) if b[0] * b[1] > 0 else (-math.inf, math.inf)
-
-
-def _square(x: Interval) -> Interval:
-    low, high = sorted((x[0] ** 2, x[1] ** 2))
-    return (0.0 if x[0] < 0 < x[1] else low), high
-
-
-_INTERVALS: dict[str, Callable[..., Interval]] = {
-    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    "subtract": lambda a, b: (a[0] - b[1], a[1] - b[0]),
-    "negative": lambda a: (-a[1], -a[0]),
-    "multiply": _of_corners(lambda x, y: x * y),
-    "divide": _quotient,
-    "square": _square,
-    "relu": _of_monotone(lambda x: max(x, 0.0)),
-    "step": _of_monotone(lambda x: float(x > 0)),
-    "nonzero": lambda x: (0.0, 1.0),
-    "sigmoid": lambda x: (0.0, 1.0),
-    "softplus": _of_monotone(lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x)))),
-    "constant": lambda x: x,
-}
+    if not of.operands:
+        return ranges[of.args[0]] if of.op == "variable" else (of.number, of.number)
+    limits = [interval(x, ranges) for x in of.operands]
+    within_zero = limits[-1][0] <= 0 <= limits[-1][1]
+    if of.op == "divide" and within_zero:
+        return -math.inf, math.inf
+    corners = [VALUES[of.op](*corner) for corner in itertools.product(*limits)]
+    return min(corners + [0.0] * (of.op in ("square", "nonzero") and within_zero)), max(corners)
 
 
 # ---- printing
