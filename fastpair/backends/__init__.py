@@ -1,7 +1,7 @@
 """Which backend runs a call, and why.
 
-A backend is one implementation of the operators, a module with a function for each, of the arguments in ``call``. Each
-serves some device types; ``reference`` (dense PyTorch, which autograd differentiates) serves all of them. A call
+A backend is one implementation of the operators, a module with a function for each, which takes a call of ``call``.
+Each serves some device types; ``reference`` (dense PyTorch, which autograd differentiates) serves all of them. A call
 without a request takes the first available backend that serves the device of its tensors, and the reference path as the
 last resort, with one warning per device type.
 """
@@ -197,14 +197,17 @@ def choose_backend(
     too_old = device_type == "cuda" and requested in (None, "cuda") and _some_device_is_too_old()
     if requested is None:
         lacking = (*lacking, "cuda") if too_old else lacking
-        able = [n for n in FUSED.get(device_type, ()) if n not in lacking and _BACKENDS[n].takes(dtype)]
-        for name in able:
-            if not (large and _BACKENDS[name].for_small_batches):
+        for_small = None
+        for name in FUSED.get(device_type, ()):
+            backend = _BACKENDS[name]
+            if name in lacking or not backend.takes(dtype):
+                continue
+            if not (large and backend.for_small_batches):
                 return name
-        if able:
-            return able[0]
-        _warn_reference(device_type)
-        return "reference"
+            for_small = for_small or name
+        if for_small is None:
+            _warn_reference(device_type)
+        return for_small or "reference"
     if not _usable(requested).serves(device_type):
         served = ", ".join(_BACKENDS[requested].device_types or ())
         raise RuntimeError(f"backend {requested!r} runs on {served} tensors, but got tensors on {device_type!r}")

@@ -1,30 +1,21 @@
 """The CUDA kernels of csrc/cuda, for small batches on the GPU: a pair loss, and distances, in one launch. Cross-entropy
 holds all logits at a time: cuBLAS takes the three products, and one kernel of csrc/cuda/softmax.cu between them makes
-the losses, their mean and the slopes."""
+the losses, their mean and the slopes. The others are operators, which take the fields of a call one by one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastpair.backends.call import CrossEntropyCall, PairLossCall
+from fastpair.backends.call import CrossEntropyCall
 from fastpair.backends.products import Factor, product
 
 _operators = torch.ops.fastpair
 
 
-def pair_loss(call: PairLossCall) -> tuple[Tensor, ...]:
-    return _operators.cuda_pair_loss.default(*call)
-
-
-def pairwise_distance(x: Tensor, y: Tensor | None, metric: str) -> Tensor:
-    return _operators.cuda_pairwise_distance.default(x, y, metric)
-
-
-def pairwise_distance_backward(
-    grad: Tensor, x: Tensor, y: Tensor | None, metric: str, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor]:
-    return _operators.cuda_pairwise_distance_backward.default(grad, x, y, metric, grad_x, grad_y)
+pair_loss = _operators.cuda_pair_loss.default
+pairwise_distance = _operators.cuda_pairwise_distance.default
+pairwise_distance_backward = _operators.cuda_pairwise_distance_backward.default
 
 
 def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings, defined_pair_loss
+from fastpair.losses.pair import check_settings, formula_of, pair_loss
 
 '''
 FUNCTION = '''\
@@ -32,9 +32,11 @@ def {name}_loss(
 ) -> Tensor:
     """{documentation}
     """
-    return defined_pair_loss(
-        "{name}",
-        {{{given}}},
+    settings = {{{given}}}
+    loss, params = formula_of("{name}", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,

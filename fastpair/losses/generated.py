@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings, defined_pair_loss
+from fastpair.losses.pair import check_settings, formula_of, pair_loss
 
 __all__ = [
     "CircleLoss",
@@ -85,9 +85,11 @@ def contrastive_loss(
 
     Source: Hadsell et al., CVPR 2006; Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1.
     """
-    return defined_pair_loss(
-        "contrastive",
-        {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power},
+    settings = {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power}
+    loss, params = formula_of("contrastive", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -165,9 +167,11 @@ def snca_loss(
 
     Source: Wu et al., ECCV 2018 (arXiv 1808.04699); Boudiaf et al., ECCV 2020 (arXiv 2003.08983), Table 1.
     """
-    return defined_pair_loss(
-        "snca",
-        {"temperature": temperature},
+    settings = {"temperature": temperature}
+    loss, params = formula_of("snca", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -246,9 +250,11 @@ def nca_loss(
 
     Source: Goldberger et al., NeurIPS 2004, in the form of Boudiaf et al., ECCV 2020 (arXiv 2003.08983).
     """
-    return defined_pair_loss(
-        "nca",
-        {"softmax_scale": softmax_scale},
+    settings = {"softmax_scale": softmax_scale}
+    loss, params = formula_of("nca", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -325,9 +331,11 @@ def supcon_loss(
 
     Source: Khosla et al., NeurIPS 2020 (arXiv 2004.11362), eq. 2.
     """
-    return defined_pair_loss(
-        "supcon",
-        {"temperature": temperature},
+    settings = {"temperature": temperature}
+    loss, params = formula_of("supcon", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -404,9 +412,11 @@ def dcl_loss(
 
     Source: Yeh et al., ECCV 2022 (arXiv 2110.06848); with several positives their mean.
     """
-    return defined_pair_loss(
-        "dcl",
-        {"temperature": temperature},
+    settings = {"temperature": temperature}
+    loss, params = formula_of("dcl", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -484,9 +494,11 @@ def sincere_loss(
 
     Source: Feeney and Hughes, 2024 (arXiv 2309.14277).
     """
-    return defined_pair_loss(
-        "sincere",
-        {"temperature": temperature},
+    settings = {"temperature": temperature}
+    loss, params = formula_of("sincere", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -566,9 +578,11 @@ def ntxent_loss(
     Source: Sohn, NeurIPS 2016; Chen et al., ICML 2020 (arXiv 2002.05709); with several positives each against the
     negatives, as in SINCERE.
     """
-    return defined_pair_loss(
-        "ntxent",
-        {"temperature": temperature},
+    settings = {"temperature": temperature}
+    loss, params = formula_of("ntxent", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -648,9 +662,11 @@ def multi_similarity_loss(
 
     Source: Wang et al., CVPR 2019 (arXiv 1904.06627), eq. 16; its pair mining is left to the user.
     """
-    return defined_pair_loss(
-        "multi_similarity",
-        {"alpha": alpha, "beta": beta, "base": base},
+    settings = {"alpha": alpha, "beta": beta, "base": base}
+    loss, params = formula_of("multi_similarity", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -733,9 +749,11 @@ def circle_loss(
 
     Source: Sun et al., CVPR 2020 (arXiv 2002.10857), eq. 6 and 8.
     """
-    return defined_pair_loss(
-        "circle",
-        {"m": m, "gamma": gamma},
+    settings = {"m": m, "gamma": gamma}
+    loss, params = formula_of("circle", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,
@@ -817,9 +835,11 @@ def generalized_lifted_structure_loss(
 
     Source: Hermans et al., 2017 (arXiv 1703.07737), eq. 8, after Song et al., CVPR 2016.
     """
-    return defined_pair_loss(
-        "generalized_lifted_structure",
-        {"neg_margin": neg_margin, "pos_margin": pos_margin},
+    settings = {"neg_margin": neg_margin, "pos_margin": pos_margin}
+    loss, params = formula_of("generalized_lifted_structure", settings, distance, reduction)
+    return pair_loss(
+        loss,
+        params,
         embeddings,
         labels,
         ref_emb,

@@ -25,34 +25,22 @@ def rules(of: Definition) -> dict[str, options.Rule]:
 
 
 RULES = {name: rules(of) for name, of in DEFINITIONS.items()}
+MARGINS = {name: [x.name for x in of.settings if x.check == "margin"] for name, of in DEFINITIONS.items()}
 
 
 def check_settings(name: str, settings: dict, distance: str, reduction: str) -> None:
     options.check(RULES[name], **settings, distance=distance, reduction=reduction)
-    for x in DEFINITIONS[name].settings:
-        if x.check == "margin" and settings[x.name] < 0 and not METRICS[distance].similarity:
-            raise ValueError(f"{x.name} must not be negative for the distance {distance!r}, got {settings[x.name]}")
+    for margin in MARGINS[name]:
+        if settings[margin] < 0 and not METRICS[distance].similarity:
+            raise ValueError(f"{margin} must not be negative for the distance {distance!r}, got {settings[margin]}")
 
 
-def defined_pair_loss(
-    name: str,
-    settings: dict,
-    embeddings: Tensor,
-    labels: Tensor | None,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-    *,
-    distance: str,
-    reduction: str,
-    **options: object,
-) -> Tensor:
-    """A loss of ``DEFINITIONS``."""
+def formula_of(name: str, settings: dict, distance: str, reduction: str) -> tuple[str, list[float]]:
+    """A loss of ``DEFINITIONS``, once its settings are checked: the formula and its parameters."""
     check_settings(name, settings, distance, reduction)
     of = DEFINITIONS[name]
-    loss = of.formula.formulas[settings[of.formula.name]] if isinstance(of.formula, Choice) else of.formula
-    params = of.params(settings, METRICS[distance].similarity)
-    tensors = (embeddings, labels, ref_emb, ref_labels)
-    return pair_loss(loss, params, *tensors, distance=distance, reduction=reduction, **options)
+    formula = of.formula.formulas[settings[of.formula.name]] if isinstance(of.formula, Choice) else of.formula
+    return formula, of.params(settings, METRICS[distance].similarity)
 
 
 def pair_loss(
@@ -71,8 +59,19 @@ def pair_loss(
     swap: bool = False,
 ) -> Tensor:
     """A formula, over the pairs that labels or lists make."""
-    settings = {"distance": distance, "reduction": reduction, "backend": backend}
     if indices_tuple is not None:
         checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, exclude_self)
-        return mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings, swap=swap)
-    return ops.pair_loss(loss, params, embeddings, labels, ref_emb, ref_labels, exclude_self=exclude_self, **settings)
+        settings = {"distance": distance, "reduction": reduction, "backend": backend, "swap": swap}
+        return mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings)
+    return ops.pair_loss(
+        loss,
+        params,
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        backend=backend,
+        exclude_self=exclude_self,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastpair.ops.registration import LOSSES, differentiable, operator
+from fastpair.ops.registration import DIFFERENTIABLE, operator
 
 # Reductions to a vector.
 VECTORS = ("none", "totals")
@@ -96,7 +96,7 @@ def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tens
     """The value of an operator, with gradients for the tensors that can have and require one."""
     refuse_transforms()
     op, grad_mode = operator(name, backend), torch.is_grad_enabled()
-    inputs = tensors[: differentiable(LOSSES[name])]
+    inputs = tensors[: DIFFERENTIABLE[name]]
     wanted = tuple(grad_mode and t is not None and t.requires_grad for t in inputs)
     if torch.compiler.is_compiling():
         if not any(wanted):

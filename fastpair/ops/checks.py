@@ -16,9 +16,9 @@ def tensor(name: str, value: Tensor, what: str = "a tensor") -> None:
     if value.layout is not torch.strided or value.is_nested:
         kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {kind}")
-    if type(value).__name__ == "DTensor":
+    if type(value) is not Tensor and type(value).__name__ == "DTensor":
         raise TypeError(f"{name} must be a tensor of one process, as DTensor.to_local() gives it, got a DTensor")
-    if value.device.type == "meta":
+    if value.is_meta:
         raise ValueError(f"{name} must have data, got a tensor on the device meta")
 
 

@@ -22,7 +22,7 @@ TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_tr
 def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:
     """Whether the pairs of the rows of x and y are too many for the kernels for small batches, which a CPU has none of:
     there the question would tie an exported program to its number of rows."""
-    return x.device.type != "cpu" and (
+    return not x.is_cpu and (
         x.shape[0] * y.shape[0] > most_scores or x.numel() > MOST_ELEMENTS or y.numel() > MOST_ELEMENTS
     )
 

@@ -26,25 +26,25 @@ ON_GPU = ("pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_di
 _SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
 
 
-def differentiable(call: type[NamedTuple]) -> int:
-    """How many tensors of a call, the first ones, can have a gradient."""
-    return sum(name.startswith("grad_") for name in call._fields)
+# How many tensors of a call, the first ones, can have a gradient.
+DIFFERENTIABLE = {name: sum(field.startswith("grad_") for field in call._fields) for name, call in LOSSES.items()}
 
 
-def schema(call: type[NamedTuple]) -> str:
+def schema(name: str) -> str:
+    call = LOSSES[name]
     kinds = [kind.__forward_arg__ for kind in call.__annotations__.values()]
     types = (_SCHEMA_TYPES.get(kind, kind) for kind in kinds)
     arguments = ", ".join(f"{kind} {name}" for kind, name in zip(types, call._fields))
-    return f"({arguments}) -> ({', '.join(['Tensor'] * (1 + differentiable(call)))})"
+    return f"({arguments}) -> ({', '.join(['Tensor'] * (1 + DIFFERENTIABLE[name]))})"
 
 
-def fake_loss(call: type[NamedTuple]) -> Callable[..., tuple]:
+def fake_loss(name: str) -> Callable[..., tuple]:
     """Outputs with the right shapes and dtypes and no data."""
 
     def fake(*arguments) -> tuple:
-        x, reduction = arguments[0], call(*arguments).reduction
+        x, reduction = arguments[0], LOSSES[name](*arguments).reduction
         shape = {"none": x.shape[:1], "totals": (4,)}.get(reduction, ())
-        count = differentiable(call)
+        count = DIFFERENTIABLE[name]
         value = x.new_empty(shape, dtype=accumulate_dtype(x.dtype))
         return value, *fake_gradients(arguments[:count], arguments[-count:])
 
@@ -72,7 +72,8 @@ def _function(name: str, backend: str) -> Callable:
     """A backend's function of the arguments of an operator."""
     function = getattr(backend_module(backend), name)
     call = LOSSES.get(name)
-    taking = function if call is None else lambda *arguments: function(call(*arguments))
+    is_operator = isinstance(function, torch._ops.OpOverload)
+    taking = function if call is None or is_operator else lambda *arguments: function(call(*arguments))
     if backend != "triton":
         return taking
 
@@ -100,8 +101,8 @@ def _define(name: str, signature: str, fake: Callable) -> None:
         torch.library.register_fake(f"fastpair::{full_name}", fake)
 
 
-for _name, _call in LOSSES.items():
-    _define(_name, schema(_call), fake_loss(_call))
+for _name in LOSSES:
+    _define(_name, schema(_name), fake_loss(_name))
 _define(
     "pairwise_distance",
     "(Tensor x, Tensor? y, str metric) -> Tensor",
