@@ -59,7 +59,7 @@ def class_logits(at, k, count, classes, row_scale, scale):
 
 @triton.jit
 def own_logit(logit, scale, margin, cos_margin, sin_margin, KIND: tl.constexpr):
-    """The logit of the own class as ``TargetLogit`` in csrc/terms.h makes it, and its derivative by the one without a
+    """The logit of the own class as ``TargetLogit`` in csrc/margins.h makes it, and its derivative by the one without a
     margin."""
     slope = logit * 0 + 1
     out = logit
