@@ -120,43 +120,22 @@ def divide(a, b) -> Expr:
     return a if a.number == 0 or b.number == 1 else Expr("divide", (a, b))
 
 
-def square(x) -> Expr:
-    return Expr("square", (as_expr(x),))
+def operation(op: str) -> Callable[..., Expr]:
+    return lambda x: Expr(op, (as_expr(x),))
 
 
-def relu(x) -> Expr:
-    """max(x, 0); slope 0 at 0."""
-    return Expr("relu", (as_expr(x),))
-
-
-def step(x) -> Expr:
-    """1 above 0, else 0; 1 of NaN."""
-    return Expr("step", (as_expr(x),))
-
-
-def nonzero(x) -> Expr:
-    """0 of 0, else 1."""
-    return Expr("nonzero", (as_expr(x),))
-
-
-def sigmoid(x) -> Expr:
-    """1 / (1 + exp(-x))"""
-    return Expr("sigmoid", (as_expr(x),))
-
-
-def softplus(x) -> Expr:
-    """log(1 + exp(x))"""
-    return Expr("softplus", (as_expr(x),))
+square = operation("square")
+relu = operation("relu")  # max(x, 0); slope 0 at 0
+step = operation("step")  # 1 above 0, else 0; 1 of NaN
+nonzero = operation("nonzero")  # 0 of 0, else 1
+sigmoid = operation("sigmoid")  # 1 / (1 + exp(-x))
+softplus = operation("softplus")  # log(1 + exp(x))
+constant = operation("constant")  # x, which the gradient takes for a constant
 
 
 def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
     """log(exp(a) + exp(b))"""
     return LogSumExp(a.highest, a.rest + softplus(b - a))
-
-
-def constant(x) -> Expr:
-    """x, which the gradient takes for a constant."""
-    return Expr("constant", (as_expr(x),))
 
 
 # The derivative of each operation, given its operands and their derivatives.
