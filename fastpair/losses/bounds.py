@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastpair import ops
 from fastpair.backends import choose_backend
 from fastpair.losses import options
+from fastpair.losses.base import FunctionLoss
 from fastpair.numerics import accumulate_dtype, reduced
 from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
@@ -66,19 +67,15 @@ def spce_rows(
     return ops.linear_cross_entropy(z, means, group, bias, reduction=reduction, backend=backend)
 
 
-class SPCELoss(nn.Module):
+class SPCELoss(FunctionLoss):
     """Simplified pairwise cross-entropy: see :func:`fastpair.functional.spce_loss`."""
 
     def __init__(self, reduction: str = "mean"):
-        super().__init__()
         options.check(SPCE, reduction=reduction)
-        self.reduction = reduction
+        super().__init__(spce_loss, reduction=reduction)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        return spce_loss(embeddings, labels, reduction=self.reduction)
-
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+        return self._function(embeddings, labels, **self.settings())
 
 
 def pce_loss(
@@ -122,23 +119,18 @@ def pce_loss(
         return reduced(per_anchor, per_anchor.sum() / rows, reduction)
 
 
-class PCELoss(nn.Module):
+class PCELoss(FunctionLoss):
     """Pairwise cross-entropy: see :func:`fastpair.functional.pce_loss`.
 
     Called ``loss(embeddings, labels, probabilities)``.
     """
 
     def __init__(self, lam: float | None = None, reduction: str = "mean"):
-        super().__init__()
         options.check(PCE, lam=lam, reduction=reduction)
-        self.lam = lam
-        self.reduction = reduction
+        super().__init__(pce_loss, lam=lam, reduction=reduction)
 
     def forward(self, embeddings: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
-        return pce_loss(embeddings, labels, probabilities, lam=self.lam, reduction=self.reduction)
-
-    def extra_repr(self) -> str:
-        return f"lam={self.lam}, reduction={self.reduction!r}"
+        return self._function(embeddings, labels, probabilities, **self.settings())
 
 
 def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
