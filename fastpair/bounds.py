@@ -25,7 +25,6 @@ __all__ = ["info_nce_information", "terms"]
 
 # Scores that are held at a time.
 BLOCK_SCORES = 1 << 22
-PARTS = ("tightness", "contrast")
 
 
 @torch.no_grad()
@@ -93,13 +92,14 @@ def terms(
     classes, class_of, counts = labels.unique(return_inverse=True, return_counts=True)
     sums = z.new_zeros(len(classes), z.shape[1]).index_add(0, class_of, z)
 
-    values = _pair_terms(
-        unit_rows(z),
-        labels,
-        DEFINITIONS["contrastive"].params({"pos_margin": 0.0, "neg_margin": margin}, similarity=False),
-        DEFINITIONS["snca"].params({"temperature": sigma}, similarity=True),
-        DEFINITIONS["multi_similarity"].params({"alpha": alpha, "beta": beta, "base": base}, similarity=True),
-    )
+    params = {
+        "contrastive": DEFINITIONS["contrastive"].params({"pos_margin": 0.0, "neg_margin": margin}, similarity=False),
+        "snca": DEFINITIONS["snca"].params({"temperature": sigma}, similarity=True),
+        "multi_similarity": DEFINITIONS["multi_similarity"].params(
+            {"alpha": alpha, "beta": beta, "base": base}, similarity=True
+        ),
+    }
+    values = _pair_terms(unit_rows(z), labels, params)
     values["center/tightness"] = (z - sums[class_of] / counts[class_of, None]).square().sum() / (2 * n)
     values["spce"] = functional.spce_loss(z, labels)
     values["spce/tightness"] = -sums.square().sum() / n**2
@@ -123,23 +123,24 @@ def terms(
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
-# Tightness and contrast of the pair losses: what an anchor's positives and its negatives add, each with its mean.
+# What an anchor's positives and its negatives add to the pair losses.
 _PARTS = {
-    name: evaluated(replace(FORMULAS[formula], anchor=parts, count=(1, 1)))
-    for name, formula, parts in (
-        ("contrastive", "squared_contrastive", (P.sum, N.sum)),
-        ("snca", "snca", (-P.lse, both_lse)),
-        ("multi_similarity", "multi_similarity", (softplus(P.lse) / alpha, softplus(N.lse) / beta)),
+    name: evaluated(replace(FORMULAS[formula], anchor=part))
+    for name, formula, part in (
+        ("contrastive/tightness", "squared_contrastive", P.sum),
+        ("contrastive/contrast", "squared_contrastive", N.sum),
+        ("snca/tightness", "snca", -P.lse),
+        ("snca/contrast", "snca", both_lse),
+        ("multi_similarity/tightness", "multi_similarity", softplus(P.lse) / alpha),
+        ("multi_similarity/contrast", "multi_similarity", softplus(N.lse) / beta),
     )
 }
 
 
-def _pair_terms(
-    u: Tensor, labels: Tensor, contrastive: list[float], snca: list[float], multi_similarity: list[float]
-) -> dict[str, Tensor]:
-    """Of unit vectors; the parameters of contrastive are those of distances, the others' of cosines."""
+def _pair_terms(u: Tensor, labels: Tensor, params: dict[str, list[float]]) -> dict[str, Tensor]:
+    """Of unit vectors. ``params``: of the formulas; contrastive compares distances, the others cosines."""
     n = len(u)
-    sums, counts = ({f"{loss}/{part}": u.new_zeros(()) for loss in _PARTS for part in PARTS} for _ in range(2))
+    sums, counts = ({name: u.new_zeros(()) for name in _PARTS} for _ in range(2))
     rows = max(BLOCK_SCORES // max(n, 1), 1)
     for start in range(0, n, rows):
         block = u[start : start + rows]
@@ -148,15 +149,12 @@ def _pair_terms(
         positive = same.clone()
         positive[torch.arange(len(block)), torch.arange(start, start + len(block))] = False
         distances = (2 - 2 * cosines).clamp(min=0).sqrt()
-        for loss, closeness, params in (
-            ("contrastive", -distances, contrastive),
-            ("snca", cosines, snca),
-            ("multi_similarity", cosines, multi_similarity),
-        ):
-            _, *parts = _PARTS[loss](closeness, positive, ~same, *params)
-            for part, (of_block, counted) in zip(PARTS, parts):
-                sums[f"{loss}/{part}"] += of_block
-                counts[f"{loss}/{part}"] += counted
+        for name, part in _PARTS.items():
+            loss = name.split("/")[0]
+            closeness = -distances if loss == "contrastive" else cosines
+            _, (of_block, counted) = part(closeness, positive, ~same, *params[loss])
+            sums[name] += of_block
+            counts[name] += counted
     return {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastpair import ops
-from fastpair.losses import generated, options
+from fastpair.losses import generated_functions, options
 from fastpair.losses.bounds import pce_loss, spce_loss
 from fastpair.losses.classes import (
     arcface_loss,
@@ -32,7 +32,7 @@ from fastpair.losses.classes import (
     proxy_anchor_loss,
     proxy_nca_loss,
 )
-from fastpair.losses.generated import *  # noqa: F403
+from fastpair.losses.generated_functions import *  # noqa: F403
 from fastpair.losses.triplet import triplet_margin_loss
 from fastpair.losses.two_views import info_nce_loss, siglip_loss
 
@@ -50,8 +50,8 @@ __all__ = [
     "siglip_loss",
     "spce_loss",
     "triplet_margin_loss",
-    *(name for name in generated.__all__ if name.endswith("_loss")),
 ]
+__all__ += generated_functions.__all__
 
 
 def pairwise_distance(

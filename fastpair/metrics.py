@@ -1,4 +1,4 @@
-"""What the score of a pair is: the only place that reads the names of a ``distance`` or ``metric``."""
+"""What the score of a pair is: the only place in Python that reads the names of a ``distance`` or ``metric``."""
 
 from __future__ import annotations
 

@@ -1,17 +1,22 @@
 """The definitions of the pair losses: their derivatives, what is read off them, and that they need nothing else."""
 
 import math
+import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_up import MADE_UP
 
 import fastpair
+from fastpair.formulas import to_cpp
 from fastpair.formulas.__main__ import printed
 from fastpair.formulas.expressions import (
     Expr,
+    as_expr,
     constant,
     derivative,
     divide,
@@ -38,7 +43,8 @@ FUNCTIONS = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
 }
-a, b = variable("a"), variable("b")
+a, b, c = map(variable, "abc")
+COMPILER = os.environ.get("CXX", "c++")
 EXPRESSIONS = {
     "sums": a + b - 3 - (a - b),
     "products": -a * (b - 2) * a,
@@ -125,6 +131,75 @@ def test_intervals(of, low, high):
     assert interval(of, {"a": (-1.0, 2.0)}) == (low, high)
 
 
+def test_sums_are_told_from_other_formulas():
+    sums = {name for name, formula in {**FORMULAS, **MADE_UP}.items() if formula.is_sum}
+    assert sums == {"contrastive", "squared_contrastive", "sigmoid", "steps", "terms"}
+
+
+def printed_by_cpp(formulas: list[PairFormula], folder: Path, calls: list[str]) -> list[list[float]]:
+    structs = "".join(map(to_cpp.struct, formulas))
+    lines = "".join(f"    {call}\n" for call in calls)
+    source = f"""
+#include <cstdio>
+#include "elementary.h"
+#include "pair_losses/statistics.h"
+namespace fastpair {{
+{structs}
+template <typename Terms>
+void show(const double* params, double s, double lse, const Statistic& pos, const Statistic& neg) {{
+  const Terms terms(params);
+  const Anchor of = Terms::anchor(params, pos, neg);
+  const double values[] = {{
+      terms.positive(s, lse), terms.positive_slope(s, lse), terms.negative(s, lse), terms.negative_slope(s, lse),
+      of.loss, of.count, of.neg_loss, of.neg_count, of.pos.factor, of.pos.constant, of.neg.factor, of.neg.constant}};
+  for (const double value : values) std::printf("%.17g ", value);
+  std::printf("\\n");
+}}
+}}
+int main() {{
+  using namespace fastpair;
+{lines}}}
+"""
+    (folder / "main.cpp").write_text(source)
+    csrc = Path(__file__).parents[1] / "csrc"
+    command = [COMPILER, "-std=c++20", "-Wno-unknown-pragmas", "-I", csrc, "-o", folder / "main", folder / "main.cpp"]
+    subprocess.run(list(map(str, command)), check=True)
+    shown = subprocess.run([folder / "main"], check=True, capture_output=True, text=True).stdout
+    return [list(map(float, line.split())) for line in shown.splitlines()]
+
+
+@pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler {COMPILER!r}")
+def test_structs_compute_the_formulas(tmp_path):
+    numbers = random.Random(5)
+    formulas, calls, expected = [*FORMULAS.values(), *MADE_UP.values()], [], []
+    for formula in formulas:
+        params = [numbers.uniform(0.1, 3) for _ in formula.parameters]
+        known = dict(zip(formula.parameters, params)) | {"s": numbers.uniform(-1, 1), "negatives_lse": numbers.random()}
+        statistics = []
+        for kind in (P, N):
+            pairs, value_, rest, nonzero_, by, total = (
+                numbers.randint(1, 9),
+                *(numbers.uniform(-2, 2) for _ in range(5)),
+            )
+            k, pool = kind.name, formula.pool(kind)
+            known |= {f"{k}.pairs": pairs, f"{k}.nonzero": nonzero_, f"{k}.by_negatives_lse": by, f"{k}.max": value_}
+            known |= {f"{k}.highest": value_, f"{k}.rest": rest, f"{k}.sum": value_ if pool == SUM else total}
+            known[f"{k}.mean"] = known[f"{k}.sum"] / pairs
+            statistics.append(f"{{{pairs}, {value_!r}, {rest!r}, {nonzero_!r}, {by!r}, {total!r}}}")
+        name = f"{to_cpp.struct_name(formula)}<double>"
+        listed = ", ".join(map(repr, params or [0.0]))
+        numbers_of_pair = f"{known['s']!r}, {known['negatives_lse']!r}"
+        calls.append(
+            f"{{ const double p[] = {{{listed}}}; show<{name}>(p, {numbers_of_pair}, {', '.join(statistics)}); }}"
+        )
+        terms = [x for term in (formula.positive, formula.negative) for x in (term, derivative(term, s))]
+        none = [] if formula.separate_means else [as_expr(0)]
+        anchor = [x for both in zip([*formula.parts, *none], [*formula.counts, *none]) for x in both]
+        expected.append([value(x, known) for x in [*terms, *anchor, *formula.slope(P), *formula.slope(N)]])
+    for formula, got, want in zip(formulas, printed_by_cpp(formulas, tmp_path, calls), expected, strict=True):
+        assert got == pytest.approx(want, rel=1e-12, abs=1e-12), formula.name
+
+
 def test_pools_are_read_off_the_anchor():
     pools = {name: (formula.pool(P), formula.pool(N)) for name, formula in FORMULAS.items()}
     assert pools["contrastive"] == (SUM, SUM) and pools["supcon"] == (LOG_SUM_EXP, LOG_SUM_EXP)
@@ -137,10 +212,18 @@ def test_pools_are_read_off_the_anchor():
     "arguments, message",
     [
         ({"positive": 2 * s, "anchor": P.max}, "a maximum is that of s or -s"),
-        ({"anchor": P.max + P.mean}, "a maximum or something else"),
+        ({"anchor": P.max + P.sum}, "a maximum or something else"),
         ({"anchor": N.max + N.lse}, "a maximum or something else"),
         ({"anchor": N.lse + N.sum}, "a sum or a log-sum-exp"),
         ({"positive": softplus(negatives_lse - s), "anchor": P.lse + N.lse}, "positives are summed"),
+        ({"negative": negatives_lse + s, "anchor": P.sum + N.lse}, "for the terms of positives alone"),
+        ({"anchor": P.mean + N.lse}, "among what it needs"),
+        ({"anchor": P.nonzero + P.lse}, "counted of sums alone"),
+        ({"anchor": (N.lse, P.lse), "count": (1, 1)}, "the first is of positives"),
+        ({"anchor": (P.sum, N.sum)}, "not 2 and 1"),
+        ({"anchor": (P.sum, N.sum, N.sum), "count": (1, 1, 1)}, "not 3 and 3"),
+        ({"positive": variable("x1") * s, "anchor": P.sum + N.sum}, "'x1' cannot be the name"),
+        ({"positive": variable("params") * s, "anchor": P.sum + N.sum}, "'params' cannot be the name"),
     ],
 )
 def test_formulas_that_no_kernel_has(arguments, message):

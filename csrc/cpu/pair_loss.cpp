@@ -135,10 +135,9 @@ class PairLoss {
     PairSweep<T> sweep(loss_, args_.params, args_.distance.metric, rows_, other_ ? *other_ : rows_, batch_.self(),
                        args_.two_sided);
     const bool kept = sweep.keeps_scores();
-    const bool sums = loss_.pool[Negative] == Pool::Sum && loss_.pool[Positive] == Pool::Sum;
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
 
-    if (sums && !(means_over_terms && kept)) {
+    if (loss_.is_sum && !(means_over_terms && kept)) {
       // The weights of the pairs are known before, up to the means over terms: there the negatives' gradient is added
       // up unscaled, and a second sweep over the few tiles that have positives adds theirs.
       if (gradients) set_sums_weights(means_over_terms ? 0 : 1);

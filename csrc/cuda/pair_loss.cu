@@ -158,8 +158,6 @@ class Row {
 
 template <typename Terms>
 struct Loss {
-  static constexpr bool SUMS = Terms::NEGATIVES == Pool::Sum && Terms::POSITIVES == Pool::Sum;
-
   const PairLossProblem& p;
   const Terms terms;
   const AnchorWeights anchor_weights;
@@ -226,7 +224,7 @@ struct Loss {
     if (lane() == 0) {
       double* totals = side.totals + i;
       totals[0] = a.loss, totals[side.n] = a.count, totals[2 * side.n] = a.neg_loss, totals[3 * side.n] = a.neg_count;
-      if constexpr (!SUMS) {
+      if constexpr (!Terms::IS_SUM) {
         store_weights(side, i, Negative, a.neg, of_neg, neg.place);
         store_weights(side, i, Positive, a.pos, of_pos, pos.place);
         side.weights[6 * side.n + i] = negatives_lse;
@@ -255,7 +253,7 @@ struct Loss {
   __device__ __forceinline__ Weights weights(const Side& side, int i) const {
     constexpr Pool pool = POOL<KIND, Terms>;
     Weights w;
-    if constexpr (SUMS) {
+    if constexpr (Terms::IS_SUM) {
       w.constant = anchor_weights.of(i, KIND);
     } else {
       const float* of = side.weights + 3 * KIND * side.n + i;
@@ -349,7 +347,7 @@ __device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, doubl
     for (int s = 0; s < (p.two_sided ? 2 : 1); ++s) value += loss.anchor(s, i);
     if (p.reduction == Reduction::None && lane() == 0) p.value[i] = float(loss.anchor_weights.share * value);
   });
-  const bool at_once = Loss<Terms>::SUMS && !(Terms::SEPARATE_MEANS && p.reduction == Reduction::Mean);
+  const bool at_once = Terms::IS_SUM && !(Terms::SEPARATE_MEANS && p.reduction == Reduction::Mean);
   if (at_once) {
     // Every anchor of such a loss counts as one.
     const float scale = p.reduction == Reduction::Mean ? 1.0f / p.side[0].n : 1.0f;

@@ -12,6 +12,7 @@ template <typename T>
 struct Contrastive : PairTerms {
   static constexpr int PARAMS = 2;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::Sum;
+  static constexpr bool IS_SUM = true;
   static constexpr bool SEPARATE_MEANS = true;
   T pos_margin, neg_margin;
   FASTPAIR_INLINE explicit Contrastive(const double* params) : pos_margin(T(params[0])), neg_margin(T(params[1])) {}
@@ -35,12 +36,13 @@ template <typename T>
 struct SquaredContrastive : PairTerms {
   static constexpr int PARAMS = 2;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::Sum;
+  static constexpr bool IS_SUM = true;
   T pos_margin, neg_margin;
   FASTPAIR_INLINE explicit SquaredContrastive(const double* params) : pos_margin(T(params[0])), neg_margin(T(params[1])) {}
   FASTPAIR_INLINE T positive(T s, T) const { return square(relu(pos_margin - s)); }
-  FASTPAIR_INLINE T positive_slope(T s, T) const { return 2 * -relu(pos_margin - s); }
+  FASTPAIR_INLINE T positive_slope(T s, T) const { return T(2) * -relu(pos_margin - s); }
   FASTPAIR_INLINE T negative(T s, T) const { return square(relu(s - neg_margin)); }
-  FASTPAIR_INLINE T negative_slope(T s, T) const { return 2 * relu(s - neg_margin); }
+  FASTPAIR_INLINE T negative_slope(T s, T) const { return T(2) * relu(s - neg_margin); }
   FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic& neg) {
     Anchor a;
     a.loss = pos.value + neg.value;
@@ -169,6 +171,7 @@ template <typename T>
 struct Sigmoid : PairTerms {
   static constexpr int PARAMS = 0;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::Sum;
+  static constexpr bool IS_SUM = true;
   FASTPAIR_INLINE explicit Sigmoid(const double*) {}
   FASTPAIR_INLINE T positive(T s, T) const { return softplus(-s); }
   FASTPAIR_INLINE T positive_slope(T s, T) const { return -sigmoid(-s); }
@@ -239,8 +242,8 @@ struct Circle : PairTerms {
   static constexpr Pool POSITIVES = Pool::LogSumExp, NEGATIVES = Pool::LogSumExp;
   T gamma, m;
   FASTPAIR_INLINE explicit Circle(const double* params) : gamma(T(params[0])), m(T(params[1])) {}
-  FASTPAIR_INLINE T positive(T s, T) const { return product(product(-gamma, relu(1 + m - s)), s - 1 + m); }
-  FASTPAIR_INLINE T positive_slope(T s, T) const { return product(-gamma, relu(1 + m - s)); }
+  FASTPAIR_INLINE T positive(T s, T) const { return product(product(-gamma, relu(T(1) + m - s)), s - T(1) + m); }
+  FASTPAIR_INLINE T positive_slope(T s, T) const { return product(-gamma, relu(T(1) + m - s)); }
   FASTPAIR_INLINE T negative(T s, T) const { return product(product(gamma, relu(s + m)), s - m); }
   FASTPAIR_INLINE T negative_slope(T s, T) const { return product(gamma, relu(s + m)); }
   FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic& neg) {
@@ -263,9 +266,9 @@ struct LiftedStructure : PairTerms {
   T pos_margin, neg_margin;
   FASTPAIR_INLINE explicit LiftedStructure(const double* params) : pos_margin(T(params[0])), neg_margin(T(params[1])) {}
   FASTPAIR_INLINE T positive(T s, T) const { return pos_margin - s; }
-  FASTPAIR_INLINE T positive_slope(T, T) const { return -1; }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return T(-1); }
   FASTPAIR_INLINE T negative(T s, T) const { return s - neg_margin; }
-  FASTPAIR_INLINE T negative_slope(T, T) const { return 1; }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return T(1); }
   FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic& neg) {
     if (pos.pairs == 0 || neg.pairs == 0) return {};
     const double x2 = pos.value + pos.log_sum + (neg.value + neg.log_sum);
@@ -285,9 +288,9 @@ struct HardTriplet : PairTerms {
   static constexpr Pool POSITIVES = Pool::Max, NEGATIVES = Pool::Max;
   FASTPAIR_INLINE explicit HardTriplet(const double*) {}
   FASTPAIR_INLINE T positive(T s, T) const { return -s; }
-  FASTPAIR_INLINE T positive_slope(T, T) const { return -1; }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return T(-1); }
   FASTPAIR_INLINE T negative(T s, T) const { return s; }
-  FASTPAIR_INLINE T negative_slope(T, T) const { return 1; }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return T(1); }
   FASTPAIR_INLINE static Anchor anchor(const double* params, const Statistic& pos, const Statistic& neg) {
     if (pos.pairs == 0 || neg.pairs == 0) return {};
     const double margin = params[0];
@@ -309,9 +312,9 @@ struct SmoothHardTriplet : PairTerms {
   static constexpr Pool POSITIVES = Pool::Max, NEGATIVES = Pool::Max;
   FASTPAIR_INLINE explicit SmoothHardTriplet(const double*) {}
   FASTPAIR_INLINE T positive(T s, T) const { return -s; }
-  FASTPAIR_INLINE T positive_slope(T, T) const { return -1; }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return T(-1); }
   FASTPAIR_INLINE T negative(T s, T) const { return s; }
-  FASTPAIR_INLINE T negative_slope(T, T) const { return 1; }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return T(1); }
   FASTPAIR_INLINE static Anchor anchor(const double* params, const Statistic& pos, const Statistic& neg) {
     if (pos.pairs == 0 || neg.pairs == 0) return {};
     const double margin = params[0];

@@ -55,9 +55,10 @@ struct Anchor {
   Slope pos, neg;
 };
 
-// What most losses are.
+// What most losses are. IS_SUM: the loss is the sum of all terms, each anchor counting as one, or as many terms of a kind
+// as are not zero.
 struct PairTerms {
-  static constexpr bool READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false;
+  static constexpr bool IS_SUM = false, READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false;
 };
 
 // Of a struct of generated.h, by the kind of the pairs.

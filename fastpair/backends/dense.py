@@ -59,11 +59,11 @@ relu, square = F.relu, torch.square
 
 
 def step(x: Tensor) -> Tensor:
-    return ~(x <= 0)
+    return (~(x <= 0)).to(x.dtype)
 
 
 def nonzero(x: Tensor) -> Tensor:
-    return x != 0
+    return (x != 0).to(x.dtype)
 
 
 def total(u: Tensor, pairs: Tensor) -> Tensor:

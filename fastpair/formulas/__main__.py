@@ -15,11 +15,14 @@ def printed() -> dict[Path, str]:
     return {
         **{path: to_markdown.inserted(path.read_text("utf-8"), made(definitions)) for path, made in tables.items()},
         ROOT / "csrc/pair_losses/generated.h": to_cpp.header(FORMULAS.values()),
-        ROOT / "fastpair/losses/generated.py": to_python.losses(definitions),
+        ROOT / "fastpair/losses/generated_functions.py": to_python.functions(definitions),
+        ROOT / "fastpair/losses/generated_modules.py": to_python.modules(definitions),
     }
 
 
 def main() -> None:
+    if not (ROOT / "README.md").exists():
+        raise SystemExit("python -m fastpair.formulas works on a checkout of the repository, with its README and csrc")
     for path, content in printed().items():
         path.write_text(content, encoding="utf-8")
 

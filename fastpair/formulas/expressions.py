@@ -1,7 +1,8 @@
 """Scalar expressions: built by operators, differentiated by a table of rules, written by the printers of this package.
 
 Expressions stand as they are written: sums are not sorted and products not expanded, so that a form that was chosen
-because it is stable stays it. What is rewritten gives the same number, or, in ``1 - sigmoid(x)``, a better one.
+because it is stable stays it. What is rewritten gives the same number where all are finite, in ``1 - sigmoid(x)`` a
+better one.
 """
 
 from __future__ import annotations
@@ -64,7 +65,11 @@ class LogSumExp(_Operators):
 def as_expr(x: Expr | LogSumExp | float) -> Expr:
     if isinstance(x, LogSumExp):
         return x.highest + x.rest
-    return x if isinstance(x, Expr) else Expr("number", (x,))
+    if isinstance(x, Expr):
+        return x
+    if not math.isfinite(x):
+        raise ValueError(f"the numbers of a formula must be finite, got {x}")
+    return Expr("number", (x,))
 
 
 def variable(name: str) -> Expr:
@@ -74,13 +79,18 @@ def variable(name: str) -> Expr:
 # ---- operations
 
 
+def of_numbers(op: str, a: Expr, b: Expr) -> Expr | None:
+    """Made here: C++ would divide whole numbers without their rest."""
+    return None if a.number is None or b.number is None else as_expr(VALUES[op](a.number, b.number))
+
+
 def add(a, b) -> Expr:
     a, b = as_expr(a), as_expr(b)
     if a.number == 0:
         return b
     if b.number == 0:
         return a
-    return subtract(a, b.args[0]) if b.op == "negative" else Expr("add", (a, b))
+    return subtract(a, b.args[0]) if b.op == "negative" else of_numbers("add", a, b) or Expr("add", (a, b))
 
 
 def subtract(a, b) -> Expr:
@@ -91,7 +101,7 @@ def subtract(a, b) -> Expr:
         return a
     if a.number == 1 and b.op == "sigmoid":
         return sigmoid(-b.args[0])
-    return add(a, b.args[0]) if b.op == "negative" else Expr("subtract", (a, b))
+    return add(a, b.args[0]) if b.op == "negative" else of_numbers("subtract", a, b) or Expr("subtract", (a, b))
 
 
 def negative(a) -> Expr:
@@ -112,12 +122,14 @@ def multiply(a, b) -> Expr:
             return one
         if one.op == "relu" and other.op == "negative" and other.args[0] == step(one.args[0]):
             return negative(one)
-    return Expr("multiply", (a, b))
+    return of_numbers("multiply", a, b) or Expr("multiply", (a, b))
 
 
 def divide(a, b) -> Expr:
     a, b = as_expr(a), as_expr(b)
-    return a if a.number == 0 or b.number == 1 else Expr("divide", (a, b))
+    if b.number == 0:
+        raise ValueError("a formula divides by 0")
+    return a if a.number == 0 or b.number == 1 else of_numbers("divide", a, b) or Expr("divide", (a, b))
 
 
 def operation(op: str) -> Callable[..., Expr]:
@@ -220,7 +232,7 @@ VALUES: dict[str, Callable[..., float]] = {
     "divide": operator.truediv,
     "square": lambda x: x * x,
     "relu": lambda x: max(x, 0.0),
-    "step": lambda x: float(x > 0),
+    "step": lambda x: float(not x <= 0),
     "nonzero": lambda x: float(x != 0),
     "sigmoid": lambda x: math.exp(min(x, 0.0)) / (1 + math.exp(-abs(x))),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
@@ -237,6 +249,8 @@ def interval(of: Expr, ranges: Mapping[str, Interval]) -> Interval:
     if of.op == "divide" and within_zero:
         return -math.inf, math.inf
     corners = [VALUES[of.op](*corner) for corner in itertools.product(*limits)]
+    if any(corner != corner for corner in corners):
+        return -math.inf, math.inf
     return min(corners + [0.0] * (of.op in ("square", "nonzero") and within_zero)), max(corners)
 
 
@@ -246,17 +260,16 @@ _BINARY = {"add": ("+", 1), "subtract": ("-", 1), "multiply": ("*", 2), "divide"
 
 
 def text(of: Expr, names: Mapping[str, str] | None = None, calls: Mapping[str, str] | None = None) -> str:
-    """As C++ and Python write it alike. ``names`` of variables; ``calls``: formats of numbers that are no integers, and
-    of operations that are not written by a sign or as a call of their own name."""
+    """As C++ and Python write it alike. ``names`` of variables; ``calls``: formats of numbers, and of
+    operations that are not written by a sign or as a call of their own name."""
     return _text(of, names or {}, calls or {})[0]
 
 
 def _text(of: Expr, names: Mapping[str, str], calls: Mapping[str, str]) -> tuple[str, int]:
     """And how tightly it binds."""
     if of.op == "number":
-        if of.number == int(of.number):
-            return str(int(of.number)), 3 if of.number < 0 else 4
-        return calls.get("number", "{}").format(repr(of.number)), 3 if of.number < 0 else 4
+        written = str(int(of.number)) if of.number == int(of.number) else repr(of.number)
+        return calls.get("number", "{}").format(written), 3 if of.number < 0 else 4
     if of.op == "variable":
         return names.get(of.args[0], of.args[0]), 4
     operands = [_text(x, names, calls) for x in of.operands]

@@ -7,6 +7,8 @@ negative of a distance.
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +49,8 @@ class Kind:
 
 
 P, N = Kind("pos"), Kind("neg")
+# Names that printed functions use themselves.
+RESERVED = {"s", "a", "u", "v", "T", "params", "pos", "neg", "positive", "negative", "counted", "losses", "neg_losses"}
 # The log-sum-exp of an anchor's positives and negatives together, and what it is made of.
 both_lse = LogSumExp(variable("both.highest"), variable("both.rest"))
 OF_BOTH = dict(zip((both_lse.highest, both_lse.rest), logaddexp(P.lse, N.lse).parts))
@@ -70,7 +74,29 @@ class PairFormula:
     needs: tuple[Kind, ...] = ()
 
     def __post_init__(self):
+        """Refuses what some printer could not print, or some kernel would compute otherwise."""
+        parts, counts = len(self.written), len(self.counts)
+        if parts > 2 or counts != parts:
+            raise ValueError(f"{self.name}: the loss has one part or two, each with a count, not {parts} and {counts}")
+        if parts == 2:
+            for kind, of in ((N, self.parts[0]), (P, self.parts[1])):
+                if any(name.startswith(f"{kind.name}.") for name in variables(of)):
+                    raise ValueError(f"{self.name}: of two parts the first is of positives, the second of negatives")
+        if negatives_lse in {x for of in (self.negative, *self.parts, *self.counts) for x in subexpressions(of)}:
+            raise ValueError(f"{self.name}: negatives_lse is for the terms of positives alone")
+        for name in self.parameters:
+            if (
+                not name.isidentifier()
+                or keyword.iskeyword(name)
+                or name in RESERVED
+                or re.fullmatch("[tx][0-9]+", name)
+            ):
+                raise ValueError(f"{self.name}: {name!r} cannot be the name of a parameter")
         for kind, term in ((P, self.positive), (N, self.negative)):
+            if self.reads(kind.mean) and kind not in self.needs:
+                raise ValueError(f"{self.name}: a mean is that of some pairs, which have to be among what it needs")
+            if self.pool(kind) != SUM and self.reads(kind.nonzero):
+                raise ValueError(f"{self.name}: the terms that are not zero are counted of sums alone")
             if self.pool(kind) == MAX and term not in (s, -s):
                 raise ValueError(f"{self.name}: a maximum is that of s or -s; the rest belongs to the anchor's loss")
             if self.pool(kind) == MAX and self.reads(kind.sum, kind.mean, kind.nonzero, kind.lse.highest):
@@ -97,6 +123,13 @@ class PairFormula:
     @property
     def separate_means(self) -> bool:
         return len(self.parts) == 2
+
+    @cached_property
+    def is_sum(self) -> bool:
+        """Whether it is the sum of all terms, averaged over all anchors or over the terms of a kind that are not zero:
+        what a pair adds to the gradient depends on no other pair."""
+        plain = (self.parts, self.counts) == ((P.sum + N.sum,), (as_expr(1),))
+        return not self.needs and (plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero)))
 
     def reads(self, *symbols: Expr) -> bool:
         """Whether an anchor's loss or count does."""

@@ -1,5 +1,5 @@
-"""The definitions of the pair losses. The dense evaluation is printed from them; the kernels take their parameters, and
-have formulas of their own still (csrc/terms.h, fastpair/backends/triton/terms.py).
+"""The definitions of the pair losses, from which the kernels' code, the dense evaluation, the functions and modules and
+the tables of the documentation are printed.
 
 A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) puts it behind the name, the settings and the
 defaults that the literature gives it.
@@ -114,6 +114,7 @@ class Definition:
         distance: the default.
         similarities: whether it is defined for similarities alone.
         notes: whatever else its documentation says.
+        option: its name on command lines. Default: ``name``.
     """
 
     name: str
@@ -127,18 +128,16 @@ class Definition:
     distance: str = "cosine"
     similarities: bool = False
     notes: str = ""
+    option: str = ""
 
     def __post_init__(self):
-        # What a call needs is made here: torch.compile cannot enter a cached property that is not made yet. The
-        # parameters are the same for every choice.
-        order = next(iter(self.choices.values())).parameters
-        by_parameter = sorted(self.settings, key=lambda x: order.index(x.parameter))
-        object.__setattr__(self, "_by_parameter", tuple(by_parameter))
-
-    @property
-    def option(self) -> str:
-        """Its name on command lines."""
-        return self.name.removeprefix("generalized_")
+        # What a call needs is made here: torch.compile cannot enter a cached property that is not made yet.
+        by_parameter = {x.parameter: x for x in self.settings}
+        for formula in self.choices.values():
+            if set(formula.parameters) != set(by_parameter):
+                raise ValueError(f"{self.name}: the settings must give {formula.parameters}, not {list(by_parameter)}")
+            object.__setattr__(self, "_by_parameter", tuple(by_parameter[name] for name in formula.parameters))
+        object.__setattr__(self, "option", self.option or self.name)
 
     @property
     def choices(self) -> Mapping[int | None, PairFormula]:
@@ -230,7 +229,7 @@ DEFINITIONS = {
             "SINCERELoss",
             "Supervised InfoNCE revisited, each positive against the anchor's negatives",
             "mean_P log(1 + Σ_N exp((s_N − s_P)/τ))",
-            "Feeney and Hughes, 2024 (arXiv 2309.14277)",
+            "Feeney and Hughes (arXiv 2309.14277)",
             "sincere",
             (temperature(0.1),),
             WITH_POSITIVES,
@@ -292,6 +291,7 @@ DEFINITIONS = {
             f"{WITH_BOTH} (pytorch-metric-learning drops the missing sum from the formula instead)",
             distance="unit_euclidean",
             notes="For a similarity the signs are flipped.",
+            option="lifted_structure",
         ),
     )
 }

@@ -40,6 +40,7 @@ def struct(formula: PairFormula) -> str:
         raise ValueError(f"{formula.name}: the C++ kernels take maxima of both kinds or of none")
     name, parameters = struct_name(formula), formula.parameters
     flags = {
+        "IS_SUM": formula.is_sum,
         "READS_NEGATIVES_LSE": formula.reads_negatives_lse,
         "NEEDS_SUM": formula.needs_sum,
         "SEPARATE_MEANS": formula.separate_means,

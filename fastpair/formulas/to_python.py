@@ -8,17 +8,22 @@ from collections.abc import Iterable
 from .pair_losses import Choice, Definition
 
 HEADER = '''\
-"""The losses over the pairs that labels make, as functions and modules. Made by ``python -m fastpair.formulas`` from
+"""The losses over the pairs that labels make, as {what}. Made by ``python -m fastpair.formulas`` from
 fastpair/formulas/pair_losses.py: not to be edited."""
 
 from __future__ import annotations
 
-from torch import Tensor
+{imports}
 
-from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings, formula_of, pair_loss
+__all__ = [
+{names}]
+
 
 '''
+FUNCTION_IMPORTS = """\
+from torch import Tensor
+
+from fastpair.losses.pair import formula_of, pair_loss"""
 FUNCTION = '''\
 def {name}_loss(
     embeddings: Tensor,
@@ -59,11 +64,17 @@ class {module}(PairLoss):
 
     def __init__(
         self,
-{typed}    ):
+{typed_further}    ):
         settings = {{{given}}}
         check_settings("{name}", settings, distance, reduction)
-        super().__init__({name}_loss, **settings, distance=distance, reduction=reduction)
+        super().__init__(
+            generated_functions.{name}_loss,
+{all}        )
 '''
+MODULE_IMPORTS = """\
+from fastpair.losses import generated_functions
+from fastpair.losses.base import PairLoss
+from fastpair.losses.pair import check_settings"""
 # The arguments that pair losses share, but for what {distance} and {mean} are.
 ARGUMENTS = """\
 embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
@@ -76,14 +87,14 @@ mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg) with
 max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have \
 no gradient.
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
-tensors of row numbers as miners make them, to take in place of those that the labels make. A pair that is listed \
-twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain PyTorch on the listed \
-scores, whose memory grows with the list.
+tensors of row numbers as miners make them, to take in place of those that the labels make. {repeats} The loss \
+is then plain PyTorch on the listed scores, whose memory grows with the list.
 exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only when \
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
 backend: the kernels, see :func:`fastpair.use_backend`.
 """
+REPEATS = "A pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss."
 METRIC = "a metric of :func:`fastpair.functional.pairwise_distance`"
 SIMILARITY = '"cosine" or "dot"'
 SYMBOLS = (
@@ -100,8 +111,8 @@ def paragraph(text: str, indent: int = 0) -> str:
 
 
 def documentation(title: str, formula: str, notes: str, source: str, named: Iterable[str], **of: str) -> str:
-    """A docstring, of lines that are not indented. ``named``: what the settings are; ``of``: what {distance} and {mean}
-    are."""
+    """A docstring, of lines that are not indented. ``named``: what the settings are; ``of``: what {distance}, {mean}
+    and {repeats} are."""
     arguments = ARGUMENTS.format(settings="\n".join(named), **of)
     parts = [
         f"{title}.",
@@ -121,8 +132,8 @@ def settings(of: Definition) -> dict[str, str]:
     return {**numbers, "distance": f'str = "{of.distance}"', **choice, "reduction": 'str = "mean"'}
 
 
-def printed(of: Definition) -> list[str]:
-    """The function and the module."""
+def blanks(of: Definition) -> dict[str, str]:
+    """What the templates leave open."""
     named = [*of.settings, of.formula] if isinstance(of.formula, Choice) else of.settings
     documented = documentation(
         of.title,
@@ -132,18 +143,28 @@ def printed(of: Definition) -> list[str]:
         [f"{x.name}: {x.what}" for x in named],
         distance=SIMILARITY if of.similarities else METRIC,
         mean=of.mean,
+        repeats=REPEATS,
     )
-    typed = "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items())
-    given = ", ".join(f'"{x.name}": {x.name}' for x in named)
-    names = {"name": of.name, "module": of.module, "title": of.title, "text": of.text, "given": given}
-    return [
-        FUNCTION.format(typed=typed, documentation=textwrap.indent(documented, "    ").lstrip(), **names),
-        MODULE.format(typed=textwrap.indent(typed, "    "), **names),
-    ]
+    return {
+        **{name: getattr(of, name) for name in ("name", "module", "title", "text")},
+        "typed": "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items()),
+        "typed_further": "".join(f"        {name}: {kind},\n" for name, kind in settings(of).items()),
+        "given": ", ".join(f'"{x.name}": {x.name}' for x in named),
+        "all": "".join(f"            {name}={name},\n" for name in settings(of)),
+        "documentation": textwrap.indent(documented, "    ").lstrip(),
+    }
 
 
-def losses(definitions: Iterable[Definition]) -> str:
-    definitions = list(definitions)
-    names = sorted(name for of in definitions for name in (of.module, f"{of.name}_loss"))
-    listed = "\n".join(["__all__ = [", *(f'    "{name}",' for name in names), "]\n"])
-    return "\n\n".join([HEADER + listed, *(part for of in definitions for part in printed(of))])
+def file(what: str, imports: str, names: Iterable[str], parts: Iterable[str]) -> str:
+    listed = "".join(f'    "{name}",\n' for name in sorted(names))
+    return HEADER.format(what=what, imports=imports, names=listed) + "\n\n".join(parts)
+
+
+def functions(definitions: Iterable[Definition]) -> str:
+    parts = {f"{of.name}_loss": FUNCTION.format(**blanks(of)) for of in definitions}
+    return file("functions", FUNCTION_IMPORTS, parts, parts.values())
+
+
+def modules(definitions: Iterable[Definition]) -> str:
+    parts = {of.module: MODULE.format(**blanks(of)) for of in definitions}
+    return file("modules", MODULE_IMPORTS, parts, parts.values())

@@ -1,4 +1,4 @@
-"""Prints formulas as functions of the whole matrix of closenesses, for :mod:`fastpair.backends.reference`."""
+"""Prints formulas as functions of the whole matrix of closenesses, for :mod:`fastpair.backends.dense`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The losses as modules, one file a family with the functions beside them: :mod:`fastpair.functional` has the functions
 alone. Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``."""
 
-from fastpair.losses import generated
+from fastpair.losses import generated_modules
 from fastpair.losses.base import PairLoss as PairLoss
 from fastpair.losses.bounds import PCELoss, SPCELoss
 from fastpair.losses.classes import (
@@ -16,7 +16,7 @@ from fastpair.losses.classes import (
 from fastpair.losses.classes import (
     ClassLoss as ClassLoss,
 )
-from fastpair.losses.generated import *  # noqa: F403
+from fastpair.losses.generated_modules import *  # noqa: F403
 from fastpair.losses.memory import CrossBatchMemory
 from fastpair.losses.triplet import TripletMarginLoss
 from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
@@ -35,5 +35,5 @@ __all__ = [
     "SPCELoss",
     "SigLIPLoss",
     "TripletMarginLoss",
-    *(name for name in generated.__all__ if name.endswith("Loss")),
 ]
+__all__ += generated_modules.__all__

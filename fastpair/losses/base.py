@@ -26,7 +26,7 @@ class FunctionLoss(nn.Module):
 
 class PairLoss(FunctionLoss):
     """The base of the pair losses: called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None)``, arguments as described in :mod:`fastpair.functional`."""
+    ref_labels=None, exclude_self=None)``, arguments as those of the functions in :mod:`fastpair.functional`."""
 
     def forward(
         self,

@@ -1,5 +1,5 @@
 """What the pair losses have in common: from the settings of a definition to the operator. The losses themselves are in
-``generated.py``."""
+``generated_functions.py`` and ``generated_modules.py``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def formula_of(name: str, settings: dict, distance: str, reduction: str) -> tupl
     """A loss of ``DEFINITIONS``, once its settings are checked: the formula and its parameters."""
     check_settings(name, settings, distance, reduction)
     of = DEFINITIONS[name]
-    formula = of.formula.formulas[settings[of.formula.name]] if isinstance(of.formula, Choice) else of.formula
+    formula = of.formula
+    if isinstance(formula, Choice):
+        formula = next(name for value, name in formula.formulas.items() if value == settings[formula.name])
     return formula, of.params(settings, METRICS[distance].similarity)
 
 

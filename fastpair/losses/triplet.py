@@ -83,6 +83,7 @@ triplet_margin_loss.__doc__ = documentation(
     SETTINGS,
     distance=METRIC,
     mean="over the triplets whose loss is not zero",
+    repeats="A triplet that is listed twice counts twice.",
 )
 
 

@@ -151,7 +151,7 @@ def test_kernels_that_make_products(name, check, listing):
     check(launches, 90)
     code = [(launch.name, listing(launch.kernel)) for launch in launches]
     assert all("HGMMA" in text for kernel, text in code if kernel in ("statistics_kernel", "slopes_kernel"))
-    if LOSSES[name].simple:
+    if name in MOST:
         code, most = dict(code), MOST[name]
         assert of_the_longest_loop(code["statistics_kernel"]) <= most[0] * scores_a_thread(MAKING_STATISTICS)
         assert len(instructions(code["slopes_kernel"])) <= most[1] * scores_a_thread(MAKING_SLOPES)
@@ -197,9 +197,11 @@ def test_no_product_is_fused_with_its_shift(chip, listing):
         for negatives, pool in ((False, loss.pools.positives), (True, loss.pools.negatives))
         if pool == LOG_SUM_EXP.value
     ]
-    assert len(exponentiated) == 13
+    # The lifted structure's are no products.
+    products = sum(loss.formula.name != "lifted_structure" for loss, _ in exponentiated)
+    assert products >= 10
     numbers = torch.zeros(4)
-    for options, fused in ((COMPILED, 0), ({}, 11)):  # the lifted structure's are no products
+    for options, fused in ((COMPILED, 0), ({}, products)):
         with dry_run(chip) as launches:
             for loss, negatives in exponentiated:
                 parameters = (0.5,) * len(loss.formula.parameters)

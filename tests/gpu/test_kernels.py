@@ -7,6 +7,7 @@ from functools import partial
 import collapsed
 import pytest
 import torch
+from made_up import MADE_UP
 from support import (
     DTYPES,
     LOSSES,
@@ -27,12 +28,11 @@ from undefined import SPREAD, faults
 import fastpair
 import fastpair.functional as FP
 import fastpair.retrieval
+from fastpair.backends import dense
 from fastpair.backends import triton as triton_backend
 from fastpair.backends.call import PairLossCall
 from fastpair.backends.triton import pairs, triplets
 from fastpair.backends.triton.terms import MOST
-from fastpair.formulas import expressions
-from fastpair.formulas.formula import N, P, PairFormula, s
 from fastpair.formulas.pair_losses import FORMULAS
 
 SHAPES = {
@@ -142,28 +142,21 @@ def test_products_made_by_the_kernels(name, dtype, backend, device, small_rectan
 
 
 @of_triton
-def test_a_formula_of_ones_own(backend, device, monkeypatch):
-    """Pools of two kinds, more parameters than any loss has, numbers that are no integers."""
-    a, b, c, e, f = map(expressions.variable, "abcef")
-    u = a * expressions.relu(b - s) + 0.1 * s
-    anchor = 0.5 * P.sum + expressions.softplus(N.lse - f)
-    formula = PairFormula("own", u, c * s + 0.25 * e * expressions.square(s), anchor, needs=(P,))
-    monkeypatch.setitem(FORMULAS, "own", formula)
-    values = {"a": 0.7, "b": 0.3, "c": 1.1, "e": 0.4, "f": 0.2}
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("name", MADE_UP)
+def test_made_up_formulas(name, distance, backend, device, monkeypatch):
+    formula = MADE_UP[name]
+    monkeypatch.setitem(FORMULAS, name, formula)
+    params = [0.7, 0.3, 1.1, 0.4, 0.2][: len(formula.parameters)]
     generator = torch.Generator().manual_seed(1)
     x, labels = embeddings(33, 6, generator), torch.randint(7, (33,), generator=generator)
-    settings = ("own", [values[name] for name in formula.parameters], "euclidean", False, "mean", True, False)
+    settings = (name, params, distance, False, "mean", True, False)
     call = PairLossCall(x.float().to(device), None, labels.to(device), None, None, None, *settings)
     got, gradient, _ = triton_backend.pair_loss(call)
     x.requires_grad_()
-    others = ~torch.eye(33, dtype=bool)
-    near = -(x[:, None] - x[None, :] + 1e-12).square().sum(2).sqrt()
-    same = labels[:, None] == labels[None, :]
-    positives = 0.7 * torch.relu(0.3 - near) + 0.1 * near
-    negatives = torch.where(same, -torch.inf, 1.1 * near + 0.1 * near.square()).logsumexp(1)
-    counted = (same & others).any(1)
-    losses = 0.5 * torch.where(same & others, positives, 0).sum(1) + torch.nn.functional.softplus(negatives - 0.2)
-    want = losses[counted].sum() / counted.sum()
+    same, others = labels[:, None] == labels[None, :], ~torch.eye(33, dtype=bool)
+    _, *parts = dense.evaluated(formula)(dense.closeness(x, x, distance), same & others, ~same, *params)
+    want = sum(total / count.clamp(min=1) for total, count in parts)
     want.backward()
     assert error(got, want) <= 1e-5
     assert error(gradient, x.grad) <= 1e-5

@@ -50,7 +50,7 @@ struct PairKernels {
   std::string_view name;
   int param_count;
   Pool pool[2];  // by kind
-  bool reads_negatives_lse, separate_means;
+  bool is_sum, reads_negatives_lse, separate_means;
 
   // What the tile's pairs of one kind come to: for its rows and, unless null, its columns. Both log-sum-exps, indexed
   // by anchor, are read for positives with reads_negatives_lse only.

@@ -394,6 +394,7 @@ constexpr PairKernels<T> pair_kernels(std::string_view name) {
       .name = name,
       .param_count = Terms::PARAMS,
       .pool = {Terms::NEGATIVES, Terms::POSITIVES},
+      .is_sum = Terms::IS_SUM,
       .reads_negatives_lse = Terms::READS_NEGATIVES_LSE,
       .separate_means = Terms::SEPARATE_MEANS,
       .statistics = &statistics<T, Terms>,

@@ -253,7 +253,7 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     sweep = PairSweep(x, y, call.self_index, loss, call.params, metric)
     some = len(x) > 0 and len(y) > 0
     # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
-    one_sweep = some and loss.sums and call.reduction in ("mean", "sum") and not call.two_sided
+    one_sweep = some and loss.is_sum and call.reduction in ("mean", "sum") and not call.two_sided
     value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
     return value, x.finished(), y.finished() if y is not x else x.new(0)
 

@@ -50,11 +50,7 @@ class Loss(NamedTuple):
     pools: Pools
     reads_negatives_lse: bool
     separate_means: bool
-
-    @property
-    def sums(self) -> bool:
-        """The derivative by a pair's score needs nothing of the anchor's other pairs."""
-        return self.pools.positives == self.pools.negatives == SUM.value
+    is_sum: bool
 
     @property
     def maxima(self) -> bool:
@@ -63,13 +59,13 @@ class Loss(NamedTuple):
     @property
     def simple(self) -> bool:
         """Log-sum-exps and no more: the slopes that want the fewest registers."""
-        return not (self.sums or self.reads_negatives_lse or self.separate_means)
+        return self.pools.positives == self.pools.negatives == LOG_SUM_EXP.value and not self.separate_means
 
     def bounded(self, params: list[float], metric: Metric, count: int) -> bool:
         """Whether no exponential of a term comes to nothing, and not even ``count`` of them overflow: they need no
         shift then."""
-        if self.sums or self.maxima or metric != ("dot", True):
-            return self.sums
+        if self.is_sum or self.maxima or metric != ("dot", True):
+            return self.is_sum
         most = self.formula.largest_exponent(params, (-1.0, 1.0))
         return most <= MOST and most + math.log(max(count, 1)) <= MOST_OF_SUM
 
@@ -83,4 +79,4 @@ def loss_of(formula: PairFormula) -> Loss:
     positives, negatives = POOLS[formula.pool(P)], POOLS[formula.pool(N)]
     constants = formula.needs_sum or not positives == negatives == LOG_SUM_EXP.value
     pools = Pools(positives, negatives, formula.needs_sum, constants)
-    return Loss(formula, terms, anchor, pools, formula.reads_negatives_lse, formula.separate_means)
+    return Loss(formula, terms, anchor, pools, formula.reads_negatives_lse, formula.separate_means, formula.is_sum)

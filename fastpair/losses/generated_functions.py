@@ -1,24 +1,13 @@
-"""The losses over the pairs that labels make, as functions and modules. Made by ``python -m fastpair.formulas`` from
+"""The losses over the pairs that labels make, as functions. Made by ``python -m fastpair.formulas`` from
 fastpair/formulas/pair_losses.py: not to be edited."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings, formula_of, pair_loss
+from fastpair.losses.pair import formula_of, pair_loss
 
 __all__ = [
-    "CircleLoss",
-    "ContrastiveLoss",
-    "DCLLoss",
-    "GeneralizedLiftedStructureLoss",
-    "MultiSimilarityLoss",
-    "NCALoss",
-    "NTXentLoss",
-    "SINCERELoss",
-    "SNCALoss",
-    "SupConLoss",
     "circle_loss",
     "contrastive_loss",
     "dcl_loss",
@@ -102,27 +91,6 @@ def contrastive_loss(
     )
 
 
-class ContrastiveLoss(PairLoss):
-    """Contrastive loss over all pairs.
-
-        Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ
-
-    See :func:`fastpair.functional.contrastive_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        pos_margin: float = 0.0,
-        neg_margin: float = 1.0,
-        distance: str = "unit_euclidean",
-        power: int = 1,
-        reduction: str = "mean",
-    ):
-        settings = {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power}
-        check_settings("contrastive", settings, distance, reduction)
-        super().__init__(contrastive_loss, **settings, distance=distance, reduction=reduction)
-
-
 def snca_loss(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -182,25 +150,6 @@ def snca_loss(
         exclude_self=exclude_self,
         backend=backend,
     )
-
-
-class SNCALoss(PairLoss):
-    """Scalable neighbourhood component analysis.
-
-        log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)
-
-    See :func:`fastpair.functional.snca_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"temperature": temperature}
-        check_settings("snca", settings, distance, reduction)
-        super().__init__(snca_loss, **settings, distance=distance, reduction=reduction)
 
 
 def nca_loss(
@@ -267,25 +216,6 @@ def nca_loss(
     )
 
 
-class NCALoss(PairLoss):
-    """Neighbourhood components analysis.
-
-        log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²
-
-    See :func:`fastpair.functional.nca_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        softmax_scale: float = 1.0,
-        distance: str = "unit_sqeuclidean",
-        reduction: str = "mean",
-    ):
-        settings = {"softmax_scale": softmax_scale}
-        check_settings("nca", settings, distance, reduction)
-        super().__init__(nca_loss, **settings, distance=distance, reduction=reduction)
-
-
 def supcon_loss(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -346,25 +276,6 @@ def supcon_loss(
         exclude_self=exclude_self,
         backend=backend,
     )
-
-
-class SupConLoss(PairLoss):
-    """Supervised contrastive loss.
-
-        log Σ_{P∪N} exp(s/τ) − mean_P s/τ
-
-    See :func:`fastpair.functional.supcon_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"temperature": temperature}
-        check_settings("supcon", settings, distance, reduction)
-        super().__init__(supcon_loss, **settings, distance=distance, reduction=reduction)
 
 
 def dcl_loss(
@@ -429,25 +340,6 @@ def dcl_loss(
     )
 
 
-class DCLLoss(PairLoss):
-    """Decoupled contrastive loss, whose denominator has no positives.
-
-        log Σ_N exp(s/τ) − mean_P s/τ
-
-    See :func:`fastpair.functional.dcl_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"temperature": temperature}
-        check_settings("dcl", settings, distance, reduction)
-        super().__init__(dcl_loss, **settings, distance=distance, reduction=reduction)
-
-
 def sincere_loss(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -492,7 +384,7 @@ def sincere_loss(
     Raises:
         TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
 
-    Source: Feeney and Hughes, 2024 (arXiv 2309.14277).
+    Source: Feeney and Hughes (arXiv 2309.14277).
     """
     settings = {"temperature": temperature}
     loss, params = formula_of("sincere", settings, distance, reduction)
@@ -509,25 +401,6 @@ def sincere_loss(
         exclude_self=exclude_self,
         backend=backend,
     )
-
-
-class SINCERELoss(PairLoss):
-    """Supervised InfoNCE revisited, each positive against the anchor's negatives.
-
-        mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
-
-    See :func:`fastpair.functional.sincere_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"temperature": temperature}
-        check_settings("sincere", settings, distance, reduction)
-        super().__init__(sincere_loss, **settings, distance=distance, reduction=reduction)
 
 
 def ntxent_loss(
@@ -595,25 +468,6 @@ def ntxent_loss(
     )
 
 
-class NTXentLoss(PairLoss):
-    """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
-
-        Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))
-
-    See :func:`fastpair.functional.ntxent_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.07,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"temperature": temperature}
-        check_settings("ntxent", settings, distance, reduction)
-        super().__init__(ntxent_loss, **settings, distance=distance, reduction=reduction)
-
-
 def multi_similarity_loss(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -677,27 +531,6 @@ def multi_similarity_loss(
         exclude_self=exclude_self,
         backend=backend,
     )
-
-
-class MultiSimilarityLoss(PairLoss):
-    """Multi-similarity loss.
-
-        log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β
-
-    See :func:`fastpair.functional.multi_similarity_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        alpha: float = 2.0,
-        beta: float = 50.0,
-        base: float = 0.5,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"alpha": alpha, "beta": beta, "base": base}
-        check_settings("multi_similarity", settings, distance, reduction)
-        super().__init__(multi_similarity_loss, **settings, distance=distance, reduction=reduction)
 
 
 def circle_loss(
@@ -766,26 +599,6 @@ def circle_loss(
     )
 
 
-class CircleLoss(PairLoss):
-    """Circle loss with pairwise labels.
-
-        log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))
-
-    See :func:`fastpair.functional.circle_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        m: float = 0.4,
-        gamma: float = 80.0,
-        distance: str = "cosine",
-        reduction: str = "mean",
-    ):
-        settings = {"m": m, "gamma": gamma}
-        check_settings("circle", settings, distance, reduction)
-        super().__init__(circle_loss, **settings, distance=distance, reduction=reduction)
-
-
 def generalized_lifted_structure_loss(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -850,23 +663,3 @@ def generalized_lifted_structure_loss(
         exclude_self=exclude_self,
         backend=backend,
     )
-
-
-class GeneralizedLiftedStructureLoss(PairLoss):
-    """Lifted structure loss over all positives and negatives of an anchor.
-
-        [log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊
-
-    See :func:`fastpair.functional.generalized_lifted_structure_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-        neg_margin: float = 1.0,
-        pos_margin: float = 0.0,
-        distance: str = "unit_euclidean",
-        reduction: str = "mean",
-    ):
-        settings = {"neg_margin": neg_margin, "pos_margin": pos_margin}
-        check_settings("generalized_lifted_structure", settings, distance, reduction)
-        super().__init__(generalized_lifted_structure_loss, **settings, distance=distance, reduction=reduction)
