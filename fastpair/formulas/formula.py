@@ -171,6 +171,16 @@ class PairFormula:
             factor = factor + self.slope(P)[1] * P.by_negatives_lse
         return factor, constant
 
+    def outputs(self) -> dict[str, Expr]:
+        """What kernels make of an anchor's statistics, in terms of sums and numbers of pairs. The loss and the count of
+        the negatives are apart where they have a mean of their own, and zero elsewhere."""
+        (loss, neg_loss), (count, neg_count) = ((*of, as_expr(0))[:2] for of in (self.parts, self.counts))
+        made = {"loss": loss, "count": count, "neg_loss": neg_loss, "neg_count": neg_count}
+        for kind in (P, N):
+            made[f"{kind.name}.factor"], made[f"{kind.name}.constant"] = self.slope(kind)
+        means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
+        return {name: substitute(of, means) for name, of in made.items()}
+
     def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
         """How large the terms that are exponentiated get, in either direction, where closenesses stay within limits."""
         ranges: Mapping = {name: (value, value) for name, value in zip(self.parameters, params)}

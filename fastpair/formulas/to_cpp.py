@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .expressions import Expr, derivative, share, substitute, text, variables
+from .expressions import Expr, derivative, share, text, variables
 from .formula import MAX, SUM, Kind, N, P, PairFormula, negatives_lse, s
 
 HEADER = """\
@@ -88,15 +88,8 @@ def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
 
 def anchor_function(formula: PairFormula) -> list[str]:
     """What is not zero of an anchor."""
-    outputs = {"loss": formula.parts[0], "count": formula.counts[0]}
-    if formula.separate_means:
-        outputs |= {"neg_loss": formula.parts[1], "neg_count": formula.counts[1]}
-    for kind in (P, N):
-        for part, slope in zip(("factor", "constant"), formula.slope(kind)):
-            outputs[f"{kind.name}.{part}"] = slope
-    outputs = {name: of for name, of in outputs.items() if of.number != 0}
-    means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
-    shared, values = share([substitute(of, means) for of in outputs.values()], "x")
+    outputs = {name: of for name, of in formula.outputs().items() if of.number != 0}
+    shared, values = share(list(outputs.values()), "x")
     names = statistics(P, formula) | statistics(N, formula)
     written = [text(of, names) for of in [*(of for _, of in shared), *values]]
     reads = {x.split(".")[0] for of in [*(of for _, of in shared), *values] for x in variables(of)}

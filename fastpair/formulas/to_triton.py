@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .expressions import Expr, as_expr, derivative, share, substitute, text
+from .expressions import Expr, derivative, share, text
 from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
 
@@ -24,15 +24,9 @@ def terms(formula: PairFormula) -> tuple[str, str]:
 
 
 def anchor(formula: PairFormula) -> tuple[str, str]:
-    """Name and source of a function that returns loss, count, loss of the negatives, their count, factor and constant
-    of the slope of the positives' terms, and those of the negatives', of what both kinds came to, ``Statistic`` in
-    :mod:`fastpair.backends.triton.pair_kernels`. The loss and the count of the negatives are apart where they have a
-    mean of their own, and zero elsewhere."""
-    none = [] if formula.separate_means else [as_expr(0)]
-    outputs = [of for loss, count in zip([*formula.parts, *none], [*formula.counts, *none]) for of in (loss, count)]
-    outputs += [*formula.slope(P), *formula.slope(N)]
-    means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
-    shared, outputs = share([substitute(of, means) for of in outputs], "x")
+    """Name and source of a function that returns ``PairFormula.outputs`` of what both kinds come to, ``Statistic`` in
+    :mod:`fastpair.backends.triton.pair_kernels`."""
+    shared, outputs = share(list(formula.outputs().values()), "x")
     fields = statistics(P, formula) | statistics(N, formula)
     names = {symbol: symbol.replace(".", "_") for symbol in fields}
     made = [f"{name} = {text(of, names)}" for name, of in shared]

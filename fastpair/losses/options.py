@@ -48,11 +48,8 @@ def finite(name: str, value: float) -> None:
 
 
 def positive_or_none(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    number(name, value)
-    if not LEAST <= value <= MOST:
-        raise ValueError(f"{name} must be positive and finite, in float32 too, or None, got {value}")
+    if value is not None:
+        positive(name, value)
 
 
 def fraction(name: str, value: float) -> None:
