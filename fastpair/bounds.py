@@ -1,4 +1,4 @@
-"""What connects cross-entropy and the pairwise losses, measured on a batch: numbers to log during training.
+"""Quantities that connect cross-entropy and the pairwise losses, measured on a batch, to log during training.
 
 Source: Boudiaf et al., *A unifying mutual information view of metric learning: cross-entropy vs. pairwise losses*, ECCV
 2020 (arXiv 2003.08983), Table 1 and sections 3 to 5. Logarithms are natural, information is in nats.
@@ -23,7 +23,7 @@ from fastpair.ops import checks
 
 __all__ = ["info_nce_information", "terms"]
 
-# Scores that are held at a time.
+# Scores held at a time.
 BLOCK_SCORES = 1 << 22
 
 
@@ -43,8 +43,8 @@ def terms(
 ) -> dict[str, float]:
     r"""Tightness and contrastive part of each loss of Table 1, SPCE, PCE and CE side by side, and a bound on I(Z;Y).
 
-    With unit vectors u_i = z_i / |z_i|, s_ij = u_i.u_j, d_ij = |u_i - u_j|, and means over the n samples, for SNCA over
-    those that have positives:
+    With unit vectors u_i = z_i / |z_i|, s_ij = u_i.u_j, d_ij = |u_i - u_j|, and means over the n samples (for SNCA over
+    those that have positives):
 
     ================================ =========================================================================
     key                              value
@@ -58,7 +58,7 @@ def terms(
     center/tightness                 mean_i 1/2 |z_i - c_{y_i}|^2, c the class means of the batch
     spce                             :func:`fastpair.functional.spce_loss`
     spce/tightness                   -(1/n^2) sum_{i, j: y_i = y_j} z_i.z_j
-    spce/contrast                    the rest of it
+    spce/contrast                    the rest of spce
     entropy                          H(Y) of the labels of the batch
     with ``weight``:
     ce                               :func:`fastpair.functional.linear_cross_entropy`
@@ -73,13 +73,13 @@ def terms(
     Args:
         embeddings: z (n, d).
         labels: integers (n,), in [0, K) where ``weight`` is given.
-        weight, bias: a classifier's (K, d) and (K,).
-        lam: PCE's lambda. Default: the one of ``pce_loss``, which costs O(K d^2 (n + d)); where that is not positive,
+        weight, bias: those of a classifier, (K, d) and (K,).
+        lam: PCE's lambda. Default: that of ``pce_loss``, which costs O(K d^2 (n + d)); where that is not positive,
             as with n <= d, "pce" is left out.
-        margin, sigma, alpha, beta, base: of the pair losses.
+        margin, sigma, alpha, beta, base: settings of the pair losses above.
 
     Raises:
-        TypeError, ValueError: as the losses do.
+        TypeError, ValueError: as for the losses.
     """
     checks.embeddings_and_labels(embeddings, labels)
     for name, value in (("margin", margin), ("sigma", sigma), ("alpha", alpha), ("beta", beta)):
@@ -123,7 +123,7 @@ def terms(
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
-# What an anchor's positives and its negatives add to the pair losses.
+# The contributions of an anchor's positives and of its negatives to the pair losses.
 _PARTS = {
     name: evaluated(replace(FORMULAS[formula], anchor=part))
     for name, formula, part in (
@@ -138,7 +138,7 @@ _PARTS = {
 
 
 def _pair_terms(u: Tensor, labels: Tensor, params: dict[str, list[float]]) -> dict[str, Tensor]:
-    """Of unit vectors. ``params``: of the formulas; contrastive compares distances, the others cosines."""
+    """The means of ``_PARTS`` for unit vectors. ``params`` are of distances for contrastive, else of cosines."""
     n = len(u)
     sums, counts = ({name: u.new_zeros(()) for name in _PARTS} for _ in range(2))
     rows = max(BLOCK_SCORES // max(n, 1), 1)

@@ -1,4 +1,4 @@
-"""What was built, found and chosen."""
+"""A report of what was built, found and chosen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _triton_version() -> str:
 
 
 def show_config() -> None:
-    """Print what was built, found and chosen, and why not the rest: the text to put in a bug report."""
+    """Print what was built, found and chosen, and why the rest was not: the text to put in a bug report."""
     from fastpair import __version__
 
     print(f"fastpair {__version__}")

@@ -1,4 +1,4 @@
-"""Pairwise distances and similarities as modules: the twins of :func:`fastpair.functional.pairwise_distance`."""
+"""Pairwise distances and similarities as a module: the counterpart of :func:`fastpair.functional.pairwise_distance`."""
 
 from __future__ import annotations
 

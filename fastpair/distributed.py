@@ -1,4 +1,4 @@
-"""Losses of a batch that lies on several processes: the value and every gradient are those of one large batch.
+"""Losses of a batch spread over several processes: the value and every gradient are those of one large batch.
 
 With R processes ("ranks"), rows z_1 ... z_N of the whole batch, and its loss L, which is the same on every rank:
 
@@ -6,8 +6,8 @@ With R processes ("ranks"), rows z_1 ... z_N of the whole batch, and its loss L,
     a parameter of the loss gets       dL/dw     on every rank
 
 The model that makes the embeddings is wrapped in DistributedDataParallel (DDP), which averages over the ranks:
-(1/R) sum_r R dL/dtheta|_r = dL/dtheta. An average of equal gradients changes nothing: the parameters of the loss are
-right whether DDP has them too, alone or in one module with the model, or not.
+(1/R) sum_r R dL/dtheta|_r = dL/dtheta. Averaging equal gradients changes nothing: those of the loss's parameters are
+right whether or not DDP wraps the loss as well, alone or in one module with the model.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = ["GlobalBatchLoss"]
 
 
 class GlobalBatchLoss(nn.Module):
-    """A loss of :mod:`fastpair.losses` over the rows of all ranks: called as ``loss`` is, with this rank's rows.
+    """A loss of :mod:`fastpair.losses` over the rows of all ranks: called like ``loss``, with this rank's rows.
 
-    The ranks may have different numbers of rows, and none. Each computes the losses of its own n anchors against all
+    The ranks may have different numbers of rows, or none. Each computes the losses of its own n anchors against all
     N rows; in units of 2nNd flops a pair loss costs 1 in forward, and in backward 1 for the scores again and 2 for the
-    gradients. Embeddings are gathered in their dtype, and what the other ranks' anchors say about a rank's rows comes
-    back by a reduce-scatter in the accumulation dtype. :class:`~fastpair.losses.ProxyAnchorLoss`, whose anchors are the
-    proxies, gives each rank a share of them. The losses on classes compare n rows with the classes and gather nothing,
-    SPCE and PCE add up their class means and gather the labels alone.
+    gradients. Embeddings are gathered in their dtype, and the gradients from the other ranks' anchors come back by a
+    reduce-scatter in the accumulation dtype. :class:`~fastpair.losses.ProxyAnchorLoss`, whose anchors are the proxies,
+    gives each rank a share of them. The losses on classes compare n rows with the classes and gather nothing; SPCE and
+    PCE sum their class means over the ranks and gather only the labels.
 
     Without a process group, or in one of a single process, this is ``loss`` itself.
 
     Args:
         loss: its ``reduction`` "mean" and "sum" are those of the whole batch; "none" gives each rank the losses of its
-            own anchors, with gradients as of sum_i w_i l_i for incoming gradients w_i.
-        group: the processes, by default all.
+            own anchors, with the gradients of sum_i w_i l_i for incoming gradients w_i.
+        group: the processes; by default all.
 
     Every rank has to make the same calls, backward included, with embeddings of one dtype and dimension. Where rows or
     labels are gathered, the host waits for the sizes of the other ranks' shards.
 
     Raises:
-        TypeError: ``loss`` is none of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
+        TypeError: ``loss`` is not of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
         ValueError: ``indices_tuple``, ``ref_emb``, ``ref_labels`` or ``exclude_self`` is given, or PCE has no ``lam``.
     """
 
@@ -68,12 +68,12 @@ class GlobalBatchLoss(nn.Module):
         return _family(self.loss)(_Ranks(self.group), self.loss, *args, **kwargs)
 
 
-# ---- what ranks exchange
+# ---- communication between the ranks
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all ranks, this rank's first and then those of its successors; back comes the sum of what all ranks
-    say about this rank's rows."""
+    """The rows of all ranks, this rank's first and then those of its successors. Backward returns the sum over the
+    ranks of the gradients by this rank's rows."""
 
     @staticmethod
     def forward(ctx, x, sizes, group):
@@ -95,7 +95,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks. Back comes what this rank says about it, not the sum of what all say."""
+    """The sum over the ranks. Backward returns this rank's gradient by it, not the sum over the ranks."""
 
     @staticmethod
     def forward(ctx, t, group):
@@ -107,7 +107,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Whole(torch.autograd.Function):
-    """What all ranks have alike; back comes the sum of what all ranks say about it."""
+    """A tensor that all ranks share. Backward returns the sum over the ranks of the gradients by it."""
 
     @staticmethod
     def forward(ctx, t, group):
@@ -120,7 +120,7 @@ class _Whole(torch.autograd.Function):
 
 
 class _Scaled(torch.autograd.Function):
-    """The same, with ``factor`` times the gradient."""
+    """The identity, with ``factor`` times the gradient."""
 
     @staticmethod
     def forward(ctx, x, factor):
@@ -143,7 +143,7 @@ def _summed(t: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 class _Ranks:
-    """The ranks of a group in one call of a loss, of which each has the same number of rows in all that it gathers."""
+    """The ranks of a group in one call of a loss: all that a rank gathers in it has the same number of rows."""
 
     def __init__(self, group: dist.ProcessGroup | None):
         self.group = group
@@ -168,7 +168,7 @@ class _Ranks:
         return _Scaled.apply(x, self.count)
 
     def call(self, loss: nn.Module, args: tuple, **settings) -> Tensor:
-        """``loss(*args)`` with other settings, and whole gradients of its parameters."""
+        """``loss(*args)`` with other settings, and gradients of its parameters that are summed over the ranks."""
         loss = copy.copy(loss)
         for name, value in settings.items():
             setattr(loss, name, value)
@@ -176,7 +176,7 @@ class _Ranks:
 
     def reduced(self, run: Callable[[str], Tensor], reduction: str, count: int | Tensor | None = None) -> Tensor:
         """The loss of the whole batch, ``run(reduction)`` being that of this rank's anchors. ``count``: how many of
-        them are in the mean. None: ``run("totals")`` says so."""
+        them are in the mean; None: taken from ``run("totals")``."""
         if reduction == "none":
             return run("none")
         if reduction == "sum":
@@ -190,7 +190,7 @@ class _Ranks:
         return totals if reduction == "totals" else (totals[::2] / totals[1::2].clamp(min=1)).sum()
 
 
-# ---- the losses, one function for those that are alike
+# ---- the losses, one function per family
 
 
 def _pair_loss(
@@ -256,7 +256,7 @@ def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddin
     if len(ref_emb) != len(embeddings):
         raise ValueError(f"ref_emb must have {len(embeddings)} rows like embeddings, got {len(ref_emb)}")
     x, y = ranks.scaled(embeddings), ranks.scaled(ref_emb)
-    # Row i of either side belongs to the i-th reference, the others being those of the other ranks.
+    # Row i of either side belongs to reference i: this rank's references come before the other ranks'.
     sides, settings = [(x, ranks.gather(y))], {}
     if getattr(loss, "symmetric", False):
         sides, settings = [*sides, (y, ranks.gather(x))], {"symmetric": False}
@@ -293,8 +293,8 @@ def _pce(ranks: _Ranks, loss: losses.PCELoss, embeddings: Tensor, labels: Tensor
 
 
 def _class_means(ranks: _Ranks, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The classes of this rank's rows, as numbers of those in the whole batch; the sums of every class's rows over the
-    size of the batch; that size."""
+    """The classes of this rank's rows, as indices into those of the whole batch; the sum of each class's rows, divided
+    by the size of the batch; that size."""
     everywhere = ranks.gather(labels)
     classes, group = everywhere.unique(return_inverse=True)
     group, rows = group[: len(labels)], max(len(everywhere), 1)

@@ -1,17 +1,17 @@
-"""The losses as functions. Every tensor argument may be float32, float64, bfloat16 or float16, of any strides.
+"""The losses as functions. Floating-point tensors may be float32, float64, bfloat16 or float16, with any strides.
 
 Sums are kept in float32 (float64 for float64 inputs) and losses are returned in that dtype. An empty batch, or one
-without the pairs that a loss is made of, has loss zero and zero gradients. Losses can be differentiated once. Arguments
-of a wrong type raise TypeError, of a wrong shape or value ValueError.
+without the pairs that a loss needs, has loss zero and zero gradients. Losses can be differentiated once. Arguments of
+the wrong type raise TypeError, those of a wrong shape or value ValueError.
 
-NaN and infinity reach the anchors and references that meet them, and no others: what is finite in dense PyTorch is
-finite here, with the same value. What is NaN there because of a NaN is NaN here; where it is the difference of two
-infinities, a loss may be its limit, and a gradient may meet less than a matrix product does, in which NaN times zero is
-NaN.
+NaN and infinity affect only the anchors and references that meet them: whatever is finite in dense PyTorch is finite
+here, with the same value. A result that is NaN there because of a NaN is NaN here too; where it is NaN as a difference
+of two infinities, a loss may be its limit, and a gradient may lack a NaN that a matrix product brings in as NaN times
+zero.
 
-Tensors are dense (``torch.strided``) and whole: no sparse, nested or mkldnn tensors, no DTensor. ``torch.compile`` and
-``torch.export`` take every loss but those of listed pairs; the transforms of ``torch.func`` (grad, vmap, jacrev) take
-``backend="reference"``.
+Tensors must be dense (``torch.strided``) and whole: no sparse, nested or mkldnn tensors, no DTensor. ``torch.compile``
+and ``torch.export`` support every loss except those over listed pairs; the transforms of ``torch.func`` (grad, vmap,
+jacrev) need ``backend="reference"``.
 
 ``backend`` overrides the kernel that is chosen for the tensors' device: see :func:`fastpair.use_backend`.
 """
@@ -60,7 +60,7 @@ def pairwise_distance(
     r"""Scores of all pairs of rows of ``x`` (n, d) and ``y`` (m, d; default: ``x``), as a matrix (n, m).
 
     ================== ======================== ==================================================
-    metric             s_ij                     at the edge
+    metric             s_ij                     edge cases
     ================== ======================== ==================================================
     "sqeuclidean"      |x_i - y_j|^2            never below 0
     "euclidean"        |x_i - y_j|              gradient 0 where the distance is 0 (see below)
@@ -72,9 +72,9 @@ def pairwise_distance(
 
     Returns the dtype of ``x``, with gradients to both sides. ``y`` must share the dtype, device and d of ``x``.
 
-    Distances that are small beside the norms are computed from the differences of the rows. The kernels' *gradient* of
-    "euclidean", and of losses on it, is a sum of rows over distances: what close pairs add to it has a relative error
-    of about eps |x| / distance, eps being 1e-7 in float32.
+    Distances that are small compared with the norms are computed from the differences of the rows. The kernels'
+    *gradient* of "euclidean", and of losses on it, is a sum of rows divided by distances: the part of close pairs has a
+    relative error of about eps |x| / distance, with eps = 1e-7 in float32.
     """
     options.distance("metric", metric)
     return ops.pairwise_distance(x, y, metric, backend)

@@ -1,4 +1,4 @@
-"""What the score of a pair is: the only place in Python that reads the names of a ``distance`` or ``metric``."""
+"""The scores of pairs: the only place in Python that interprets the name of a ``distance`` or ``metric``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """``kind``: "dot", "sqeuclidean" or "euclidean", of the rows or, where ``unit``, of the unit vectors along them."""
+    """``kind``: "dot", "sqeuclidean" or "euclidean". ``unit``: whether rows are scaled to unit length first."""
 
     kind: str
     unit: bool

@@ -1,4 +1,4 @@
-"""What every part of the package means by its precision, and the elementary functions that need care."""
+"""The precision used throughout the package, and the elementary functions that need care."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), to the last digit: beyond 40 it is x, by default beyond 20."""
+    """log(1 + exp(x)) to the last digit: replaced by x beyond 40, not beyond 20 as by default."""
     return F.softplus(x, threshold=40)
 
 
 def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
     """The log-sum-exp of each row of u (n, m) over its ``pairs``, booleans (n, m); minus infinity, with gradient zero,
-    where it has none."""
+    for a row without any."""
     return torch.where(pairs, u, -torch.inf).logsumexp(1)
 
 
 def reduced(per_row: Tensor, mean: Tensor, reduction: str) -> Tensor:
-    """What ``reduction`` "none", "sum" or "mean" makes of the losses of rows and their mean."""
+    """The losses of the rows, their sum or the given mean, as ``reduction`` "none", "sum" or "mean" asks for."""
     return {"none": per_row, "sum": per_row.sum(), "mean": mean}[reduction]

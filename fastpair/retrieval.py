@@ -22,7 +22,7 @@ from fastpair.ops.registration import on_device
 
 __all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
 
-# Scores held at a time; the rest of the block's memory is a small multiple of it.
+# Scores held at a time; the rest of a block's memory is a small multiple of them.
 BLOCK_ELEMENTS = 1 << 22
 NO_CLASS_SHARED = "query_labels must share a class with the gallery, got no query with an item of its own class"
 
@@ -57,7 +57,7 @@ def nearest_neighbors(
     if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
         raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
     sign = 1 if METRICS[metric].similarity else -1
-    # Scores rounded to half precision would tie where they do not.
+    # Rounding the scores to half precision would create ties.
     dtype = accumulate_dtype(query.dtype)
     items = items.to(dtype)
     scores = query.new_empty((len(query), k), dtype=dtype)
@@ -78,7 +78,7 @@ def nearest_neighbors(
 def _top(closeness: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``topk`` with ties in index order, whichever way the device's topk breaks them."""
     best, order = closeness.topk(k, dim=1)
-    # A row whose k-th value also occurs outside its top k may hold the wrong ones of the equals.
+    # A row whose k-th value also occurs outside its top k may hold the wrong ones of equal values.
     last = best[:, -1:]
     torn = (closeness >= last).sum(1) > k
     if torn.any():
@@ -107,7 +107,7 @@ def _matches(
     metric: str,
     depth: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """For the queries that count: whether neighbour r is of the query's class (n', depth), and how many are (n',).
+    """For the queries that count: whether neighbour r is of the query's class (n', depth); how many items are (n',).
 
     ``depth`` None means as deep as the largest class."""
     _check(query, query_labels, gallery, gallery_labels)
@@ -146,7 +146,7 @@ def recall_at_k(
         metric: as in :func:`fastpair.functional.pairwise_distance`.
 
     Returns:
-        ``{k: fraction of 1}``.
+        ``{k: recall}``, recalls from 0 to 1.
 
     Raises:
         ValueError, TypeError: for arguments that do not fit, or where no query has an item of its class.
@@ -180,8 +180,8 @@ def map_at_r(
 ) -> float:
     """MAP@R: the mean over queries of (1/R) sum_{r <= R} precision@r [neighbour r is of the query's class].
 
-    A fraction of 1. R is the number of items of the query's class in the gallery. Arguments and errors are those of
-    :func:`recall_at_k`.
+    It lies between 0 and 1. R is the number of items of the query's class in the gallery. Arguments and errors are
+    those of :func:`recall_at_k`.
 
     Source: Musgrave et al., "A metric learning reality check", ECCV 2020 (arXiv 2003.08505), eq. 6.
     """

@@ -1,9 +1,9 @@
-"""Which backend runs a call, and why.
+"""The choice of the backend that runs a call.
 
-A backend is one implementation of the operators, a module with a function for each, which takes a call of ``call``.
-Each serves some device types; ``reference`` (dense PyTorch, which autograd differentiates) serves all of them. A call
-without a request takes the first available backend that serves the device of its tensors, and the reference path as the
-last resort, with one warning per device type.
+A backend is one implementation of the operators: a module with a function for each, which takes a call of ``call``.
+Each serves some device types; ``reference`` (dense PyTorch, differentiated by autograd) serves all of them. A call
+without a request runs on the first available backend that serves the device of its tensors, and as a last resort on
+the reference path, with one warning per device type.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ else:
 
 @dataclass(frozen=True)
 class _Backend:
-    """``module``: in this package. ``device_types`` is None for a backend that serves every device; ``problem`` says
-    why it cannot be used."""
+    """``module``: its name in this package. ``device_types``: None for a backend that serves every device. ``problem``:
+    why it cannot be used, None if it can."""
 
     module: str
     device_types: tuple[str, ...] | None
@@ -89,19 +89,18 @@ _BACKENDS: dict[str, _Backend] = {
 
 
 def backend_module(name: str) -> ModuleType:
-    """The functions of a backend. Imported when they are asked for: a process without CUDA tensors has no use for
-    Triton."""
+    """The module of a backend, imported on first use: a process without CUDA tensors does not need Triton."""
     return importlib.import_module(f"fastpair.backends.{_BACKENDS[name].module}")
 
 
 def _constant_when_traced(function):
-    """What ``torch.compiler.assume_constant_result`` makes of it, but that imports the compiler, for a second and more:
-    it runs once, at trace time, rather than break the graph."""
+    """Makes a function run once, at trace time, rather than break the graph: ``torch.compiler.assume_constant_result``
+    without its import of the compiler, which takes a second or more."""
     function._dynamo_marked_constant = True
     return function
 
 
-# The usable ones by device type, the reference path not among them.
+# The usable backends by device type, without the reference path.
 FUSED: dict[str, list[str]] = {}
 for _name, _backend in _BACKENDS.items():
     if _backend.problem is None:
@@ -115,7 +114,7 @@ _request_when_traced: str | None = None
 
 
 def requested_backend() -> str | None:
-    """What ``use_backend`` asks for here."""
+    """The backend that an enclosing ``use_backend`` asks for, if any."""
     return _request.get()
 
 
@@ -123,7 +122,7 @@ _warned_device_types: set[str] = set()
 
 
 def _usable(name: str) -> _Backend:
-    backend = _BACKENDS.get(name) if isinstance(name, str) else None  # what cannot be hashed is no name either
+    backend = _BACKENDS.get(name) if isinstance(name, str) else None  # an unhashable object is no name either
     if backend is None:
         raise ValueError(f"backend must be one of {', '.join(map(repr, _BACKENDS))}, got {name!r}")
     if backend.problem is not None:
@@ -135,9 +134,9 @@ def _usable(name: str) -> _Backend:
 def use_backend(name: str) -> Iterator[None]:
     """Run every fastpair call in a ``with`` block (or a decorated function) on one backend.
 
-    Blocks nest, and the previous choice returns when a block ends, by an exception too. The choice is local to the
+    Blocks nest, and the previous choice returns when a block ends, even by an exception. The choice is local to the
     thread and to the asyncio task; functions compiled by ``torch.compile`` see the latest choice of any thread. A
-    ``backend=`` argument of a call goes before it.
+    ``backend=`` argument of a call takes precedence.
 
     Args:
         name: ``"reference"`` (dense PyTorch, any device), ``"cpu"`` (the fused C++ kernels, CPU tensors), ``"cuda"``
@@ -181,9 +180,9 @@ def choose_backend(
         device_type: ``tensor.device.type`` of the arguments, e.g. ``"cpu"``.
         requested: the ``backend=`` argument of the call. None stands for the enclosing :func:`use_backend`, or the
             fastest available backend outside one.
-        dtype: of the arguments. Float64 CUDA tensors, which the GPU kernels do not take, go to the reference path.
+        dtype: that of the arguments. Float64 CUDA tensors, which no GPU kernel takes, go to the reference path.
         lacking: backends that have no kernel for this call.
-        large: backends for small batches are taken where there is no other only.
+        large: whether backends for small batches are used only where there is no other.
 
     Returns:
         A key of the backend table, ``"reference"`` with one warning per device type if nothing faster serves it.
@@ -221,15 +220,15 @@ def choose_backend(
     return requested
 
 
-# What the CUDA kernels are written for: asynchronous copies and products of the tensor cores in tf32.
+# The CUDA kernels need asynchronous copies, and products in tf32 on the tensor cores.
 _OLDEST_CAPABILITY = (8, 0)
 _has_older_devices: bool | None = None
 
 
 @_constant_when_traced
 def _some_device_is_too_old() -> bool:
-    """Whether one of this machine's GPUs cannot run the CUDA kernels. Known at the first call with a CUDA tensor: an
-    import is not to start CUDA."""
+    """Whether one of this machine's GPUs cannot run the CUDA kernels. Determined at the first call with a CUDA tensor:
+    an import must not initialise CUDA."""
     global _has_older_devices
     if _has_older_devices is None:
         capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
@@ -251,8 +250,8 @@ def _warn_reference(device_type: str) -> None:
 
 
 def _depth_of_the_caller() -> int:
-    """As warnings count from the function that calls this one: the first frame outside fastpair and the calls of
-    torch's modules."""
+    """The ``stacklevel``, for a warning of the calling function, of the first frame outside fastpair and torch's
+    modules."""
     inner = (
         os.path.dirname(os.path.dirname(__file__)) + os.sep,
         os.path.join(os.path.dirname(torch.__file__), "nn", "modules", ""),

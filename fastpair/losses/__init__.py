@@ -1,5 +1,5 @@
-"""The losses as modules, one file a family with the functions beside them: :mod:`fastpair.functional` has the functions
-alone. Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``."""
+"""The losses as modules, one file per family with the functions beside them; :mod:`fastpair.functional` collects the
+functions. Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``."""
 
 from fastpair.losses import generated_modules
 from fastpair.losses.base import PairLoss as PairLoss

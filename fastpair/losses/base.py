@@ -1,4 +1,4 @@
-"""What modules have in common."""
+"""The base classes of the loss modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class FunctionLoss(nn.Module):
-    """A loss without parameters: a function of :mod:`fastpair.functional` and its settings, which are attributes."""
+    """A loss that calls a function of :mod:`fastpair.functional` with its settings, which are attributes."""
 
     def __init__(self, function: Callable, **settings):
         super().__init__()
@@ -25,8 +25,8 @@ class FunctionLoss(nn.Module):
 
 
 class PairLoss(FunctionLoss):
-    """The base of the pair losses: called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None)``, arguments as those of the functions in :mod:`fastpair.functional`."""
+    """The base of the pair losses, called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
+    ref_labels=None, exclude_self=None)``, with the arguments of the functions in :mod:`fastpair.functional`."""
 
     def forward(
         self,

@@ -19,7 +19,7 @@ from fastpair.ops.pair_loss import is_large
 
 __all__ = ["PCELoss", "SPCELoss", "pce_loss", "spce_loss"]
 
-# Elements of the (n, d) products, the larger part, of the classes whose eigenvalues are taken in one call.
+# Elements of the (n, d) products, the largest arrays, of the classes whose eigenvalues are taken in one call.
 CURVATURE_BUDGET = 1 << 22
 
 SPCE = {"reduction": options.reduction}
@@ -31,7 +31,7 @@ def spce_loss(embeddings: Tensor, labels: Tensor, *, reduction: str = "mean", ba
 
         l_i = -(1/n) sum_{j: y_j = y_i} z_i.z_j + log sum_k exp( (1/n) sum_{j: y_j = k} z_i.z_j )
 
-    with k over the classes in the batch, and self-pairs counted. It equals the cross-entropy with the class weights
+    where k runs over the classes in the batch and self-pairs count. It equals the cross-entropy with class weights
     theta_k = (1/n) sum_{y_i = k} z_i.
 
     Args:
@@ -46,15 +46,15 @@ def spce_loss(embeddings: Tensor, labels: Tensor, *, reduction: str = "mean", ba
     chosen = choose_backend(
         embeddings.device.type, backend, embeddings.dtype, large=is_large(embeddings, embeddings, MOST_LOGITS)
     )
-    if chosen == "cpu":  # whose kernel makes the class means in passing
+    if chosen == "cpu":  # its kernel computes the class means itself
         return fused_loss("spce", chosen, (embeddings, labels), (reduction,))
     with torch.autocast(embeddings.device.type, enabled=False):
         z = embeddings.to(accumulate_dtype(embeddings.dtype))
         if len(z) == 0:
             return z.sum(1) if reduction == "none" else z.sum()
         group, sums = class_sums(z, labels)
-        # How many classes there are only the device knows: there are as many weights as samples, and those of no class
-        # are ruled out.
+        # Only the device knows the number of classes: there are as many weights as samples, and the bias rules out
+        # those without a class.
         bias = torch.full_like(sums[:, 0], -torch.inf).index_fill(0, group, 0)
         return spce_rows(z, group, sums / len(z), bias, reduction, chosen)
 
@@ -62,8 +62,8 @@ def spce_loss(embeddings: Tensor, labels: Tensor, *, reduction: str = "mean", ba
 def spce_rows(
     z: Tensor, group: Tensor, means: Tensor, bias: Tensor | None, reduction: str, backend: str | None
 ) -> Tensor:
-    """The cross-entropy of the rows of z, which are in class group[i], with the class means for weights. These are not
-    rounded to half precision: rounding, times the length of a sample, is what losses would be wrong by."""
+    """The cross-entropy of the rows of z, row i being in class group[i], with the class means as weights. These are not
+    rounded to half precision: losses would be off by the rounding error times the length of a sample."""
     return ops.linear_cross_entropy(z, means, group, bias, reduction=reduction, backend=backend)
 
 
@@ -87,7 +87,7 @@ def pce_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    r"""Pairwise cross-entropy: the upper bound's pairwise twin of cross-entropy, O(n K d).
+    r"""Pairwise cross-entropy: a bound on cross-entropy over pairs, O(n K d).
 
         PCE = -(1/(2 lam n^2)) sum_i sum_{j: y_j = y_i} z_i.z_j
               + (1/n) sum_i log sum_k exp( (1/(lam n)) sum_j p_jk z_i.z_j ) - (1/(2 lam)) sum_k |c_k|^2
@@ -97,11 +97,11 @@ def pce_loss(
     Args:
         embeddings: z (n, d).
         labels: integers (n,), any values.
-        probabilities: p (n, K), a classifier's softmax; a constant of the gradient.
-        lam: lambda > 0, a constant of the gradient. Default: the smallest eigenvalue over all k of
+        probabilities: p (n, K), a classifier's softmax; constant for the gradient.
+        lam: lambda > 0, constant for the gradient. Default: the smallest eigenvalue over all k of
             A_k = (1/n) sum_i (p_ik - p_ik^2) z_i z_i^T. It costs O(K d^2 (n + d)) and waits for the device.
-            Where it is not positive, as it must be with n <= d, the bound is empty: ValueError.
-        reduction: "mean" (the paper's loss), "sum" (n times the mean) or "none": (n,), the last term in equal shares.
+            Where it is not positive, as always with n <= d, the bound is empty: ValueError.
+        reduction: "mean" (the paper's loss), "sum" (n times the mean) or "none": (n,), the last term in equal parts.
 
     Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), PCE.
     """
@@ -134,8 +134,8 @@ class PCELoss(FunctionLoss):
 
 
 def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of the classes (n,), in the order of their labels, and sums of their samples (n, d), zero beyond the last
-    class. Static shapes and no host synchronisation, unlike ``torch.unique``."""
+    """The class index of each row (n,), classes being ordered by label, and the sum of each class's rows (n, d), zero
+    beyond the last class. Shapes are static and the host does not wait, unlike with ``torch.unique``."""
     ordered, order = labels.sort()
     group = torch.zeros_like(labels, dtype=torch.int64)
     group[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
@@ -144,16 +144,16 @@ def class_sums(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grouped_sums(z: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Sums (groups, d) of the rows of z (n, d), row i of which is in group[i]."""
+    """The sum of each group's rows (groups, d), row i of z (n, d) being in group[i]."""
     sums = z.new_zeros(groups, z.shape[1])
-    if z.is_cuda:  # where index_add would add in any order
+    if z.is_cuda:  # index_add would add in any order there
         return sums.index_put((group,), z, accumulate=True)
     return sums.index_add(0, group, z)
 
 
 def pce_rows(z: Tensor, group: Tensor, means: Tensor, centers: Tensor, lam: float, backend: str | None) -> Tensor:
-    """Losses (n,) of the rows of z, which are in class group[i], given the sums of every class's rows and of all rows
-    times their probabilities of every class, both over the size of the batch."""
+    """Losses (n,) of the rows of z, row i being in class group[i]. ``means``: the sums of each class's rows;
+    ``centers``: for each class, the sum of all rows times its probabilities; both divided by the batch size."""
     weight = centers / lam
     # The log-sum-exp of a row is its cross-entropy for any one class plus the logit of that class.
     first = torch.zeros_like(group)

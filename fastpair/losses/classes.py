@@ -1,4 +1,4 @@
-"""The losses on one vector a class: cross-entropy of a linear classifier and its relatives, proxies, centres."""
+"""The losses on one vector per class: cross-entropy of a linear classifier and its relatives, proxies, centres."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def linear_cross_entropy(
         l_i = -sum_k q_ik log p_ik,   p_i = softmax(weight @ z_i + bias),
         q_ik = (1 - label_smoothing) [k = y_i] + label_smoothing / K
 
-    the same as ``F.cross_entropy(F.linear(embeddings, weight, bias), labels, ...)``.
+    as ``F.cross_entropy(F.linear(embeddings, weight, bias), labels, ...)`` computes it.
 
     Args:
         embeddings: z (n, d).
         weight: class weights (K, d), of the embeddings' dtype unless autocast is on, K >= 1.
-        labels: integers (n,) in [0, K), or ``ignore_index``. Another label raises ValueError on the CPU; on a GPU,
-            where a look at it would wait for the device, it makes the loss NaN.
+        labels: integers (n,) in [0, K), or ``ignore_index``. Any other label raises ValueError on the CPU; on a GPU,
+            where checking it would wait for the device, it makes the loss NaN.
         bias: (K,) or None.
         label_smoothing: in [0, 1].
         ignore_index: rows with this label have loss 0, no gradient, and do not count in the mean.
-        reduction: "mean" over the rows that count (0 where there is none, unlike the NaN of ``F.cross_entropy``),
+        reduction: "mean" over the rows that count (0 where there are none, unlike the NaN of ``F.cross_entropy``),
             "sum" or "none".
 
     Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), eq. for L_CE.
@@ -132,9 +132,9 @@ class LinearCrossEntropyLoss(nn.Module):
 
 
 class ClassLoss(FunctionLoss):
-    """What the losses on one vector a class have in common: ``loss(embeddings, labels)``.
+    """The base of the losses on one vector per class, called ``loss(embeddings, labels)``.
 
-    The vectors (num_classes, embedding_size) are a parameter, named in ``vectors``, which keeps its own dtype: give
+    The vectors (num_classes, embedding_size) are a parameter, named by ``vectors``, which keeps its own dtype: give
     ``loss.parameters()`` to the optimiser. Settings are checked when the loss is made.
     """
 
@@ -184,7 +184,7 @@ def normalized_softmax_loss(
     Args:
         embeddings: z (n, d).
         weight: class weights w (K, d), of the embeddings' dtype unless autocast is on.
-        labels: integers (n,) in [0, K), none of which is ignored; others as for :func:`linear_cross_entropy`.
+        labels: integers (n,) in [0, K), none of which is ignored; any other as in :func:`linear_cross_entropy`.
         temperature: positive.
         reduction: "mean", "sum" or "none".
 
@@ -227,7 +227,7 @@ def cosface_loss(
 
     Args:
         embeddings, weight, labels, reduction: as for :func:`normalized_softmax_loss`.
-        margin: of the cosine.
+        margin: in units of the cosine.
         scale: positive.
 
     Source: Wang et al., CVPR 2018 (arXiv 1801.09414), eq. 4.
@@ -266,10 +266,10 @@ def arcface_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of cosines with a margin of the angle: logits scale cos(theta_ik + margin [k = y_i]).
+    r"""Cross-entropy of cosines with a margin on the angle: logits scale cos(theta_ik + margin [k = y_i]).
 
-    Where theta + margin is beyond 180 degrees the target's logit is scale (cos theta - m sin m), m being the margin in
-    radians, so that it keeps falling with the angle. The gradient is finite at cos theta = 1 too, where
+    Where theta + margin exceeds 180 degrees the target's logit is scale (cos theta - m sin m), m being the margin in
+    radians, so that it keeps falling with the angle. The gradient is finite at theta = 0 too, where
     pytorch-metric-learning's is NaN: within 0.06 degrees of it sin theta is replaced by a straight line.
 
     Args:
@@ -312,7 +312,7 @@ def proxy_nca_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    r"""Neighbourhood components analysis with one proxy a class.
+    r"""Neighbourhood components analysis with one proxy per class.
 
         l_i = -log( exp(-softmax_scale d_{i y_i}) / sum_k exp(-softmax_scale d_ik) ),  d_ik = |z_i/|z_i| - p_k/|p_k||^2
 
@@ -373,7 +373,7 @@ def proxy_anchor_loss(
         embeddings: (n, d).
         proxies: (K, d), of the embeddings' dtype unless autocast is on.
         labels: integers (n,) in [0, K).
-        margin: of the cosine.
+        margin: in units of the cosine.
         alpha: positive.
         reduction: "mean": the first part averaged over the proxies with samples in the batch, the second over all K;
             "sum"; "none": (K,); "totals" as for the pair losses.
@@ -394,7 +394,7 @@ def proxy_anchor(
     backend: str | None = None,
     anchors: slice | None = None,
 ) -> Tensor:
-    """The loss of those of the proxies that are ``anchors``, all by default."""
+    """The loss of the proxies in the slice ``anchors``, by default of all."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("proxies", proxies, "d")
     device = embeddings.device.type
@@ -462,10 +462,10 @@ def center_loss(
     checks.class_range(labels, len(centers))
     options.check(CENTER, reduction=reduction)
     if backend is not None:
-        choose_backend(embeddings.device.type, backend)  # the same for all, but a wrong name is an error
+        choose_backend(embeddings.device.type, backend)  # all backends compute the same, but a wrong name is an error
     with torch.autocast(embeddings.device.type, enabled=False):
         dtype = accumulate_dtype(embeddings.dtype)
-        # The way to index whose gradient is added up in order, for the same bits every time.
+        # The way of indexing whose gradient is summed in a fixed order, for the same bits every time.
         wide, index = centers.to(dtype), labels.long()
         own = wide[index] if wide.is_cuda else wide.index_select(0, index)
         per_row = (embeddings.to(dtype) - own).square().sum(1) / 2
@@ -473,7 +473,7 @@ def center_loss(
 
 
 class CenterLoss(ClassLoss):
-    """The pull of samples to a centre of their class: see :func:`fastpair.functional.center_loss`."""
+    """The pull of samples towards the centre of their class: see :func:`fastpair.functional.center_loss`."""
 
     rules = CENTER
     vectors = "centers"

@@ -17,19 +17,19 @@ __all__ = ["CrossBatchMemory"]
 class CrossBatchMemory(nn.Module):
     """A pair loss against the embeddings of past batches: ``loss(embeddings, ref_emb=memory)``.
 
-    The batch is enqueued first, in place of the oldest embeddings once the memory is full, and then compared with all
-    that is in the memory, itself included: an anchor's own copy is no pair of it. Gradients reach the batch alone. The
+    The batch is enqueued first, in place of the oldest embeddings once the memory is full, and then compared with the
+    whole memory, itself included; an anchor's own copy makes no pair with it. Only the batch receives gradients. The
     memory keeps its own dtype, float32 unless it is converted, and all of its state, the position in the ring included,
-    is in ``state_dict``: a resumed run goes on as if it had not stopped. Call backward before the next batch comes, as
-    that overwrites what the gradient may need (autograd raises an error otherwise).
+    is in ``state_dict``: a resumed run goes on as if it had not stopped. Call backward before the next batch, which
+    overwrites what the gradient may need (autograd raises an error otherwise).
 
     Args:
-        loss: called ``loss(embeddings, labels, indices_tuple, ref_emb, ref_labels, exclude_self)``, as a
-            :class:`PairLoss` is.
+        loss: called ``loss(embeddings, labels, indices_tuple, ref_emb, ref_labels, exclude_self)``, like a
+            :class:`PairLoss`.
         embedding_size: d.
-        memory_size: how many embeddings are kept, not fewer than a batch has.
-        miner: called ``miner(embeddings, labels, ref_emb, ref_labels)``, makes the indices_tuple of each batch and the
-            memory; pairs of a sample with its own copy are dropped from it.
+        memory_size: how many embeddings are kept, at least as many as a batch has.
+        miner: called ``miner(embeddings, labels, ref_emb, ref_labels)``, returns the indices_tuple of a batch and the
+            memory, from which pairs of a sample with its own copy are dropped.
 
     Source: Wang et al., CVPR 2020 (arXiv 1912.06798).
     """
@@ -71,14 +71,14 @@ class CrossBatchMemory(nn.Module):
         indices_tuple: tuple[Tensor, ...] | None = None,
         enqueue_mask: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch, which is enqueued.
+        """Enqueue a batch and return its loss.
 
         Args:
             embeddings, labels: (n, d) and (n,).
             indices_tuple: pairs or triplets within the batch, row numbers of ``embeddings`` on both sides, that count
                 in addition to those with the memory.
-            enqueue_mask: booleans (n,). The samples where it is true are enqueued and are no anchors; the others are
-                anchors and are not enqueued. Default: all are both.
+            enqueue_mask: booleans (n,). The samples where it is true are enqueued but are no anchors; the others are
+                anchors but are not enqueued. Default: all samples are both.
         """
         checks.embeddings_and_labels(embeddings, labels)
         memory_size, d = self.embedding_memory.shape
@@ -126,7 +126,7 @@ class CrossBatchMemory(nn.Module):
     def _pairs(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor
     ) -> tuple[Tensor, ...]:
-        """Those of the miner, or all, without the anchors' own copies."""
+        """The pairs of the miner, or all pairs, without those with the anchors' own copies."""
         if self.miner is not None:
             anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
         else:
@@ -139,7 +139,7 @@ class CrossBatchMemory(nn.Module):
 
 
 def _joined(with_memory: tuple[Tensor, ...], of_batch: tuple[Tensor, ...], places: Tensor) -> tuple[Tensor, ...]:
-    """Pairs or triplets with the memory, and those within the batch, which has gone to ``places`` of the memory."""
+    """Pairs or triplets with the memory, then those within the batch, whose rows lie at ``places`` of the memory."""
     anchor, *others = of_batch
     moved = (anchor, places[others[0]], *others[1:-1], places[others[-1]])
     if len(with_memory) != len(moved):

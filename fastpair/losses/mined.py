@@ -1,6 +1,6 @@
-"""Losses over listed pairs or triplets, as miners make them: the formulas on the scores of the lists.
+"""Losses over listed pairs or triplets, as miners make them: the formulas applied to the listed scores.
 
-Lists decide the shapes here, so ``torch.compile`` breaks the graph. Differentiable any number of times.
+Shapes depend on the lists, so ``torch.compile`` breaks the graph here. Differentiable any number of times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus, unit_rows
 from fastpair.ops import checks, pairwise_distance
 
-# Losses over lists of pairs, where a pair counts as often as it is listed. For the others the lists are sets.
+# Losses in which a pair counts as often as it is listed. The others take the lists as sets.
 COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
 
 
@@ -30,12 +30,12 @@ def mined_pair_loss(
     backend: str | None,
     swap: bool = False,
 ) -> Tensor:
-    """As ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative)."""
+    """Like ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative)."""
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
         checks.like("ref_emb", ref_emb, "embeddings", embeddings)
     if backend is not None:
-        choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it makes the scores alone
+        choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it computes only the scores
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
     lists = [indices.long() for indices in indices_tuple]
@@ -68,13 +68,13 @@ def mined_pair_loss(
 
 def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, backend: str | None) -> Tensor:
     """The scores of the pairs (i, j) of rows of x (n, d) and y (m, d)."""
-    if len(i) * x.shape[1] > len(x) * len(y):  # less memory, and mostly less time, than the rows of all the pairs
+    if len(i) * x.shape[1] > len(x) * len(y):  # less memory, and mostly less time, than the rows of every pair
         matrix = pairwise_distance(x, None if y is x else y, distance, backend)
         return matrix.flatten().index_select(0, i * len(y) + j)
     kind, unit = METRICS[distance]
     if unit:
         x, y = unit_rows(x), unit_rows(y)
-    # index_select, whose gradient is added up in order: the same bits every time.
+    # index_select sums its gradient in a fixed order: the same bits every time.
     x, y = x.index_select(0, i), y.index_select(0, j)
     if kind == "dot":
         return (x * y).sum(1)
@@ -82,7 +82,7 @@ def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, bac
 
 
 def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor, m: int) -> tuple[Tensor, ...]:
-    """Every pair once."""
+    """Each pair once; a pair listed as positive and as negative is an error."""
     positives, negatives = (anchor * m + positive).unique(), (other * m + negative).unique()
     both = positives[torch.isin(positives, negatives)]
     if len(both):
@@ -92,9 +92,9 @@ def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor,
 
 
 def _padded(rows: Tensor, scores: Tensor, positives: int, n: int) -> tuple[Tensor, Tensor]:
-    """Scores of the listed pairs, the first ``positives`` of them positive, as a row for each anchor (n, L), and what
-    they are: 1 positive, -1 negative, 0 filled up. L, the most pairs of an anchor, is at most the number of references
-    where no pair is listed twice."""
+    """Scores of the listed pairs, the first ``positives`` of them positive, in one row per anchor (n, L), and their
+    kinds: 1 positive, -1 negative, 0 padding. L, the largest number of pairs of an anchor, is at most the number of
+    references where no pair is listed twice."""
     order = rows.argsort(stable=True)
     counts = torch.bincount(rows, minlength=n)
     length = int(counts.max()) if n else 0

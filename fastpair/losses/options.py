@@ -1,7 +1,7 @@
-"""Checks of settings, by one mechanism.
+"""Checks of settings.
 
-A loss has a table of rules by the names of its settings: its function applies them when it is called, its module when
-it is made. A rule is called with the name and the value, and raises an exception that names both and what is right.
+A loss has a table of rules, one per setting: its function applies them when it is called, its module when it is
+created. A rule takes the name and the value, and raises an exception that states both and what is allowed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fastpair.metrics import METRICS, SIMILARITIES
 
 Rule = Callable[[str, object], None]
 
-# What float32, in which most kernels compute, can hold: settings between these, and their inverses, are numbers in it.
+# Most kernels compute in float32, which can represent settings between these limits and their inverses.
 LEAST, MOST = 2.0**-126, 2.0**126
 
 
@@ -76,7 +76,7 @@ def degrees(name: str, value: float) -> None:
 
 
 def anything(name: str, value: object) -> None:
-    """A flag, of which only the truth is looked at."""
+    """No check: of a flag only the truth value is used."""
 
 
 def one_of(name: str, value: str, options: tuple) -> None:

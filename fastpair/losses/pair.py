@@ -1,4 +1,4 @@
-"""What the pair losses have in common: from the settings of a definition to the operator. The losses themselves are in
+"""The way from the settings of a pair loss to the operator, shared by all of them. The losses themselves are in
 ``generated_functions.py`` and ``generated_modules.py``."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_settings(name: str, settings: dict, distance: str, reduction: str) -> 
 
 
 def formula_of(name: str, settings: dict, distance: str, reduction: str) -> tuple[str, list[float]]:
-    """A loss of ``DEFINITIONS``, once its settings are checked: the formula and its parameters."""
+    """The formula and the parameters of a loss of ``DEFINITIONS``, whose settings are checked first."""
     check_settings(name, settings, distance, reduction)
     of = DEFINITIONS[name]
     formula = of.formula
@@ -60,7 +60,7 @@ def pair_loss(
     backend: str | None,
     swap: bool = False,
 ) -> Tensor:
-    """A formula, over the pairs that labels or lists make."""
+    """A formula evaluated over the pairs that labels or lists define."""
     if indices_tuple is not None:
         checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, exclude_self)
         settings = {"distance": distance, "reduction": reduction, "backend": backend, "swap": swap}

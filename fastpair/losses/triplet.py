@@ -1,4 +1,4 @@
-"""The losses over triplets."""
+"""The triplet margin loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastpair.losses.pair import pair_loss
 
 __all__ = ["TripletMarginLoss", "triplet_margin_loss"]
 
-# What the operator calls the losses over those that "triplets_per_anchor" chooses.
+# The operator's names for the losses over the triplets that ``triplets_per_anchor`` chooses.
 TRIPLETS = {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_triplet"}
 RULES = {
     "margin": options.finite,

@@ -1,4 +1,4 @@
-"""The losses of two views of the same samples: pair losses between one and the other, whose rows i belong together."""
+"""The losses of two views of the same samples: pair losses between the views, whose rows i belong together."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def info_nce_loss(
 
     Args:
         embeddings: (n, d), one view.
-        ref_emb: (n, d), the other view; rows beyond n, negatives of all, are allowed where not ``symmetric``.
+        ref_emb: (n, d), the other view. Unless ``symmetric``, it may have more rows, negatives of every anchor.
         temperature: positive. A tensor of one element, which may require a gradient, needs "cosine" or "dot".
-        symmetric: whether both views are anchors.
+        symmetric: whether the rows of both views are anchors.
         distance: as for the pair losses.
         reduction: "mean", "sum", "none": (n,), or, where not ``symmetric``, "totals" as for the pair losses.
 
@@ -57,7 +57,7 @@ def info_nce_loss(
     if isinstance(temperature, Tensor):
         checks.single("temperature", temperature)
         options.similarity("distance", distance)
-        # A row divided by the temperature passes on its gradient.
+        # The division passes a gradient on to the temperature.
         dtype = accumulate_dtype(embeddings.dtype)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, ref_emb = embeddings.to(dtype), ref_emb.to(dtype)
@@ -109,13 +109,13 @@ def siglip_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    r"""Sigmoid loss of two views: every pair for itself, no softmax.
+    r"""Sigmoid loss of two views: every pair by itself, no softmax.
 
         l_i = log(1 + exp(-(scale s_ii + bias))) + sum_{j != i} log(1 + exp(scale s_ij + bias)),   s the cosine
 
     Args:
         embeddings: (n, d), one view.
-        ref_emb: (m, d), m >= n, the other view; rows beyond n are negatives of all.
+        ref_emb: (m, d), m >= n, the other view; rows beyond n are negatives of every anchor.
         scale, bias: numbers or tensors of one element, which may require a gradient.
         reduction: "mean", "sum", "none": (n,), or "totals" as for the pair losses.
 
@@ -130,7 +130,7 @@ def siglip_loss(
     with torch.autocast(embeddings.device.type, enabled=False):
         x, y = unit_rows(embeddings.to(dtype)), unit_rows(ref_emb.to(dtype))
         scale, bias = (_number_or_single(name, value, x) for name, value in (("scale", scale), ("bias", bias)))
-        # The scale lengthens the rows of one view, the bias is one more feature: the kernel knows neither.
+        # The scale lengthens the rows of one view, the bias is one more feature: the kernel needs neither.
         x = torch.cat([x * scale, torch.ones_like(x[:, :1])], dim=1)
         y = torch.cat([y, bias.expand(y.shape[0], 1)], dim=1)
     return _views_loss("sigmoid", [], x, y, "dot", reduction, backend, False)
@@ -161,7 +161,7 @@ def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
         checks.single(name, value)
         return value.reshape(()).to(like)
     options.finite(name, value)
-    # Made where it is used: a copy to the device would wait for it.
+    # Created on the device: a copy to it would have to wait for it.
     return torch.full((), float(value), dtype=like.dtype, device=like.device)
 
 
