@@ -1,8 +1,8 @@
-"""The arguments of the operators that compute a loss and its gradients, once.
+"""The arguments of the operators that compute a loss and its gradients, defined once.
 
 ``row_grad`` holds the incoming gradients of the losses (n,), or of the totals (4,), in place of the reduction's own
-weights. ``grad_...`` says whether the gradient by that tensor is wanted. Results are the value and the gradients, in
-the accumulation dtype, and empty where they are not wanted.
+weights. ``grad_...`` says whether the gradient by that tensor is wanted. Results are the value and the gradients in
+the accumulation dtype, those that are not wanted being empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 class PairLossCall(NamedTuple):
     """A loss over all pairs of anchors and references, less the pairs (i, self_index[i]); without references, over the
     batch's own pairs less the self-pairs. ``two_sided``: the references are anchors as well, and the result is the mean
-    of both sides'. ``params``: see :class:`fastpair.formulas.formula.PairFormula`."""
+    over both sides. ``params``: see :class:`fastpair.formulas.formula.PairFormula`."""
 
     embeddings: Tensor
     ref_emb: Tensor | None
@@ -33,8 +33,8 @@ class PairLossCall(NamedTuple):
 
 
 class CrossEntropyCall(NamedTuple):
-    """Cross-entropy of the logits of embeddings and class weights; ``logits`` says how they are made: "linear",
-    "cosface" or "arcface", the last two of cosines."""
+    """Cross-entropy of the logits of embeddings and class weights; ``logits`` says how they are computed: "linear",
+    or "cosface" or "arcface", which are functions of cosines."""
 
     embeddings: Tensor
     weight: Tensor

@@ -1,4 +1,4 @@
-"""The C++ kernels of csrc/cpu: operators of ``torch.ops.fastpair``, which take the fields of a call one by one."""
+"""The C++ kernels of csrc/cpu: operators of ``torch.ops.fastpair`` that take the fields of a call one by one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The CUDA kernels of csrc/cuda, for small batches on the GPU: a pair loss, and distances, in one launch. Cross-entropy
-holds all logits at a time: cuBLAS takes the three products, and one kernel of csrc/cuda/softmax.cu between them makes
-the losses, their mean and the slopes. The others are operators, which take the fields of a call one by one."""
+"""The CUDA kernels of csrc/cuda, for small batches on the GPU. A pair loss, or distances, take one launch. For
+cross-entropy all logits are held at once: cuBLAS computes the three products, and in between one kernel of
+csrc/cuda/softmax.cu the losses, their mean and the slopes. The others are operators, called with the fields of a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pairwise_distance_backward = _operators.cuda_pairwise_distance_backward.default
 
 
 def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A label that is no class makes the loss NaN: the device cannot raise an error without being waited for."""
+    """A label out of range makes the loss NaN: raising an error would mean waiting for the device."""
     x, w = call.embeddings.contiguous(), call.weight.contiguous()
     (n, _), classes = x.shape, len(w)
     x_norms, w_norms = (None, None) if call.logits == "linear" else _operators.cuda_inverse_norms(x, w)

@@ -1,12 +1,12 @@
 """Every operator as dense, differentiable PyTorch, written to be read as the mathematics.
 
-It runs on any device and dtype, builds the whole score matrix, and is what runs where no kernel does. float16 and
-bfloat16 are computed in float32.
+It runs on any device and dtype, builds the whole score matrix, and is used where no kernel runs. float16 and bfloat16
+are computed in float32.
 
 The formula of a pair loss is one function of the closenesses ``s`` (n, m), similarities or the negatives of distances,
 of the masks of positive and negative pairs, and of the parameters; those of :mod:`fastpair.formulas` are printed. It
 returns ``(per_anchor, *parts)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and for each part of
-the loss's own mean what is averaged and over how many: (sum, count).
+the loss's own mean the sum and the count that the mean is made of: (sum, count).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
 
 
 def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
-    """The scores if they are similarities, the negatives of distances."""
+    """The scores if they are similarities, their negatives if they are distances."""
     s = scores(x, y, metric)
     return s if METRICS[metric].similarity else -s
 
 
-# ---- pair losses: what their formulas are made of
+# ---- pair losses: the building blocks of their formulas
 
 
 relu, square = F.relu, torch.square
@@ -67,7 +67,7 @@ def nonzero(x: Tensor) -> Tensor:
 
 
 def total(u: Tensor, pairs: Tensor) -> Tensor:
-    """Of each row over its ``pairs``."""
+    """The sum of each row over its ``pairs``."""
     return torch.where(pairs, u, 0).sum(1)
 
 
@@ -80,8 +80,8 @@ def count_nonzero(u: Tensor, pairs: Tensor) -> Tensor:
 
 
 def maximum(u: Tensor, pairs: Tensor) -> Tensor:
-    """Minus infinity of a row without any."""
-    # A column more, so that there is a maximum without references too.
+    """The maximum of each row over its ``pairs``, minus infinity without any."""
+    # One more column, so that there is a maximum even without references.
     return F.pad(torch.where(pairs, u, -torch.inf), (0, 1), value=-torch.inf).max(1).values
 
 
@@ -94,19 +94,19 @@ def nonzero_terms(terms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth: bool, semihard: bool):
-    """sum_{p in P, n in N} hinge(d_p - d_n + margin), of the semi-hard triplets alone those with d_p < d_n < d_p +
-    margin, averaged over the triplets where it is not zero. O(n m^2) memory, unlike the kernels."""
+    """sum_{p in P, n in N} hinge(d_p - d_n + margin), averaged over the triplets where it is not zero; if ``semihard``,
+    only over the triplets with d_p < d_n < d_p + margin. O(n m^2) memory, unlike the kernels."""
     gap = s[:, None, :] - s[:, :, None]
     chosen = positive[:, :, None] & negative[:, None, :]
     if semihard:
-        chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # NaN is not left out
-    excess = torch.where(chosen, gap, 0) + margin  # of others not even the slope is made, which NaN would spoil
+        chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # keeps NaN
+    excess = torch.where(chosen, gap, 0) + margin  # masked here too, or NaN in others would spoil the gradient
     terms = torch.where(chosen, softplus(excess) if smooth else F.relu(excess), 0)
     return terms.sum((1, 2)), nonzero_terms(terms)
 
 
 def evaluated(formula: PairFormula) -> Callable[..., tuple]:
-    """The function that computes it."""
+    """The function that computes a formula."""
     return function(*to_torch.loss(formula), globals())
 
 
@@ -138,8 +138,8 @@ def pair_loss(call: PairLossCall) -> Tensor:
 
 
 def reduced_pairs(per_anchor: Tensor, *parts: tuple[Tensor, Tensor], reduction: str) -> Tensor:
-    """The value, given what a formula returned. "totals": the sums and counts of both parts of the mean, as a vector of
-    four."""
+    """The value of a loss, given what its formula returned. "totals": the sums and counts of both parts of the mean, as
+    a vector of four."""
     if reduction == "totals":
         totals = torch.stack([t.to(per_anchor.dtype) for part in parts for t in part])
         return F.pad(totals, (0, 4 - len(totals)))
@@ -151,16 +151,16 @@ def linear(z: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, scale
 
 
 def cosface(z: Tensor, weight: Tensor, labels: Tensor, bias: None, scale: float, margin: float) -> Tensor:
-    """scale (cos theta_k - margin [k = y])."""
+    """Logits scale (cos theta_k - margin [k = y])."""
     cosines = scores(z, weight, "cosine")
     return scale * torch.where(one_hot(labels, weight), cosines - margin, cosines)
 
 
 def arcface(z: Tensor, weight: Tensor, labels: Tensor, bias: None, scale: float, margin: float) -> Tensor:
-    """scale cos(theta_k + margin [k = y]) as long as that falls with theta, scale (cos theta - m sin m) beyond.
+    """Logits scale cos(theta_k + margin [k = y]) as long as that falls with theta, scale (cos theta - m sin m) beyond.
 
-    The slope of sin(theta) = sqrt(1 - cos(theta)^2) is infinite at 0: within a thousandth of it a straight line through
-    0 takes its place."""
+    The slope of sin(theta) = sqrt(1 - cos(theta)^2) is infinite at 0: within a thousandth of 0 it is replaced by a
+    straight line through 0."""
     cosines = scores(z, weight, "cosine")
     square = (1 - cosines.square()).clamp(min=0)
     sine = square * square.clamp(min=1e-6).rsqrt()
@@ -177,7 +177,7 @@ LOGITS = {"linear": linear, "cosface": cosface, "arcface": arcface}
 
 
 def linear_cross_entropy(call: CrossEntropyCall) -> Tensor:
-    """0 where every label is ignored."""
+    """Cross-entropy; 0 where every label is ignored."""
     z, labels = call.embeddings, call.labels.long()
     with torch.autocast(z.device.type, enabled=False):
         dtype = accumulate_dtype(z.dtype)

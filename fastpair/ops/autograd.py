@@ -1,7 +1,7 @@
 """The one autograd function behind every loss whose operator computes value and gradients together.
 
-Such an operator takes a call of ``backends.call``: the tensors, first those that can have a gradient; ``row_grad``; the
-settings, the last of them the reduction; and for each tensor that can have a gradient whether it is wanted.
+Such an operator takes a call of ``backends.call``: the tensors, those that can have a gradient first; ``row_grad``; the
+settings, the reduction last; and, for each tensor that can have a gradient, whether it is wanted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastpair.ops.registration import DIFFERENTIABLE, operator
 
-# Reductions to a vector.
+# Reductions whose result is a vector.
 VECTORS = ("none", "totals")
 
 
@@ -21,7 +21,7 @@ class _FusedLoss(torch.autograd.Function):
         ctx.op, ctx.settings, ctx.wanted = op, settings, wanted
         ctx.vector = settings[-1] in VECTORS
         ctx.save_for_backward(*tensors)
-        # The weights of a vector's elements in the gradient are known in backward only: the operator runs again there.
+        # The weights of a vector's elements in the gradient are known only in backward: the operator runs again there.
         value, *gradients = op(*tensors, None, *settings, *((False,) * len(wanted) if ctx.vector else wanted))
         ctx.gradients = None if ctx.vector else gradients
         return value
@@ -29,8 +29,8 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         tensors = ctx.saved_tensors
-        # The first backward gives the gradients away, scaled in place: a copy of a large classifier's would be most of
-        # the memory of the call. Another backward through a graph that was kept computes them again.
+        # The first backward gives the gradients away, scaled in place: a copy of a large classifier's gradients would
+        # take most of the call's memory. A second backward through a retained graph computes them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             with torch.no_grad():
@@ -45,7 +45,7 @@ class _FusedLoss(torch.autograd.Function):
 def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return gradient * factor
-    if factor.is_cpu and factor.item() == 1:  # elsewhere a look at it would wait for the device
+    if factor.is_cpu and factor.item() == 1:  # elsewhere reading it would wait for the device
         return gradient
     if not torch.is_grad_enabled():
         return gradient.mul_(factor)
@@ -54,7 +54,7 @@ def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
 
 
 class _NotTwice(torch.autograd.Function):
-    """Passes a gradient on, and makes the gradient of that an error rather than the zero of a constant."""
+    """Passes a gradient on, and makes differentiating it again an error, not the zero gradient of a constant."""
 
     @staticmethod
     def forward(ctx, gradient, *causes):
@@ -68,9 +68,9 @@ class _NotTwice(torch.autograd.Function):
 
 
 def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | None]:
-    """What ``backward`` returns for ``inputs``, given the gradients and the incoming one."""
-    # Rounded to half precision only after the incoming gradient came in, so that a loss scale still saves small ones.
-    # A conversion to the same dtype costs microseconds.
+    """The gradients that ``backward`` returns for ``inputs``, given those computed and the incoming one."""
+    # Rounded to half precision only after scaling by the incoming gradient, so that a loss scale saves small ones.
+    # Even a conversion to the same dtype costs microseconds.
     return [
         once(g if g.dtype == x.dtype else g.to(x.dtype), grad, *inputs) if want else None
         for g, want, x in zip(gradients, wanted, inputs)
@@ -78,7 +78,7 @@ def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | No
 
 
 def once(gradient: Tensor, *causes: Tensor) -> Tensor:
-    """A gradient, whose own derivative by its causes is an error."""
+    """``gradient``, whose own derivative with respect to ``causes`` is an error."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
         return _NotTwice.apply(gradient, *causes)
     return gradient
@@ -93,7 +93,7 @@ def refuse_transforms() -> None:
 
 
 def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tensor:
-    """The value of an operator, with gradients for the tensors that can have and require one."""
+    """The value of an operator, with gradients for the tensors that can have one and require it."""
     refuse_transforms()
     op, grad_mode = operator(name, backend), torch.is_grad_enabled()
     inputs = tensors[: DIFFERENTIABLE[name]]
@@ -102,12 +102,12 @@ def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tens
         if not any(wanted):
             return op(*tensors, None, *settings, *wanted)[0]
         tensors = distinct(tensors)
-    # Without a gradient too: forward-mode differentiation is refused there, and not silently zero.
+    # Even without gradients, so that forward-mode differentiation is refused and not silently zero.
     return _FusedLoss.apply(op, settings, wanted, *tensors)
 
 
 def distinct(tensors: tuple) -> tuple:
-    """The same tensors, none of them twice, which torch.compile does not take as arguments of an autograd function."""
+    """The same tensors, a repeated one as a view: torch.compile takes none twice for an autograd function."""
     return tuple(
         t.view_as(t) if t is not None and any(t is earlier for earlier in tensors[:i]) else t
         for i, t in enumerate(tensors)

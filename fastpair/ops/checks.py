@@ -1,4 +1,4 @@
-"""Checks of tensors. Each raises an exception that names the argument, what it was and what it should be."""
+"""Checks of tensors. Each raises an exception that names the argument, what it is and what it should be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def tensor(name: str, value: Tensor, what: str = "a tensor") -> None:
-    """One that the kernels can read: dense, and whole in this process."""
+    """A tensor that the kernels can read: dense, and wholly in this process."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
     if value.layout is not torch.strided or value.is_nested:
@@ -43,7 +43,7 @@ def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 def class_range(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or len(labels) == 0:
-        return  # a look at the values would wait for the device
+        return  # reading the values would wait for the device
     low, high = (int(value) for value in labels.aminmax())
     if low >= 0 and high < classes:
         return
@@ -68,7 +68,7 @@ def same_columns(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 
 def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
-    """A second matrix: same number of columns, dtype and device as the first."""
+    """A second matrix, with the number of columns, dtype and device of the first."""
     matrix(name, value)
     same_columns(name, value, of, owner)
     if value.dtype != owner.dtype:
@@ -76,7 +76,7 @@ def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 
 def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
-    """A vector with one entry a row of ``owner``, of its dtype and device."""
+    """A vector with one entry per row of ``owner``, of its dtype and on its device."""
     tensor(name, value, "a tensor or None")
     if value.ndim != 1 or value.shape[0] != owner.shape[0]:
         raise ValueError(f"{name} must have shape ({owner.shape[0]},), got {tuple(value.shape)}")
@@ -110,7 +110,7 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
 
 
 def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, exclude_self) -> None:
-    """What listed pairs leave unused: it has to fit all the same."""
+    """Arguments that are unused where pairs are listed, but must be valid all the same."""
     matrix("embeddings", embeddings)
     if labels is not None:
         class_labels("labels", labels, "embeddings", embeddings)
@@ -127,7 +127,7 @@ def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, exclude_sel
 
 
 def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
-    """A loss on classes is called like a loss on pairs, but has none."""
+    """A loss on classes is called like a loss on pairs, but takes no pairs."""
     for name, value in (("indices_tuple", indices_tuple), ("ref_emb", ref_emb), ("ref_labels", ref_labels)):
         if value is not None:
             raise ValueError(f"{name} must be None, the loss compares samples with classes, got {type(value).__name__}")
@@ -139,7 +139,7 @@ def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
 
 
 def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:
-    """Which reference each anchor is itself, -1 for none."""
+    """The index of the reference that each anchor is itself, -1 for none."""
     class_labels("exclude_self", value, "embeddings", embeddings)
     on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
     low, high = (int(v) for v in value.aminmax()) if on_cpu and len(value) else (-1, -1)

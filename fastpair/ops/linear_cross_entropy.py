@@ -11,9 +11,9 @@ from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.pair_loss import is_large
 
-# On a GPU all logits are held at a time up to so many. An estimate of benchmarks/PREDICTIONS.md, not measured.
+# On a GPU up to this many logits are held all at once: an estimate in benchmarks/PREDICTIONS.md, not measured.
 MOST_LOGITS = 1 << 25
-# The operators' ignore_index where no label is ignored.
+# The ignore_index that the operators get where no label is ignored.
 NO_LABEL = torch.iinfo(torch.int64).min
 
 
@@ -39,7 +39,7 @@ def linear_cross_entropy(
         checks.vector_like("bias", bias, "weight", weight)
     device = embeddings.device.type
     if torch.is_autocast_enabled(device) and embeddings.dtype != torch.float64:
-        # Products in the autocast dtype, as F.linear takes them; the parameters and their gradients keep their own.
+        # Products are in the autocast dtype, as in F.linear; the parameters and their gradients keep their own dtype.
         dtype = torch.get_autocast_dtype(device)
         embeddings, weight = embeddings.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

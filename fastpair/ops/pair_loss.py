@@ -10,18 +10,18 @@ from fastpair.backends.call import PairLossCall
 from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
 
-# On a GPU the matrix of scores is held whole up to so many, where the launches of visiting it in parts cost the host
-# more: see benchmarks/PREDICTIONS.md.
+# On a GPU a score matrix of up to this many elements is held whole, as the launches for visiting it in parts would cost
+# the host more: see benchmarks/PREDICTIONS.md.
 MOST_SCORES = 1 << 20
 # The kernels for small batches count elements in 32 bits.
 MOST_ELEMENTS = 1 << 27
-# Losses whose anchors need their rows of scores as a whole: no sums over pairs.
+# Losses whose anchors need their whole row of scores: they are not sums over pairs.
 TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_triplet")
 
 
 def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:
-    """Whether the pairs of the rows of x and y are too many for the kernels for small batches, which a CPU has none of:
-    there the question would tie an exported program to its number of rows."""
+    """Whether the rows of x and y make too many pairs for the kernels for small batches. A CPU has no such kernels, and
+    a check there would tie an exported program to its number of rows."""
     return not x.is_cpu and (
         x.shape[0] * y.shape[0] > most_scores or x.numel() > MOST_ELEMENTS or y.numel() > MOST_ELEMENTS
     )
@@ -41,7 +41,7 @@ def pair_loss(
     exclude_self: bool | Tensor | None = None,
     two_sided: bool = False,
 ) -> Tensor:
-    """``loss`` and ``params``: see ``PairLossCall``. ``exclude_self`` None: where the references are the embeddings
+    """``loss`` and ``params``: see ``PairLossCall``. ``exclude_self`` None: True if the references are the embeddings
     themselves."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.references(embeddings, ref_emb, ref_labels)
@@ -67,7 +67,7 @@ def _references(
     ref_labels: Tensor | None,
     exclude_self: bool | Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """References, their labels and each anchor's own row among them, all None for the batch's own pairs."""
+    """The references, their labels and each anchor's own row among them; all None for the batch's own pairs."""
     if exclude_self is None:
         exclude_self = ref_emb is None or ref_emb is embeddings
     if isinstance(exclude_self, bool):

@@ -1,4 +1,4 @@
-"""The operators of ``torch.ops.fastpair``, and what runs them on each backend."""
+"""The operators of ``torch.ops.fastpair``, and the functions that run them on each backend."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fastpair.backends import backend_module
 from fastpair.backends.call import CrossEntropyCall, PairLossCall, SPCECall
 from fastpair.numerics import accumulate_dtype
 
-# Losses with their gradients, by the arguments that they take.
+# The operators that compute a loss with its gradients, and their arguments.
 LOSSES: dict[str, type[NamedTuple]] = {
     "pair_loss": PairLossCall,
     "linear_cross_entropy": CrossEntropyCall,
     "spce": SPCECall,
 }
-# Those of Triton. The cuda backend has operators of its own, named cuda_pair_loss and so on: on CUDA tensors the others
-# are Triton's.
+# Triton's operators. The cuda backend has its own, named cuda_pair_loss and so on: on CUDA tensors, those without the
+# prefix are Triton's.
 ON_GPU = ("pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
 
 _SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
 
 
-# How many tensors of a call, the first ones, can have a gradient.
+# How many tensors of a call can have a gradient; they come first.
 DIFFERENTIABLE = {name: sum(field.startswith("grad_") for field in call._fields) for name, call in LOSSES.items()}
 
 
@@ -39,7 +39,7 @@ def schema(name: str) -> str:
 
 
 def fake_loss(name: str) -> Callable[..., tuple]:
-    """Outputs with the right shapes and dtypes and no data."""
+    """A function whose outputs have the right shapes and dtypes but no data."""
 
     def fake(*arguments) -> tuple:
         x, reduction = arguments[0], LOSSES[name](*arguments).reduction
@@ -58,8 +58,8 @@ def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:
 
 
 def operator(name: str, backend: str) -> Callable:
-    """What computes a call, given its arguments: the registered operator, which torch.compile traces; in eager mode
-    the function of the backend, which spares what is written in Python the dispatcher's way into it and back."""
+    """The function that computes a call from its arguments: the registered operator, which torch.compile traces, or in
+    eager mode the function of the backend, which spares Python code the way through the dispatcher and back."""
     if torch.compiler.is_compiling():
         return getattr(torch.ops.fastpair, f"cuda_{name}" if backend == "cuda" else name).default
     return _EAGER.get((name, backend)) or _EAGER.setdefault((name, backend), _function(name, backend))
@@ -69,7 +69,7 @@ _EAGER: dict[tuple[str, str], Callable] = {}
 
 
 def _function(name: str, backend: str) -> Callable:
-    """A backend's function of the arguments of an operator."""
+    """A backend's implementation of an operator, as a function of the operator's arguments."""
     function = getattr(backend_module(backend), name)
     call = LOSSES.get(name)
     is_operator = isinstance(function, torch._ops.OpOverload)
@@ -85,7 +85,7 @@ def _function(name: str, backend: str) -> Callable:
 
 
 def on_device(x: Tensor):
-    """Triton launches on the current device."""
+    """Makes the device of x the current one, on which Triton launches."""
     elsewhere = x.device.type == "cuda" and x.device.index != torch.cuda.current_device()
     return torch.cuda.device(x.device) if elsewhere else nullcontext()
 
@@ -113,7 +113,7 @@ _define(
     "(Tensor grad, Tensor x, Tensor? y, str metric, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
     lambda grad, x, y, metric, grad_x, grad_y: fake_gradients((x, y), (grad_x, grad_y)),
 )
-# What fastpair.backends.cuda is made of.
+# The operators that fastpair.backends.cuda is built from.
 torch.library.define("fastpair::cuda_inverse_norms", "(Tensor x, Tensor y) -> (Tensor, Tensor)")
 torch.library.define("fastpair::cuda_project_gradient", "(Tensor(a!) gradient, Tensor x, Tensor inverse_norms) -> ()")
 torch.library.define(
@@ -124,5 +124,5 @@ torch.library.define(
 )
 for _name in ON_GPU:
     _on_cuda(_name, "triton")
-# The others of the cuda backend are C++ as a whole.
+# The other operators of the cuda backend are C++ entirely.
 _on_cuda("linear_cross_entropy", "cuda")
