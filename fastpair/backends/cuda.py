@@ -1,6 +1,6 @@
 """The CUDA kernels of csrc/cuda, for small batches on the GPU. A pair loss, or distances, take one launch. For
 cross-entropy all logits are held at once: cuBLAS computes the three products, and in between one kernel of
-csrc/cuda/softmax.cu the losses, their mean and the slopes. The others are operators, called with the fields of a call."""
+csrc/cuda/softmax.cu the losses, their mean and the slopes. The others are operators that take the fields of a call."""
 
 from __future__ import annotations
 

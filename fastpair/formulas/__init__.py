@@ -1,1 +1,1 @@
-"""The formulas of the pair losses, and what is printed from them. Imports the standard library alone."""
+"""The formulas of the pair losses, and the printers of code and tables. Imports only the standard library."""

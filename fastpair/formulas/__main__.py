@@ -1,4 +1,4 @@
-"""``python -m fastpair.formulas``, in a checkout, prints again what is made from the definitions and kept in files."""
+"""``python -m fastpair.formulas``, in a checkout, rewrites the files that are printed from the definitions."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed() -> dict[Path, str]:
-    """The files and what they have to be."""
+    """The files and the text that each has to have."""
     definitions = DEFINITIONS.values()
     tables = {ROOT / "README.md": to_markdown.losses, ROOT / "docs/losses.md": to_markdown.details}
     return {

@@ -1,8 +1,7 @@
 """Scalar expressions: built by operators, differentiated by a table of rules, written by the printers of this package.
 
-Expressions stand as they are written: sums are not sorted and products not expanded, so that a form that was chosen
-because it is stable stays it. What is rewritten gives the same number where all are finite, in ``1 - sigmoid(x)`` a
-better one.
+Expressions stay as they are written: sums are not sorted and products not expanded, so that a numerically stable form
+stays stable. Rewriting gives the same number where all are finite, or, for ``1 - sigmoid(x)``, a more accurate one.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ class Expr(_Operators):
 
 @dataclass(frozen=True)
 class LogSumExp(_Operators):
-    """highest + rest, the maximum of the terms and the logarithm of the sum relative to it: beside large terms their
-    sum has lost the second. Differences are taken part by part. The derivative by ``highest`` is that by the whole."""
+    """highest + rest: the maximum of the terms, and the logarithm of the sum relative to it, which would be lost in a
+    sum with a large maximum. Differences are taken part by part. The derivative by ``highest`` is that by the whole."""
 
     highest: Expr
     rest: Expr
@@ -80,7 +79,7 @@ def variable(name: str) -> Expr:
 
 
 def of_numbers(op: str, a: Expr, b: Expr) -> Expr | None:
-    """Made here: C++ would divide whole numbers without their rest."""
+    """The result for two numbers, computed here because C++ would truncate a quotient of integers."""
     return None if a.number is None or b.number is None else as_expr(VALUES[op](a.number, b.number))
 
 
@@ -138,11 +137,11 @@ def operation(op: str) -> Callable[..., Expr]:
 
 square = operation("square")
 relu = operation("relu")  # max(x, 0); slope 0 at 0
-step = operation("step")  # 1 above 0, else 0; 1 of NaN
-nonzero = operation("nonzero")  # 0 of 0, else 1
+step = operation("step")  # 1 above 0, else 0; 1 for NaN
+nonzero = operation("nonzero")  # 0 for 0, else 1
 sigmoid = operation("sigmoid")  # 1 / (1 + exp(-x))
 softplus = operation("softplus")  # log(1 + exp(x))
-constant = operation("constant")  # x, which the gradient takes for a constant
+constant = operation("constant")  # x, treated as constant by the gradient
 
 
 def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
@@ -182,27 +181,27 @@ def derivative(of: Expr, by: Expr) -> Expr:
 
 
 def subexpressions(of: Expr) -> Iterator[Expr]:
-    """Operands before what is made of them; what occurs twice comes twice."""
+    """All subexpressions, operands before the operations on them; one that occurs twice comes twice."""
     for x in of.operands:
         yield from subexpressions(x)
     yield of
 
 
 def variables(of: Expr) -> list[str]:
-    """In the order in which they occur."""
+    """The names of the variables, in the order in which they occur."""
     return list(dict.fromkeys(x.args[0] for x in subexpressions(of) if x.op == "variable"))
 
 
 def substitute(of: Expr, others: Mapping[Expr, Expr]) -> Expr:
-    """With ``others`` in place of some of its subexpressions."""
+    """The expression with subexpressions that are keys of ``others`` replaced by the values."""
     if of in others:
         return others[of]
     return _MAKE[of.op](*(substitute(x, others) for x in of.operands)) if of.operands else of
 
 
 def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]], list[Expr]]:
-    """What occurs several times in the expressions, with names in the order in which they can be computed, and the
-    expressions in terms of these."""
+    """Subexpressions that occur several times, named and in an order in which they can be computed, and the expressions
+    in terms of those names."""
     shared: list[tuple[str, Expr]] = []
     while True:
         pool = [*expressions, *(x for _, x in shared)]
@@ -223,7 +222,7 @@ def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]],
 
 Interval = tuple[float, float]
 
-# The values of the operations, each monotone in each of its operands but for the square and what divides.
+# The values of the operations, monotone in each operand except for square, nonzero and the divisor.
 VALUES: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -241,7 +240,7 @@ VALUES: dict[str, Callable[..., float]] = {
 
 
 def interval(of: Expr, ranges: Mapping[str, Interval]) -> Interval:
-    """Limits of the values where every variable stays within its own."""
+    """Limits of the value, given limits of every variable."""
     if not of.operands:
         return ranges[of.args[0]] if of.op == "variable" else (of.number, of.number)
     limits = [interval(x, ranges) for x in of.operands]
@@ -260,13 +259,13 @@ _BINARY = {"add": ("+", 1), "subtract": ("-", 1), "multiply": ("*", 2), "divide"
 
 
 def text(of: Expr, names: Mapping[str, str] | None = None, calls: Mapping[str, str] | None = None) -> str:
-    """As C++ and Python write it alike. ``names`` of variables; ``calls``: formats of numbers, and of
-    operations that are not written by a sign or as a call of their own name."""
+    """The expression as source that is the same in C++ and Python. ``names`` of variables; ``calls``: formats of
+    numbers, and of operations that are not written with a sign or as a call of their own name."""
     return _text(of, names or {}, calls or {})[0]
 
 
 def _text(of: Expr, names: Mapping[str, str], calls: Mapping[str, str]) -> tuple[str, int]:
-    """And how tightly it binds."""
+    """The source, and how tightly its outermost operation binds."""
     if of.op == "number":
         written = str(int(of.number)) if of.number == int(of.number) else repr(of.number)
         return calls.get("number", "{}").format(written), 3 if of.number < 0 else 4

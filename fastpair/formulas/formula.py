@@ -1,7 +1,7 @@
 """A pair loss as three small functions and two pools, and what the gradient needs of them.
 
 An anchor's positives P have terms u(s), its negatives N terms v(s); each kind is pooled to a sum, a log-sum-exp or a
-maximum, and the loss of the anchor is made of what both come to. s is the closeness of a pair: a similarity, or the
+maximum, and the anchor's loss is a function of both results. s is the closeness of a pair: a similarity, or the
 negative of a distance.
 """
 
@@ -29,14 +29,14 @@ from .expressions import (
 SUM, LOG_SUM_EXP, MAX = "Sum", "LogSumExp", "Max"
 
 s = variable("s")
-# What a positive may know of its anchor's other pairs: log sum_N exp(v), as one number.
+# All that a positive's term may read of its anchor's other pairs: log sum_N exp(v), as one number.
 negatives_lse = variable("negatives_lse")
 
 
 class Kind:
-    """What an anchor's pairs of one kind come to, for the loss of the anchor to read. What it reads says how they are
-    pooled: ``lse`` is their log-sum-exp, ``max`` the largest; ``sum``, ``mean`` and ``nonzero``, how many are not
-    zero, are of their terms; ``pairs`` is how many there are."""
+    """The statistics of an anchor's pairs of one kind, which the anchor's loss reads. What it reads decides how their
+    terms are pooled: ``lse`` is the log-sum-exp, ``max`` the largest, ``sum`` and ``mean`` are as named, ``nonzero``
+    is how many terms are not zero; ``pairs`` is how many pairs there are."""
 
     def __init__(self, name: str):
         self.name = name
@@ -49,9 +49,9 @@ class Kind:
 
 
 P, N = Kind("pos"), Kind("neg")
-# Names that printed functions use themselves.
+# Names that the printed functions use themselves.
 RESERVED = {"s", "a", "u", "v", "T", "params", "pos", "neg", "positive", "negative", "counted", "losses", "neg_losses"}
-# The log-sum-exp of an anchor's positives and negatives together, and what it is made of.
+# The log-sum-exp over an anchor's positives and negatives together, and the expressions of its two parts.
 both_lse = LogSumExp(variable("both.highest"), variable("both.rest"))
 OF_BOTH = dict(zip((both_lse.highest, both_lse.rest), logaddexp(P.lse, N.lse).parts))
 
@@ -61,8 +61,8 @@ class PairFormula:
     """Attributes:
     name: as the operator ``fastpair::pair_loss`` takes it.
     positive, negative: the terms u(s) and v(s).
-    anchor: the loss, or two parts of it, that of the positives first, each with a mean of its own.
-    count: what an anchor counts in the mean, or in that of each part.
+    anchor: the loss, or its two parts, that of the positives first, each with a mean of its own.
+    count: how much an anchor counts in the mean, or in the mean of each part.
     needs: anchors without pairs of these kinds have loss 0 and do not count.
     """
 
@@ -74,7 +74,7 @@ class PairFormula:
     needs: tuple[Kind, ...] = ()
 
     def __post_init__(self):
-        """Refuses what some printer could not print, or some kernel would compute otherwise."""
+        """Refuses what a printer could not print, or a kernel would compute differently."""
         parts, counts = len(self.written), len(self.counts)
         if parts > 2 or counts != parts:
             raise ValueError(f"{self.name}: the loss has one part or two, each with a count, not {parts} and {counts}")
@@ -108,12 +108,12 @@ class PairFormula:
 
     @cached_property
     def written(self) -> tuple[Expr, ...]:
-        """The parts of the anchor's loss, of which one may read ``both_lse``."""
+        """The parts of the anchor's loss as they were given; one may read ``both_lse``."""
         return tuple(map(as_expr, self.anchor if isinstance(self.anchor, tuple) else (self.anchor,)))
 
     @cached_property
     def parts(self) -> tuple[Expr, ...]:
-        """The parts of the anchor's loss, of what P and N come to."""
+        """The parts of the anchor's loss in terms of the statistics of P and N."""
         return tuple(substitute(of, OF_BOTH) for of in self.written)
 
     @cached_property
@@ -126,13 +126,13 @@ class PairFormula:
 
     @cached_property
     def is_sum(self) -> bool:
-        """Whether it is the sum of all terms, averaged over all anchors or over the terms of a kind that are not zero:
-        what a pair adds to the gradient depends on no other pair."""
+        """Whether the loss is the sum of all terms, averaged over all anchors or over the nonzero terms of a kind: what
+        a pair adds to the gradient depends on no other pair."""
         plain = (self.parts, self.counts) == ((P.sum + N.sum,), (as_expr(1),))
         return not self.needs and (plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero)))
 
     def reads(self, *symbols: Expr) -> bool:
-        """Whether an anchor's loss or count does."""
+        """Whether an anchor's loss or count reads any of the symbols."""
         return any(x in symbols for part in (*self.parts, *self.counts) for x in subexpressions(part))
 
     def pool(self, kind: Kind) -> str:
@@ -147,7 +147,7 @@ class PairFormula:
 
     @cached_property
     def needs_sum(self) -> bool:
-        """Whether positives that are pooled to a log-sum-exp are added up too."""
+        """Whether the terms of positives that are not pooled to a sum are summed as well."""
         return self.pool(P) != SUM and self.reads(P.sum, P.mean)
 
     @cached_property
@@ -158,8 +158,8 @@ class PairFormula:
         return [name for name in dict.fromkeys(names) if "." not in name and name not in ("s", "negatives_lse")]
 
     def slope(self, kind: Kind) -> tuple[Expr, Expr]:
-        """(factor, constant): the derivative of an anchor's loss by a term u of a kind is factor times the share of u
-        in the log-sum-exp, plus constant."""
+        """(factor, constant): the derivative of an anchor's loss by a term u of this kind is factor times the share of
+        u in the log-sum-exp, plus constant."""
         loss = self.parts[0] + self.parts[1] if self.separate_means else self.parts[0]
         constant = derivative(loss, kind.sum) + derivative(loss, kind.mean) / kind.pairs
         if self.pool(kind) == MAX:
@@ -172,8 +172,8 @@ class PairFormula:
         return factor, constant
 
     def outputs(self) -> dict[str, Expr]:
-        """What kernels make of an anchor's statistics, in terms of sums and numbers of pairs. The loss and the count of
-        the negatives are apart where they have a mean of their own, and zero elsewhere."""
+        """What kernels compute from an anchor's statistics, means being sums over numbers of pairs. The loss and count
+        of the negatives are separate where they have a mean of their own, and zero elsewhere."""
         (loss, neg_loss), (count, neg_count) = ((*of, as_expr(0))[:2] for of in (self.parts, self.counts))
         made = {"loss": loss, "count": count, "neg_loss": neg_loss, "neg_count": neg_count}
         for kind in (P, N):
@@ -182,7 +182,7 @@ class PairFormula:
         return {name: substitute(of, means) for name, of in made.items()}
 
     def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
-        """How large the terms that are exponentiated get, in either direction, where closenesses stay within limits."""
+        """The largest magnitude of the terms that are exponentiated, for closenesses within the given limits."""
         ranges: Mapping = {name: (value, value) for name, value in zip(self.parameters, params)}
         pooled = [(P, self.positive), (N, self.negative)]
         limits = [interval(term, {**ranges, "s": closeness}) for kind, term in pooled if self.pool(kind) == LOG_SUM_EXP]

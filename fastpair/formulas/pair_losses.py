@@ -1,8 +1,8 @@
 """The definitions of the pair losses, from which the kernels' code, the dense evaluation, the functions and modules and
 the tables of the documentation are printed.
 
-A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) puts it behind the name, the settings and the
-defaults that the literature gives it.
+A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) gives it the name, the settings and the defaults
+that it has in the literature.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Setting:
         name, default: of the argument.
         what: what it is, and what it may be, for the documentation.
         check: "positive", "finite", or "margin", which is not NaN and, for a distance, not negative.
-        gives: the parameter of the formula that it is. Default: that of its own name.
-        inverse: the parameter is its inverse.
-        on_scores: a value of the score: where this is a distance, the parameter is its negative, as the closeness is.
+        gives: the parameter of the formula that it sets. Default: the one of the same name.
+        inverse: whether the parameter is the inverse of the setting.
+        on_scores: whether it is a value of the score: for a distance the parameter is then its negative.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Setting:
         return self.gives or self.name
 
     def value(self, setting: float, similarity: bool) -> float:
-        """The parameter."""
+        """The value of the parameter."""
         value = 1 / setting if self.inverse else float(setting)
         return -value if self.on_scores and not similarity else value
 
@@ -103,17 +103,17 @@ class Definition:
     """A loss over the pairs that labels make.
 
     Attributes:
-        name: of the function, less "_loss".
+        name: that of the function, without "_loss".
         module: the name of its class.
         title: what it is, in one line.
         text: the loss of an anchor as the literature writes it, P its positives, N its negatives, s the closeness.
         source: the paper and the equation.
-        formula: a key of ``FORMULAS``, or what picks one.
+        formula: a key of ``FORMULAS``, or the choice that picks one.
         settings: in the order in which the module takes them.
         mean: what reduction="mean" is.
         distance: the default.
         similarities: whether it is defined for similarities alone.
-        notes: whatever else its documentation says.
+        notes: anything else that its documentation says.
         option: its name on command lines. Default: ``name``.
     """
 
@@ -131,7 +131,7 @@ class Definition:
     option: str = ""
 
     def __post_init__(self):
-        # What a call needs is made here: torch.compile cannot enter a cached property that is not made yet.
+        # What a call needs is computed here: torch.compile cannot trace the first access to a cached property.
         by_parameter = {x.parameter: x for x in self.settings}
         for formula in self.choices.values():
             if set(formula.parameters) != set(by_parameter):
@@ -141,13 +141,13 @@ class Definition:
 
     @property
     def choices(self) -> Mapping[int | None, PairFormula]:
-        """Formulas by the value of the setting that picks one, the default first; None: there is no such setting."""
+        """The formulas, keyed by the value of the setting that picks one, the default first; by None without one."""
         if isinstance(self.formula, str):
             return {None: FORMULAS[self.formula]}
         return {value: FORMULAS[name] for value, name in self.formula.formulas.items()}
 
     def params(self, settings: Mapping[str, float], similarity: bool) -> list[float]:
-        """The parameters of the formula, in its order."""
+        """The parameters of the formula, in the formula's order."""
         return [x.value(settings[x.name], similarity) for x in self._by_parameter]
 
 

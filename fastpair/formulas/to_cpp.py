@@ -59,7 +59,7 @@ def struct(formula: PairFormula) -> str:
         + (f" : {made} {{}}" if fields else " {}"),
     ]
     for kind, term in (("positive", formula.positive), ("negative", formula.negative)):
-        # What is exponentiated must not be fused with the subtraction of its shift.
+        # A term that is exponentiated must not be fused with the subtraction of its shift.
         rounded = formula.pool(P if kind == "positive" else N) != SUM or formula.reads_negatives_lse
         lines.append(pair_function(kind, term, rounded))
         lines.append(pair_function(f"{kind}_slope", derivative(term, s), rounded))
@@ -76,7 +76,7 @@ def pair_function(name: str, of: Expr, rounded: bool) -> str:
 
 
 def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
-    """Fields of a Statistic by what formulas call them."""
+    """The fields of a Statistic, keyed by the names that formulas use."""
     k = kind.name
     return {
         f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.sum",
@@ -87,7 +87,7 @@ def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
 
 
 def anchor_function(formula: PairFormula) -> list[str]:
-    """What is not zero of an anchor."""
+    """The function of an anchor, which sets only the outputs that are not zero."""
     outputs = {name: of for name, of in formula.outputs().items() if of.number != 0}
     shared, values = share(list(outputs.values()), "x")
     names = statistics(P, formula) | statistics(N, formula)

@@ -1,4 +1,4 @@
-"""Prints the rows of tables of the losses in README and docs, between two lines that mark their place."""
+"""Prints the tables of the losses in README and docs, between two lines that mark their place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END = "<!-- end -->\n"
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(heads)
     lines = [heads, ["---"] * len(heads), *rows]
-    # What would end a cell.
+    # A bar would end the cell.
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
@@ -33,11 +33,11 @@ def details(definitions: Iterable[Definition]) -> str:
 
 
 def settings(of: Definition) -> list[str]:
-    """Names and defaults, but of the reduction, of which the next column tells."""
+    """Names and defaults, except the reduction, which has the next column."""
     return [f"{name}={kind.split(' = ')[1]}" for name, kind in to_python.settings(of).items() if name != "reduction"]
 
 
 def inserted(text: str, made: str) -> str:
-    """The text with what is made between its marks."""
+    """The text, with ``made`` in place of what is between the marks."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END, 1)[1]}"

@@ -75,7 +75,7 @@ MODULE_IMPORTS = """\
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
 from fastpair.losses.pair import check_settings"""
-# The arguments that pair losses share, but for what {distance} and {mean} are.
+# The arguments that pair losses share; the names in braces differ from loss to loss.
 ARGUMENTS = """\
 embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
 labels: integers (n,). May be None where ``indices_tuple`` is given.
@@ -105,14 +105,14 @@ ERRORS = "TypeError: an argument of a wrong type. ValueError: one of a wrong sha
 
 
 def paragraph(text: str, indent: int = 0) -> str:
-    """Lines of what follows an argument's name are indented further."""
+    """Wraps a text; where it is indented, as arguments are, further lines are indented more."""
     first, rest = " " * indent, " " * (indent + 4 * (indent > 0))
     return textwrap.fill(text, 112, break_on_hyphens=False, initial_indent=first, subsequent_indent=rest)
 
 
 def documentation(title: str, formula: str, notes: str, source: str, named: Iterable[str], **of: str) -> str:
-    """A docstring, of lines that are not indented. ``named``: what the settings are; ``of``: what {distance}, {mean}
-    and {repeats} are."""
+    """A docstring without indentation. ``named``: the lines of the settings; ``of``: the texts for {distance}, {mean}
+    and {repeats}."""
     arguments = ARGUMENTS.format(settings="\n".join(named), **of)
     parts = [
         f"{title}.",
@@ -126,14 +126,14 @@ def documentation(title: str, formula: str, notes: str, source: str, named: Iter
 
 
 def settings(of: Definition) -> dict[str, str]:
-    """Types and defaults, in the order in which modules take them."""
+    """Types and defaults of the settings, in the order in which modules take them."""
     numbers = {x.name: f"float = {x.default}" for x in of.settings}
     choice = {of.formula.name: f"int = {of.formula.default}"} if isinstance(of.formula, Choice) else {}
     return {**numbers, "distance": f'str = "{of.distance}"', **choice, "reduction": 'str = "mean"'}
 
 
 def blanks(of: Definition) -> dict[str, str]:
-    """What the templates leave open."""
+    """The texts that fill in the templates."""
     named = [*of.settings, of.formula] if isinstance(of.formula, Choice) else of.settings
     documented = documentation(
         of.title,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .expressions import Expr, as_expr, share, subexpressions, substitute, text
 from .formula import Kind, N, P, PairFormula, both_lse
 
-# Names of a kind's pairs, of their terms, and of the masks.
+# The names of each kind's mask and terms in the printed functions.
 MASKS, TERMS = {"pos": "positive", "neg": "negative"}, {"pos": "u", "neg": "v"}
 
 
 def statistics(kind: Kind) -> dict[Expr, str]:
-    """How each is computed from the terms and the mask."""
+    """How each statistic is computed from the terms and the mask."""
     terms, mask = TERMS[kind.name], MASKS[kind.name]
     return {
         kind.pairs: f"{mask}.sum(1)",
@@ -24,9 +24,9 @@ def statistics(kind: Kind) -> dict[Expr, str]:
 
 def loss(formula: PairFormula) -> tuple[str, str]:
     """Name and source of a function of the closenesses (n, m), the masks of positives and of negatives, and the
-    parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean what is averaged and
-    over how many."""
-    # Here a log-sum-exp is one number, that over both kinds too where their terms are the same.
+    parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean the sum and the
+    count."""
+    # Here a log-sum-exp is one number; so is the one over both kinds where their terms are the same.
     whole = {lse.rest: as_expr(0) for lse in (P.lse, N.lse, both_lse)}
     parts = formula.written if formula.positive == formula.negative else formula.parts
     parts, counts = ([substitute(of, whole) for of in all] for all in (parts, formula.counts))
@@ -38,7 +38,7 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     shared, values = share([*parts, *counts], "x")
     values = [text(of, names, calls) for of in values]
     if counted:
-        # What counts as one is counted by the mask.
+        # Where an anchor counts as one, the mask is its count.
         values = ["counted" if of == "1" else f"torch.where(counted, {of}, 0)" for of in values]
     values, counts = values[: len(parts)], values[len(parts) :]
     losses = ["losses", "neg_losses"][: len(parts)]

@@ -24,15 +24,15 @@ def terms(formula: PairFormula) -> tuple[str, str]:
 
 
 def anchor(formula: PairFormula) -> tuple[str, str]:
-    """Name and source of a function that returns ``PairFormula.outputs`` of what both kinds come to, ``Statistic`` in
-    :mod:`fastpair.backends.triton.pair_kernels`."""
+    """Name and source of a function that returns ``PairFormula.outputs``, given the statistics of both kinds, each a
+    ``Statistic`` of :mod:`fastpair.backends.triton.pair_kernels`."""
     shared, outputs = share(list(formula.outputs().values()), "x")
     fields = statistics(P, formula) | statistics(N, formula)
     names = {symbol: symbol.replace(".", "_") for symbol in fields}
     made = [f"{name} = {text(of, names)}" for name, of in shared]
     values = [value(of, names) for of in outputs]
     if formula.needs:
-        # Of anchors that do not count, numbers that give no NaN.
+        # For anchors that do not count, values that give no NaN.
         fields = {x: f"tl.where(counted, {of}, {float(x.endswith('.pairs'))})" for x, of in fields.items()}
         values = [of if of == "0.0" else f"tl.where(counted, {of}, 0.0)" for of in values]
     used = " ".join([*made, *values])
@@ -46,18 +46,18 @@ def printed(
     formula: PairFormula, what: str, arguments: str, lines: Iterable[str], values: Iterable[str]
 ) -> tuple[str, str]:
     name = f"{formula.name}_{what}"
-    head = f"def {name}({arguments}, {', '.join(formula.parameters) or 'unused'}):"  # a kernel has one at least
+    head = f"def {name}({arguments}, {', '.join(formula.parameters) or 'unused'}):"  # a kernel passes at least one
     body = [*lines, "return (", *(f"    {of}," for of in values), ")"]
     return name, "\n    ".join([head, *body]) + "\n"
 
 
 def value(of: Expr, names: dict[str, str] | None = None) -> str:
-    """A number alone is one with a point: the compiler would take others for integers."""
+    """A bare number gets a decimal point: the compiler would take it for an integer."""
     return text(of, names) if of.number is None else repr(float(of.number))
 
 
 def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
-    """Fields of a ``Statistic`` by what formulas call them."""
+    """The fields of a ``Statistic``, keyed by the names that formulas use."""
     k = kind.name
     return {
         f"{k}.pairs": f"{k}.pairs",
