@@ -83,13 +83,13 @@ ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Defau
 {settings}
 distance: the score of a pair, {distance}.
 reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
-mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / \
-max(c_neg, 1). The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have \
+mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / \
+max(c_neg, 1). The last two belong to the negatives where these have a mean of their own, else they are 0; counts have \
 no gradient.
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
-tensors of row numbers as miners make them, to take in place of those that the labels make. {repeats} The loss \
+tensors of row numbers as miners make them, used in place of those that the labels make. {repeats} The loss \
 is then plain PyTorch on the listed scores, whose memory grows with the list.
-exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and only when \
+exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and only when \
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
 backend: the kernels, see :func:`fastpair.use_backend`.

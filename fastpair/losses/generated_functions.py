@@ -57,14 +57,14 @@ def contrastive_loss(
         reduction: "mean": for power 1 the average of the positive terms that are not zero plus that of the negative
             terms that are not zero (the convention of pytorch-metric-learning), for power 2 over all anchors (with
             pos_margin 0 and "euclidean" the form of the paper); "sum": the sum of the anchors' losses; "none": the
-            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
-            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
+            where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -118,14 +118,14 @@ def snca_loss(
         temperature: τ, the paper's σ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
-            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
-            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
+            where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -182,14 +182,14 @@ def nca_loss(
         softmax_scale: σ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
-            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
-            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
+            where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -244,14 +244,14 @@ def supcon_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
             pytorch-metric-learning such a batch has loss 0); "sum": the sum of the anchors' losses; "none": the
-            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
-            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
+            where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -305,15 +305,15 @@ def dcl_loss(
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
-            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be
-            added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
-            The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no
-            gradient.
+            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
+            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
+            The last two belong to the negatives where these have a mean of their own, else they are 0; counts have
+            no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -369,14 +369,14 @@ def sincere_loss(
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
-            losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where
-            these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
+            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
+            where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -433,14 +433,14 @@ def ntxent_loss(
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
-            (n,); "totals": what the mean is made of, to be added up over parts of a batch: (S, c, S_neg, c_neg)
-            with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the negatives where these have a
-            mean of their own, and 0 elsewhere; counts have no gradient.
+            (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with
+            mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives where these have a
+            mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -499,14 +499,14 @@ def multi_similarity_loss(
         base: λ, the similarity, or distance, at which a pair is neither.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over all anchors, those without pairs included; "sum": the sum of the anchors' losses;
-            "none": the losses, shape (n,); "totals": what the mean is made of, to be added up over parts of a
-            batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the
-            negatives where these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch:
+            (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the
+            negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -564,15 +564,15 @@ def circle_loss(
         gamma: γ, the scale, positive.
         distance: the score of a pair, "cosine" or "dot".
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
-            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be
-            added up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
-            The last two are of the negatives where these have a mean of their own, and 0 elsewhere; counts have no
-            gradient.
+            sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
+            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
+            The last two belong to the negatives where these have a mean of their own, else they are 0; counts have
+            no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.
@@ -631,14 +631,14 @@ def generalized_lifted_structure_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0
             (pytorch-metric-learning drops the missing sum from the formula instead); "sum": the sum of the anchors'
-            losses; "none": the losses, shape (n,); "totals": what the mean is made of, to be added up over parts of
-            a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two are of the
-            negatives where these have a mean of their own, and 0 elsewhere; counts have no gradient.
+            losses; "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of
+            a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
-            integer tensors of row numbers as miners make them, to take in place of those that the labels make. A
-            pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then
-            plain PyTorch on the listed scores, whose memory grows with the list.
-        exclude_self: which pairs are no pairs because both sides are one sample. None: the pairs (i, i), when and
+            integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
+            PyTorch on the listed scores, whose memory grows with the list.
+        exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
         backend: the kernels, see :func:`fastpair.use_backend`.

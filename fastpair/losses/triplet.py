@@ -23,12 +23,12 @@ RULES = {
 }
 SETTINGS = (
     "margin: m, in units of the distance.",
-    "swap: the smaller of d_N and the distance of positive and negative in place of d_N. For triplets that are given "
-    "by ``indices_tuple`` only.",
+    "swap: use the smaller of d_N and the distance between positive and negative in place of d_N. Only for triplets "
+    "that ``indices_tuple`` lists.",
     "smooth_loss: log(1 + exp(x)) in place of [x]₊.",
-    'triplets_per_anchor: which triplets count. "all": every one, summed up in O(n log n) time an anchor. "semihard": '
-    'those with d_P < d_N < d_P + m. "hard": one an anchor, its farthest positive with its nearest negative (of equal '
-    "ones any, for the gradient). Ignored where ``indices_tuple`` says which.",
+    'triplets_per_anchor: which triplets count. "all": every one, summed in O(n log n) time per anchor. "semihard": '
+    'those with d_P < d_N < d_P + m. "hard": one per anchor, its farthest positive with its nearest negative (any of '
+    "equal ones, for the gradient). Ignored where ``indices_tuple`` lists them.",
 )
 
 
