@@ -1,5 +1,5 @@
-"""The operators as Triton kernels: for CUDA tensors, and with TRITON_INTERPRET=1 for CPU tensors, to test them without
-a GPU."""
+"""The operators as Triton kernels, for CUDA tensors and, with TRITON_INTERPRET=1, for CPU tensors, which tests them
+without a GPU."""
 
 from fastpair.backends.triton.linear_cross_entropy import linear_cross_entropy
 from fastpair.backends.triton.pair_loss import pair_loss

@@ -1,7 +1,7 @@
-"""What close pairs add to the gradients: slope times difference, pair by pair. As the difference of slope times the one
-embedding and slope times the other, which products make for all pairs at once, it would drown in their rounding.
+"""The gradients of close pairs: slope times difference, pair by pair. Matrix products, which handle all pairs at once,
+form slope times one embedding minus slope times the other, whose rounding errors would drown so small a difference.
 
-Close pairs are few, or a batch has collapsed: whole tiles without one are passed over, and in the others the columns.
+Close pairs are few unless a batch has collapsed: tiles without one are skipped, and so are columns in the others.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-OWNERS, MOST_COLUMNS, FLAGS = 8, 128, 64  # of a program: rows of a side, their columns, and flags that it reads at once
+OWNERS, MOST_COLUMNS, FLAGS = 8, 128, 64  # per program: rows of a side, their columns, and flags read at once
 
 
 @triton.jit
 def first_of(mask, numbers):
-    """The first of the ``numbers`` of which ``mask`` is true, and the mask without it."""
+    """The first of the ``numbers`` for which ``mask`` is true, and the mask without it."""
     first = tl.min(tl.where(mask, numbers, 2**31 - 1), 0)
     return first, mask & (numbers != first)
 
@@ -42,7 +42,7 @@ def close_kernel(
     COLUMNS: tl.constexpr,
     FLAGS: tl.constexpr,
 ):
-    """gradient_i += scale_i sum_j close_ij (scale_j other_j - scale_i own_i), i from ``begin`` up to ``owners``."""
+    """gradient_i += scale_i sum_j close_ij (scale_j other_j - scale_i own_i), for i in [``begin``, ``owners``)."""
     i = begin + tl.program_id(0) * OWNERS + tl.arange(0, OWNERS)
     mine = i < owners
     k = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -70,7 +70,7 @@ def close_kernel(
                 of_one = tl.load(row_slopes + one.to(tl.int64) * other_stride, mask=mine, other=0.0)[:, None]
                 value = tl.load(other + one.to(tl.int64) * d + k, mask=k < d, other=0.0).to(tl.float32)
                 difference = (value * tl.load(other_scale + one))[None, :] - row
-                # Infinite rows are far from those that they pull at nothing.
+                # A slope of zero must not turn an infinite difference into NaN.
                 total += tl.where(of_one != 0, of_one * difference, 0.0)
     before = tl.load(gradient + at, mask=inside, other=0.0)
     tl.store(gradient + at, before + scale[:, None] * total, mask=inside)

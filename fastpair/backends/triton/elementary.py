@@ -1,4 +1,4 @@
-"""Elementary device functions, which the formulas of the losses are written in. NaN stays NaN but in ``step``."""
+"""Elementary device functions, from which the formulas of the losses are built. Only ``step`` does not keep NaN."""
 
 import triton
 import triton.language as tl
@@ -11,13 +11,13 @@ def relu(x):
 
 @triton.jit
 def step(x):
-    """1 above 0, else 0; 1 of NaN."""
+    """1 above 0, else 0; 1 for NaN."""
     return tl.where(x <= 0, 0.0, 1.0)
 
 
 @triton.jit
 def nonzero(x):
-    """0 of 0, else 1."""
+    """0 for 0, else 1."""
     return tl.where(x == 0, 0.0, 1.0)
 
 
@@ -28,8 +28,8 @@ def square(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + exp(x)). log(1 + y) for y in [0, 1] is 2 atanh(y / (2 + y)), whose terms beyond z^15 are below 1e-9 of
-    the sum: the logarithm of 1 + y would lose the small ones."""
+    """log(1 + exp(x)). log(1 + y) for y in [0, 1] is 2 atanh(z), z = y / (2 + y), whose terms beyond z^15 are below
+    1e-9 of the sum: a logarithm of 1 + y would lose small y."""
     y = tl.exp(tl.where(x < 0, x, -x))
     z = y / (2 + y)
     q = z * z

@@ -1,6 +1,6 @@
 """Launch parameters of the kernels over tiles, by dtype, dimension and compute capability.
 
-``launch.json`` holds what ``benchmarks/tune_triton.py`` measured; what it does not know takes the defaults below.
+``launch.json`` holds what ``benchmarks/tune_triton.py`` measured; other cases take the defaults below.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# How every kernel is compiled: a product that is fused with the subtraction of its shift is not the number whose
-# maximum the shift is.
+# Options for every kernel: without fusion, since a product fused with the subtraction of its shift is not the number
+# whose maximum is the shift.
 COMPILED = {"enable_fp_fusion": False}
 
-# Numbers of a vector that is read by whole tiles, or of its channels, come in multiples of this.
+# Vectors that are read in whole tiles, and their channels, have lengths that are multiples of this.
 ROOM = 512
-# Rectangles begin at multiples of this, and rows of scratch have such lengths: see ``tiles.aligned``.
+# Rectangles begin at multiples of this, and so do rows of scratch: see ``tiles.aligned``.
 ALIGNED = 16
 
 
@@ -34,14 +34,14 @@ def whole(length: int, block: int) -> int:
 
 
 def roomy(x: Tensor) -> Tensor:
-    """``x`` (n,), or a copy of it, with room behind it for what reads whole tiles."""
+    """``x`` (n,), or a copy of it with room at the end, so that whole tiles can be read."""
     return torch.nn.functional.pad(x, (0, whole(len(x), ROOM) - len(x))) if len(x) % ROOM else x
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of the scores that one program takes at a time, and its warps. ``depth``: how much of the rows
-    it multiplies at a time, with the next ``stages`` on their way; 0 where the products were made before."""
+    """Rows and columns of the scores that one program takes at a time, and its warps. ``depth``: how many columns of
+    the embeddings it multiplies at a time, with the next ``stages`` in flight; 0 where the products exist already."""
 
     rows: int
     cols: int
@@ -50,7 +50,7 @@ class Tile:
     stages: int = 3
 
     def __post_init__(self):
-        # What is read of vectors has room for it, and columns begin where the compiler is told that they do.
+        # So that reads stay within the room of vectors, and columns begin where the compiler is told that they do.
         if ROOM % self.rows or ROOM % self.cols or self.cols % ALIGNED:
             raise ValueError(f"rows and cols of a tile must divide {ROOM}, cols be multiples of {ALIGNED}: {self}")
 
@@ -64,20 +64,20 @@ class Tile:
         }
 
 
-# Eight scores a thread, in rows of 512 bytes: three blocks or more fit a multiprocessor.
+# Eight scores per thread, in rows of 512 bytes: three blocks or more fit on a multiprocessor.
 DEFAULT = Tile(rows=8, cols=128, warps=4)
-# Where the kernels make the products, for statistics and for slopes: of what was measured on an H200 at n = 16384 and
-# d = 512 the fastest; at n = 2048 the small one would take a tenth less, and two compilations more. It is for slopes
-# that want more registers. Rows are a multiple of the columns. On chips that were not measured: what no kernel wants
-# for registers with.
+# Tiles where the kernels make the products, for statistics and for slopes: the fastest of those measured on an H200 at
+# n = 16384 and d = 512. The small one, which would save a tenth at n = 2048 for two more compilations, is for slopes
+# that need more registers. Rows are a multiple of the columns. On chips that were not measured: a tile with which no
+# kernel is short of registers.
 MAKING_STATISTICS = Tile(rows=128, cols=128, warps=8, depth=64)
 MAKING_SLOPES = Tile(rows=128, cols=64, warps=4, depth=64)
 MAKING_SMALL = Tile(rows=64, cols=64, warps=4, depth=64, stages=4)
 MAKING_ANYWHERE = Tile(rows=64, cols=64, warps=8, depth=64)
-# For Triton's interpreter, to which a program costs the same whatever its size.
+# For Triton's interpreter, where a program costs the same whatever its size.
 INTERPRETED = Tile(rows=128, cols=128, warps=4)
 
-# What the tuning tries.
+# The tiles that tuning tries.
 CANDIDATES = [
     Tile(rows, cols, warps)
     for rows, cols, warps in (
@@ -92,7 +92,7 @@ CANDIDATES = [
     )
 ]
 
-# Dimensions that were tuned for; others take the parameters of the next larger, or of the largest.
+# Dimensions that were tuned; others take the parameters of the next larger one, or of the largest.
 DIMENSIONS = (64, 128, 256, 512, 1024)
 
 
@@ -121,7 +121,7 @@ def _properties(index: int) -> Device:
 
 
 def device_of(x: Tensor) -> Device | None:
-    """None where the interpreter runs."""
+    """The properties of the GPU of x; None in the interpreter."""
     return _properties(x.device.index) if x.device.type == "cuda" else None
 
 
@@ -131,7 +131,7 @@ def tile_for(x: Tensor) -> Tile:
 
 
 def making_tiles_for(x: Tensor, simple: bool) -> tuple[Tile, Tile]:
-    """For the statistics and for the slopes; ``simple``: see ``terms.Loss``."""
+    """The tiles for the statistics and for the slopes. ``simple``: see ``terms.Loss``."""
     device = device_of(x)
     if device and device.capability != (9, 0):
         return MAKING_ANYWHERE, MAKING_ANYWHERE

@@ -1,11 +1,11 @@
 """``fastpair::linear_cross_entropy`` on the GPU.
 
-Blocks of rows: cuBLAS makes their logits, one kernel turns them into losses and slopes, and two products make the
-gradients: 3 units of 2nKd flops. Tiles of logits that are computed where they are needed, twice, and never written
-would take 4. By arithmetic the two cost about the same: at d = 512 a logit takes 3 * 1024 flops, 3.9 ps at 790 TFLOP/s,
-and in half precision 12 bytes as a logit and 6 as a slope, 4.2 ps at 4.3 TB/s; to spare the 12 bytes, 2.8 ps, costs one
-more unit, 1.3 ps at the speed of cuBLAS and 2 ps or more in a kernel with an epilogue. The blocks are the simpler way,
-serve every dtype, and get better with d.
+Rows are taken in blocks: cuBLAS makes their logits, one kernel turns these into losses and slopes, and two products
+make the gradients: 3 units of 2nKd flops. Tiles of logits that are computed where needed, twice, and never written
+would take 4. By arithmetic both cost about the same: at d = 512 a logit takes 3 * 1024 flops, 3.9 ps at 790 TFLOP/s,
+and in half precision 12 bytes as a logit and 6 as a slope, 4.2 ps at 4.3 TB/s; sparing the 12 bytes, 2.8 ps, costs one
+more unit, 1.3 ps at the speed of cuBLAS and 2 ps or more in a kernel with an epilogue. The blocks are simpler, serve
+every dtype, and get better with d.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastpair.backends.triton.launch import ALIGNED, COMPILED, whole
 from fastpair.backends.triton.rows import Rows
 from fastpair.backends.triton.tiles import aligned
 
-# Logits that are held at a time, in float32: more save nothing, fewer rows make the products slow.
+# Logits held at a time, in float32: more of them save nothing, and fewer rows slow down the products.
 LOGITS, MIN_ROWS = 1 << 24, 512
 
 LINEAR, COSFACE, ARCFACE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -32,7 +32,7 @@ KINDS = {"linear": LINEAR.value, "cosface": COSFACE.value, "arcface": ARCFACE.va
 
 
 class RowArguments(NamedTuple):
-    """Of each row; its loss is what the kernel makes. ``scale`` is None where vectors are compared as they are."""
+    """Vectors over the rows; the kernel writes ``losses``. ``scale`` is None where rows are not scaled to length 1."""
 
     labels: Tensor
     weights: Tensor
@@ -47,7 +47,7 @@ class ClassArguments(NamedTuple):
 
 @triton.jit
 def class_logits(at, k, count, classes, row_scale, scale):
-    """Logits of one row and the classes k, the own class without its margin; minus infinity beyond the last."""
+    """The logits of one row for the classes k, without a margin; minus infinity beyond the last class."""
     inside = k < count
     out = tl.load(at + k, mask=inside, other=0.0)
     if classes.scale is not None:
@@ -59,8 +59,8 @@ def class_logits(at, k, count, classes, row_scale, scale):
 
 @triton.jit
 def own_logit(logit, scale, margin, cos_margin, sin_margin, KIND: tl.constexpr):
-    """The logit of the own class as ``TargetLogit`` in csrc/margins.h makes it, and its derivative by the one without a
-    margin."""
+    """The logit of the own class, with the margin as ``TargetLogit`` in csrc/margins.h applies it, and its derivative
+    by the logit without the margin."""
     slope = logit * 0 + 1
     out = logit
     if KIND == COSFACE:
@@ -96,7 +96,7 @@ def softmax_kernel(
     BLOCK: tl.constexpr,
 ):
     """One row of the block that begins with row ``top``: its loss and, where ``slopes`` are wanted, its weight times
-    the derivatives by its products with the ``count`` classes, which may replace the logits."""
+    the derivatives by its products with the ``count`` classes, which may overwrite the logits."""
     ld = aligned(ld)
     row = top + tl.program_id(0)
     offset = tl.program_id(0).to(tl.int64) * ld
@@ -112,7 +112,7 @@ def softmax_kernel(
 
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
     exponentials = tl.zeros((BLOCK,), tl.float32)
-    # Sums of logits are of what they are above one of them, whose digits a common offset does not take.
+    # Logits are summed relative to one of them, so that a common offset does not cost digits.
     base = tl.where(tl.abs(target) == float("inf"), 0.0, target)
     above = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, count, BLOCK):
@@ -128,7 +128,7 @@ def softmax_kernel(
     peak = tl.max(highest, 0)
     shift = tl.where(highest == -float("inf"), -float("inf"), highest - peak)
     sum_exp = tl.sum(exponentials * tl.exp(shift), 0)
-    # NaN in a logit is in the exponentials, not in the maximum.
+    # A NaN logit shows in the exponentials, not in the maximum.
     loss = (peak - base) - (1 - smoothing) * (target - base) + tl.log(sum_exp)
     if SMOOTH:
         loss -= smoothing / count * tl.sum(above, 0)
@@ -156,7 +156,7 @@ def softmax_kernel(
 def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator ``fastpair::linear_cross_entropy``.
 
-    A label that is no class makes the loss NaN: the device cannot raise an error without being waited for."""
+    A label out of range makes the loss NaN: raising an error would mean waiting for the device."""
     n, d = call.embeddings.shape
     classes = len(call.weight)
     unit = call.logits != "linear"

@@ -1,7 +1,7 @@
-"""The kernels behind every pair loss: a sweep for the anchors' statistics, and one for the slopes of all pairs.
+"""The kernels behind every pair loss: one sweep for the anchors' statistics, and one for the slopes of all pairs.
 
 ``statistics_kernel`` -> ``anchor_kernel`` -> ``reduce_kernel`` -> ``slopes_kernel``; a sum over pairs, whose slopes
-need no statistics, takes the last two alone. The loss comes in as two device functions, see ``terms``.
+need no statistics, takes only the last two. The loss comes in as two device functions, see ``terms``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from fastpair.backends.triton.tiles import (
     tile_products,
 )
 
-# Which pairs an anchor is one half of with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
+# Which pairs compare an anchor with itself, as constants of the kernels: none, (i, i), or (i, self_index[i]).
 NO_SELF, SAME_INDEX, LISTED_SELF = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
-# What an anchor's pairs come to in some of the columns: of positives the sum, maximum or shift of the log-sum-exp; the
+# An anchor's statistics over some of the columns. For positives: the sum, maximum or shift of the log-sum-exp; the
 # number of non-zero terms, column of the maximum or sum of exponentials; the sum of slopes by `negatives_lse`, or of
-# terms that are pooled otherwise; how many there are. Of negatives the first two.
+# terms that are pooled otherwise; the number of pairs. For negatives: the first two.
 CHANNELS = tl.constexpr(6)
-# Factor, shift and constant of the slopes of positives and negatives.
+# Factor, shift and constant of the slopes, for positives and for negatives.
 WEIGHTS = tl.constexpr(6)
-# Loss, count, loss of the negatives and their count, of a block of anchors or of a tile.
+# Loss and count, then those of the negatives, summed over a block of anchors or a tile.
 TOTALS = tl.constexpr(4)
 
 
 class Statistic(NamedTuple):
-    """What an anchor's pairs of one kind come to, in float64. A log-sum-exp is ``value`` + ``log_sum``, its maximum and
-    the logarithm of the sum relative to it: beside large closenesses their sum has lost the second. ``aside``: the
-    number of terms that are not zero, for a sum, else the sum of the terms."""
+    """Statistics of an anchor's pairs of one kind, in float64. A log-sum-exp is ``value`` + ``log_sum``: the maximum
+    and the logarithm of the sum relative to it, which would be lost in one number beside large closenesses. ``aside``:
+    for a sum the number of terms that are not zero, else the sum of the terms."""
 
     pairs: tl.tensor
     value: tl.tensor
@@ -49,7 +49,7 @@ class Statistic(NamedTuple):
 
 
 class AnchorResults(NamedTuple):
-    """What the anchors of one side come to: losses (n,), weights (6, .), of maxima the terms and columns (4, n), and
+    """The results of one side's anchors: losses (n,), weights (6, .), for maxima their terms and columns (4, n), and
     totals (blocks, 4)."""
 
     losses: Tensor
@@ -65,7 +65,7 @@ def same_classes(x, y, rows, cols):
 
 @triton.jit
 def all_pairs(rows, cols, self_index, SELF: tl.constexpr):
-    """Which of a tile are pairs at all."""
+    """Which elements of a tile are pairs at all."""
     inside = rows.index < rows.end
     pair = inside[:, None] & (cols.index < cols.end)[None, :]
     if SELF == SAME_INDEX:
@@ -78,7 +78,7 @@ def all_pairs(rows, cols, self_index, SELF: tl.constexpr):
 
 @triton.jit
 def has_others(rows, cols, SELF: tl.constexpr):
-    """Whether a tile may have what is no pair."""
+    """Whether a tile may have elements that are no pairs."""
     rows_end, cols_end = rows.first + rows.index.shape[0], cols.first + cols.index.shape[0]
     out = (rows_end > rows.end) | (cols_end > cols.end)
     if SELF == SAME_INDEX:
@@ -90,25 +90,25 @@ def has_others(rows, cols, SELF: tl.constexpr):
 
 @triton.jit
 def of_none(POOL: tl.constexpr):
-    """What no terms come to."""
+    """The first channel of a kind without terms."""
     return 0.0 if POOL == SUM else -float("inf")
 
 
 @triton.jit
 def collect(first, second, terms, cols, POOL: tl.constexpr):
-    """Takes a tile's terms of one kind, ``of_none`` for the pairs that are not of it, into what came to each of its
-    places before."""
+    """Adds a tile's terms of one kind, ``of_none`` for pairs that are not of this kind, to the two channels that each
+    place of the tile has."""
     if POOL == SUM:
         first += terms
         second += (terms != 0).to(tl.float32)
     elif POOL == LOG_SUM_EXP:
-        # One exponential: of the two shifts the larger becomes the new one. Of none there is nothing to shift.
+        # One exponential: the larger of the two shifts becomes the new one. Without terms there is nothing to shift.
         nearer = tl.exp(tl.where(terms == first, 0.0, -tl.abs(terms - first)))
         added = tl.where(terms == -float("inf"), 0.0, tl.where(terms > first, 1.0, nearer))
         second = tl.fma(second, tl.where(terms > first, nearer, 1.0), added)
         first = tl.maximum(first, terms)
     else:
-        # NaN passes for the largest, so that it shows.
+        # NaN counts as the largest, so that it shows.
         better = (terms > first) | (terms != terms)
         second = tl.where(better, cols.to(tl.float32, bitcast=True)[None, :], second)
         first = tl.where(better, terms, first)
@@ -117,13 +117,13 @@ def collect(first, second, terms, cols, POOL: tl.constexpr):
 
 @triton.jit
 def relative_to(shift, highest):
-    """exp(shift - highest), 1 for what is itself the highest, infinite or not."""
+    """exp(shift - highest); 1 if the shift is the highest itself, even if infinite."""
     return tl.exp(tl.where(shift == highest, 0.0, shift - highest))
 
 
 @triton.jit
 def over_places(first, second, POOL: tl.constexpr):
-    """What came to all places of a row."""
+    """The two channels of each row, over all its places."""
     if POOL == SUM:
         row_first = tl.sum(first, 1)
         row_second = tl.sum(second, 1)
@@ -141,8 +141,8 @@ def over_places(first, second, POOL: tl.constexpr):
 
 @triton.jit
 def bounded_terms(u, v, same, POOLS: tl.constexpr):
-    """The terms of all pairs and, where a kind is a log-sum-exp, their exponentials: none overflows or comes to
-    nothing, so that the shift is zero."""
+    """The terms of all pairs and, where a kind is a log-sum-exp, their exponentials: none overflows or underflows, so
+    that the shift is zero."""
     terms = tl.where(same, u, v)
     part = terms
     if POOLS.positives == LOG_SUM_EXP and POOLS.negatives == LOG_SUM_EXP:
@@ -156,8 +156,8 @@ def bounded_terms(u, v, same, POOLS: tl.constexpr):
 
 @triton.jit
 def add_rows(first, second, terms, part, POOL: tl.constexpr):
-    """Takes a tile's terms of one kind, zero for the pairs that are not of it, into what came to its rows before;
-    ``part`` are their exponentials."""
+    """Adds a tile's terms of one kind, zero for pairs that are not of this kind, to the two channels of its rows.
+    ``part``: their exponentials."""
     if POOL == SUM:
         first += tl.sum(terms, 1)
         second += tl.sum(tl.where(terms != 0, 1.0, 0.0), 1)
@@ -170,11 +170,11 @@ def add_rows(first, second, terms, part, POOL: tl.constexpr):
 
 @triton.jit
 def merged(first, second, other_first, other_second, POOL: tl.constexpr):
-    """First and second channel of one kind, of two sets of columns."""
+    """The first and second channel of one kind, merged from two sets of columns."""
     if POOL == SUM:
         return first + other_first, second + other_second
     elif POOL == LOG_SUM_EXP:
-        # Of no pairs both are empty; a NaN is in the sum.
+        # Without pairs both are minus infinity; a NaN shows in the sum.
         highest = tl.maximum(first, other_first)
         return highest, second * relative_to(first, highest) + other_second * relative_to(other_first, highest)
     else:
@@ -185,7 +185,7 @@ def merged(first, second, other_first, other_second, POOL: tl.constexpr):
 
 @triton.jit
 def take_in(at, room, first, second, again, POOL: tl.constexpr):
-    """Puts two channels at ``at``, with what was there before where ``again``."""
+    """Stores two channels at ``at``; if ``again``, merged with those stored there before."""
     first, second = first.to(tl.float64), second.to(tl.float64)
     if again != 0:
         first, second = merged(tl.load(at), tl.load(at + room), first, second, POOL)
@@ -217,15 +217,15 @@ def statistics_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """partial[s, :, i] of the anchors [top, bottom) and the s-th ``span`` of the columns [left, right), with what was
-    there of other columns where ``again``."""
+    """partial[s, :, i] for the anchors [top, bottom) and the s-th ``span`` of the columns [left, right); if ``again``,
+    merged with what is there from other columns."""
     top, left = aligned(top), aligned(left)
     split = tl.program_id(1)
     rows = stretch(x, top + tl.program_id(0) * BLOCK_M, top, bottom, BLOCK_M)
     of_anchor = entries(x.negatives_lse, rows.index)[:, None]
 
-    # Of each place of the tile apart, sums over its columns being taken once, at the end; or of whole rows, where the
-    # registers hold the products that are made.
+    # Statistics are kept for each place of the tile, and summed over its columns once, at the end; or for whole rows,
+    # where the registers hold the products that are made.
     PLACES: tl.constexpr = DEPTH == 0
     POSITIVES: tl.constexpr = POOLS.positives
     NEGATIVES: tl.constexpr = POOLS.negatives
@@ -259,8 +259,8 @@ def statistics_kernel(
             thirds = terms
             if x.negatives_lse is not None:
                 thirds = by_negatives_lse
-            # The comparisons are true: they have pairs counted where the closenesses are, in whose registers rows are
-            # added up in a few steps.
+            # The comparisons are always true: they make pairs be counted in the registers of the closenesses, where
+            # rows are summed in a few steps.
             count = tl.where((s <= float("inf")) | (s != s), 1.0, 0.0)
             if has_others(rows, cols, SELF):
                 terms, part = tl.where(pair, terms, 0.0), tl.where(pair, part, 0.0)
@@ -292,10 +292,10 @@ def statistics_kernel(
 
 @triton.jit
 def over_slots(partial, slots, room, rows, POOL: tl.constexpr):
-    """Two channels of some anchors, over all slots."""
+    """Two channels of some anchors, merged over all slots."""
     first = tl.full(rows.shape, of_none(POOL), tl.float64)
     second = tl.zeros(rows.shape, tl.float64)
-    # Many slots are those of few anchors, with no other work to wait beside.
+    # There are many slots where anchors are few, with no other work to hide the latency of loads.
     for slot in tl.range(slots, loop_unroll_factor=8):
         at = partial + slot * CHANNELS * room + rows
         first, second = merged(first, second, tl.load(at), tl.load(at + room), POOL)
@@ -304,10 +304,10 @@ def over_slots(partial, slots, room, rows, POOL: tl.constexpr):
 
 @triton.jit
 def statistic(pairs, first, second, third, POOL: tl.constexpr):
-    """What the channels of one kind, over all slots, come to."""
+    """The statistic that the channels of one kind, merged over all slots, make."""
     log_sum = tl.zeros_like(first)
     if POOL == LOG_SUM_EXP:
-        # The logarithm of no sum, whose maximum is minus infinity.
+        # Zero for an empty sum, whose maximum is minus infinity.
         log_sum = tl.log(tl.where(second == 0, 1.0, second))
     return Statistic(pairs, first, log_sum, second if POOL == SUM else third, third)
 
@@ -325,7 +325,7 @@ def negatives_lse_kernel(partial, slots, room, negatives_lse, BLOCK: tl.constexp
 def store_weights(out, room, factor, constant, kind, weight):
     """Factor, shift and constant: the derivative by a term u is factor exp(u - shift) + constant."""
     tl.store(out, (factor * weight * tl.exp(-kind.log_sum)).to(tl.float32))
-    # The shift of none makes every exponential 0.
+    # Without pairs, the shift makes every exponential 0.
     shift = tl.where(kind.pairs == 0, float("inf"), kind.value)
     tl.store(out + room, shift.to(tl.float32))
     tl.store(out + 2 * room, (constant * weight).to(tl.float32))
@@ -347,7 +347,7 @@ def anchor_kernel(
     SELF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``out``, AnchorResults, from the statistics of the anchors."""
+    """Computes ``out``, an AnchorResults, from the statistics of the anchors."""
     POSITIVES: tl.constexpr = POOLS.positives
     NEGATIVES: tl.constexpr = POOLS.negatives
     pid = tl.program_id(0)
@@ -396,9 +396,9 @@ def reduce_kernel(
     TERM_TOTALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """value += part times the sum or the mean; multipliers[:2] = part over what positives and negatives are divided by.
+    """value += part times the sum or the mean; multipliers[:2] = part over the divisors of positives and of negatives.
 
-    ``TERM_TOTALS``: the counts are those of terms, and ``per_anchor`` is what a mean over anchors multiplies by."""
+    ``TERM_TOTALS``: the counts are those of terms, and a mean over anchors multiplies by ``per_anchor``."""
     channel = tl.zeros((BLOCK,), tl.float64)
     loss, pairs, neg_loss, neg_pairs = channel, channel, channel, channel
     for start in range(0, count, BLOCK):
@@ -441,7 +441,7 @@ def anchor_slopes(s, side, anchors, positive, parameters, AXIS: tl.constexpr, TE
 
 @triton.jit
 def slope_by_term(terms, at, room, AXIS: tl.constexpr, POOL: tl.constexpr, ADDED_UP: tl.constexpr):
-    """The derivatives of the anchors' losses by the terms of one kind. ``ADDED_UP``: besides being pooled."""
+    """The derivatives of the anchors' losses by the terms of one kind. ``ADDED_UP``: terms are summed besides."""
     out = 0.0
     if POOL == LOG_SUM_EXP:
         factor = tl.expand_dims(tl.load(at), AXIS)
@@ -467,7 +467,7 @@ def unshifted_weights(side, anchors, AXIS: tl.constexpr):
 
 @triton.jit
 def add_totals(totals, terms, positive, visits):
-    """The sums and the numbers of non-zero terms, of positives and of negatives, ``visits`` times, to ``totals``."""
+    """Adds to ``totals``, ``visits`` times, the sums and numbers of non-zero terms of positives and negatives."""
     pull, push = tl.where(positive, terms, 0.0), tl.where(positive, 0.0, terms)
     for kind in tl.static_range(2):
         of_kind = push if kind else pull
@@ -505,14 +505,14 @@ def slopes_kernel(
     by the dot products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of
     the columns.
 
-    ``totals`` (programs, 4): what the tiles' terms are added to. ``UPPER``: what lies right of the square on the
+    ``totals`` (programs, 4): the tiles' terms are added to it. ``UPPER``: the part to the right of the square on the
     diagonal stands for its mirror image too."""
     top, left = aligned(top), aligned(left)
     pid = tl.program_id(0)
     row_block, col_block = row_tile(pid, bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     first_row, first_col = top + row_block * BLOCK_M, left + col_block * BLOCK_N
     MIRRORED: tl.constexpr = DEPTH > 0 and UPPER
-    # The tile above the diagonal whose mirror image it is stores it.
+    # A tile below the diagonal is stored by its mirror image above.
     if MIRRORED:  # noqa: SIM102 - a constant of the kernel
         if first_col < first_row:
             return
@@ -558,8 +558,8 @@ def slopes_kernel(
         rounded, rest = store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC)
         if MIRRORED:  # noqa: SIM102
             if (first_row < first_col) & (first_col < bottom):
-                # Where tiles are not square these overlap, with equal numbers: the matrix units make the same of x y
-                # and of y x.
+                # Where tiles are not square these overlap, with equal numbers: the matrix units give the same for x y
+                # and y x.
                 twin = (cols.index - top).to(tl.int64)[:, None] * products.ld + (rows.index - left)[None, :]
                 tl.store(out.slopes + twin, tl.trans(rounded))
                 if out.residuals is not None:

@@ -1,13 +1,13 @@
 """``fastpair::pair_loss`` on the GPU.
 
 cuBLAS makes the dot products of a rectangle of pairs, kernels read them, and cuBLAS multiplies the slopes that they
-write by the embeddings. Half precision has matrix units that are faster than the products can be written and read:
-there the kernels make them themselves, for similarities whose terms need no shift (``Loss.bounded``), so that a pair is
-looked at once and what is known of it need not be kept.
+write by the embeddings. In half precision the matrix units are faster than products can be written and read back:
+there the kernels make the products themselves, for similarities whose terms need no shift (``Loss.bounded``), so that
+each pair is visited once and nothing about it need be kept.
 
-Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes, nothing
-where one rectangle holds all pairs whose products are kept, + 1 for the gradient; for sums 0.5 + 1, and 0.5 more where
-the mean is over non-zero terms, whose number the slopes wait for.
+Cost in units of 2nmd flops, the references being the anchors: 1 for the statistics + 0.5 for the slopes (0 where one
+rectangle holds all pairs, whose products are kept) + 1 for the gradient; for sums 0.5 + 1, and 0.5 more where the mean
+is over non-zero terms, whose number the slopes wait for.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from fastpair.formulas.formula import s
 from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.metrics import METRICS, Metric
 
-# Anchors that one program of the O(n) kernels takes.
+# Anchors per program of the O(n) kernels.
 ANCHOR_BLOCK = 128
 
 
 class OfAnchors(NamedTuple):
-    """What the slopes need of one side's anchors, see ``SideArguments``."""
+    """The vectors over one side's anchors that the slopes need, see ``SideArguments``."""
 
     negatives_lse: Tensor | None = None
     weights: Tensor | None = None
@@ -42,13 +42,13 @@ class OfAnchors(NamedTuple):
 
 
 def can_make(x: Tensor, metric: Metric) -> bool:
-    """Whether products are of half precision, whose matrix units are faster than they can be written and read, and
-    rows lie as these want them."""
+    """Whether the kernels can make the products: in half precision, whose matrix units are faster than products can be
+    written and read, with rows laid out as these units need them."""
     return metric.kind == "dot" and x.dtype != torch.float32 and x.shape[1] % 16 == 0
 
 
 class PairSweep(Pairs):
-    """Visits of all pairs for the statistics and the slopes of one loss."""
+    """Passes over all pairs for the statistics and the slopes of one loss."""
 
     def __init__(self, x: Side, y: Side, self_index: Tensor | None, loss: Loss, params: list[float], metric: Metric):
         rows, longest = x.rows.x, max(len(x), len(y))
@@ -83,8 +83,8 @@ class PairSweep(Pairs):
         positives: bool = True,
         negatives: bool = True,
     ) -> Tensor:
-        """The statistics (slots, 6, .) of the anchors of one side against all samples of the other, beside those of
-        either kind that were collected ``before``."""
+        """The statistics (slots, 6, .) of the anchors of one side over all samples of the other, written to ``before``,
+        if given, next to those of the other kind."""
         tile = self.statistics_tile
         rectangles = [Rectangle(0, len(rows), 0, len(cols))] if self.makes else list(self.rectangles(rows, cols))
         # Enough programs to fill the device twice, each with a whole number of tiles.
@@ -115,7 +115,7 @@ class PairSweep(Pairs):
     def statistics(
         self, rows: Side, cols: Side, row_grad: Tensor | None
     ) -> tuple[kernels.AnchorResults, Tensor | None]:
-        """What the anchors of one side come to, and their log-sum-exps over negatives where terms read these."""
+        """The results of one side's anchors, and their log-sum-exps over negatives where terms read them."""
         n, m = len(rows), len(cols)
         blocks = ceil_div(n, ANCHOR_BLOCK)
         negatives_lse = None
@@ -167,7 +167,7 @@ class PairSweep(Pairs):
     def slopes(
         self, x_anchors: OfAnchors, y_anchors: OfAnchors | None, *, gradient: bool, totals: bool
     ) -> Tensor | None:
-        """One visit of all pairs. ``y_anchors``: where the columns are anchors as well. ``gradient``: adds to the
+        """One pass over all pairs. ``y_anchors``: where the columns are anchors as well. ``gradient``: adds to the
         gradients of the sides that want one. ``totals``: returns the sums of all terms (programs, 4)."""
         x, y, tile = self.x, self.y, self.tile
         both = y_anchors is not None
@@ -197,7 +197,7 @@ class PairSweep(Pairs):
         return sums
 
     def extremes(self, results: kernels.AnchorResults, multipliers: Tensor) -> None:
-        """Adds the gradient of maxima: one positive and one negative an anchor."""
+        """Adds the gradient of maxima: one positive and one negative per anchor."""
         x, y, formula = self.x, self.y, self.loss.formula
         for kind, of in enumerate((formula.positive, formula.negative)):
             term, place = results.extremes[2 * kind].float(), results.extremes[2 * kind + 1].long()
@@ -208,12 +208,12 @@ class PairSweep(Pairs):
                 slope = slope * 2
             elif self.metric.kind == "euclidean":
                 slope = torch.where(term == 0, 0, -slope / (sign * term))
-            # Anchors without such a pair have the maximum of none.
+            # An anchor without such a pair has a maximum of minus infinity.
             slope = torch.where(term == -torch.inf, 0, slope)[:, None]
             own, other = x.rows.compared(), y.rows.compared(place)
             if self.metric.kind != "dot":
                 own, other = own - other, other - own
-            # Infinite rows are pulled at by no slope of zero.
+            # A slope of zero must not turn an infinite row into NaN.
             if x.gradient is not None:
                 x.gradient.add_(x.rows.scaled(torch.where(slope == 0, 0, slope * other)))
             if y.gradient is not None:
@@ -224,8 +224,8 @@ class PairSweep(Pairs):
     def reduce_totals(
         self, totals: Tensor, value: Tensor, part: float, mean: bool, anchors: int | None = None
     ) -> Tensor:
-        """Adds a side's sum or mean to ``value``, and returns what its slopes are multiplied by. ``anchors``: the
-        totals are sums of terms, and this many anchors are what a mean over anchors divides by."""
+        """Adds a side's sum or mean to ``value``, and returns the multipliers of its slopes. ``anchors``: if given, the
+        totals are sums of terms, and a mean over anchors divides by this number."""
         multipliers = self.x.new(2)
         kernels.reduce_kernel[(1,)](
             totals,
@@ -252,17 +252,17 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, labels)
     sweep = PairSweep(x, y, call.self_index, loss, call.params, metric)
     some = len(x) > 0 and len(y) > 0
-    # The losses of single anchors, how many count, and what two sides come to are not among the totals of a sweep.
+    # The totals of one sweep hold no losses of single anchors, no number of counted anchors and no second side.
     one_sweep = some and loss.is_sum and call.reduction in ("mean", "sum") and not call.two_sided
     value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
     return value, x.finished(), y.finished() if y is not x else x.new(0)
 
 
 def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
-    """The sum over all pairs, or its mean; adds the gradients."""
+    """The sum over all pairs, or their mean. Adds the gradients."""
     x, loss, mean = sweep.x, sweep.loss, call.reduction == "mean"
     value = x.new().zero_()
-    # A mean over terms waits for their number.
+    # The slopes of a mean over terms wait for the number of terms.
     known = not (mean and loss.separate_means)
     anchors = OfAnchors(multipliers=x.new(2).fill_(1 / len(x) if mean else 1.0))
     both = anchors if sweep.y is x else None
@@ -274,7 +274,7 @@ def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
 
 
 def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
-    """The losses of all anchors, or what they are reduced to; adds the gradients."""
+    """The losses of all anchors, or their reduction. Adds the gradients."""
     x, y, loss = sweep.x, sweep.y, sweep.loss
     value = x.new().zero_()
     row_grad = None if call.row_grad is None else call.row_grad.float().contiguous()

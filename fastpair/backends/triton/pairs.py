@@ -18,16 +18,16 @@ from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import Products, SideArguments, SlopeArguments
 from fastpair.metrics import Metric
 
-# Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, of which much stays in
-# the second-level cache, and wide enough for products at full speed. Twice as high where slopes alone are held.
-# Multiples of every tile's rows and columns: only the last tiles of all reach beyond what there is.
+# Scores and slopes are visited, and held, in rectangles of this size: 48 MiB for half precision, much of which stays in
+# the second-level cache, and wide enough for products at full speed. Twice as high where only slopes are held.
+# Multiples of every tile's rows and columns: only the last tiles of the matrix reach beyond its end.
 HEIGHT, WIDTH = 2048, 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Rows of one side, their labels, and, where a gradient is wanted, the sums of products with slopes that it is made
-    of. ``factor`` multiplies slopes by the rows, where either side wants one."""
+    """The rows of one side, their labels, and, where a gradient is wanted, the sums that it is made of. ``factor``
+    multiplies slopes by the rows, if either side wants a gradient."""
 
     rows: Rows
     labels: Tensor | None
@@ -43,7 +43,7 @@ class Side:
 
     @property
     def room(self) -> int:
-        """How far vectors of numbers of the rows lie apart."""
+        """The distance between consecutive vectors over the rows."""
         return whole(len(self), ROOM)
 
     def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
@@ -63,9 +63,9 @@ def sides(
     grad_y: bool = False,
     labels: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Side, Side]:
-    """Both sides of a call, which are one where y is not given."""
+    """Both sides of a call, which are the same object if y is not given."""
     distances = metric.kind != "dot"
-    # The squared norms of unit vectors do not change.
+    # The squared norms of unit vectors are constant.
     with_norms = distances and not metric.unit
     if with_norms and x.dtype == torch.float32 and len(x):
         x, y = centered(x, y)
@@ -89,9 +89,9 @@ def sides(
 
 
 class Slopes(NamedTuple):
-    """The slopes of a rectangle, in the parts that the rows' ``factor`` wants. For distances their sums by row and by
-    column for each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
-    the parts, with the ``flags`` of the tiles of the size ``tile`` that have some."""
+    """The slopes of a rectangle, in the parts that the rows' ``factor`` takes. For distances also their sums by row and
+    by column of each tile, unless rows are of unit length; and ``close``, the slopes of close pairs, which are zero in
+    the parts, with ``flags`` for the tiles, of size ``tile``, that have some."""
 
     parts: list[Tensor]
     row_sums: Tensor | None
@@ -108,8 +108,8 @@ class Slopes(NamedTuple):
 def add_close_pairs(
     own: Side, first: int, begin: int, other: Side, other_first: int, slopes: Tensor, flags: Tensor, tile: tuple
 ) -> None:
-    """To the gradients of ``own`` from row ``first`` + ``begin`` on. ``slopes`` (., .), of the rows of both sides from
-    ``first`` and ``other_first`` on: zero but for close pairs in the tiles that are flagged, undefined in others."""
+    """Adds close pairs to the gradients of ``own`` from row ``first`` + ``begin`` on. ``slopes`` (., .), for the rows
+    of both sides from ``first`` and ``other_first`` on: zero but for close pairs in flagged tiles, else undefined."""
     owners, others = slopes.shape
     d = own.rows.x.shape[1]
     columns = min(triton.next_power_of_2(d), close.MOST_COLUMNS)
@@ -149,20 +149,20 @@ class Rectangle(NamedTuple):
         return self.bottom - self.top, self.right - self.left
 
     def tiles(self, tile: Tile) -> tuple[int, int]:
-        """How many rows and columns of tiles it takes."""
+        """How many rows and columns of tiles cover it."""
         return ceil_div(self.bottom - self.top, tile.rows), ceil_div(self.right - self.left, tile.cols)
 
 
 class Pairs:
-    """The pairs of two sides' rows, which may be one side. ``tile``: what kernels that read products, or write slopes,
-    take at a time. ``makes``: whether the kernels make the products, instead of reading them."""
+    """The pairs of the rows of two sides, which may be the same. ``tile``: the tile of kernels that read products or
+    write slopes. ``makes``: whether the kernels make the products instead of reading them."""
 
     def __init__(self, x: Side, y: Side, metric: Metric, tile: Tile | None = None):
         self.x, self.y = x, y
         self.metric = metric
         self.tile = tile or tile_for(x.rows.x)
         self.makes = self.tile.depth > 0
-        # Where the kernels make the products, slopes alone are held.
+        # Where the kernels make the products, only slopes are held.
         self.height, self.width = HEIGHT * (2 if self.makes else 1), WIDTH
         self.computed: tuple | None = None
 
@@ -181,7 +181,7 @@ class Pairs:
         return whole(min(self.width, max(len(self.x), len(self.y))), self.tile.cols)
 
     def scratch(self, dtype: torch.dtype) -> Tensor:
-        """Room for a rectangle, of either side's rows, in whole tiles."""
+        """Room for a rectangle, with either side as its rows, in whole tiles."""
         height = min(self.height, max(len(self.x), len(self.y)))
         return self.x.new(whole(height, self.tile.rows), self.ld, dtype=dtype)
 
@@ -191,16 +191,16 @@ class Pairs:
 
     @functools.cached_property
     def parts(self) -> list[Tensor]:
-        """Room for slopes. Products are read once more before slopes are written, those of dot products in their place
-        if dtypes agree, those of close pairs always."""
+        """Room for slopes. Products are last read before slopes are written, so slopes may overwrite them: those of dot
+        products if dtypes agree, those of close pairs always."""
         factor = self.x.factor
         in_place = factor.dtype == torch.float32 and self.metric.kind == "dot"
         return [self.products if in_place else self.scratch(factor.dtype) for _ in range(factor.slope_parts)]
 
     def dot_products(self, rows: Side, cols: Side, rectangle: Rectangle) -> Products:
-        """The dot products of a rectangle, kept until others are asked for."""
+        """The dot products of a rectangle, kept until those of another are asked for."""
         top, bottom, left, right = rectangle
-        assert top % ALIGNED == left % ALIGNED == self.ld % ALIGNED == 0  # or the kernels would begin elsewhere
+        assert top % ALIGNED == left % ALIGNED == self.ld % ALIGNED == 0  # or the kernels would round them
         if self.makes:
             return Products(None, self.ld)
         if self.computed != (rows, rectangle):
@@ -224,8 +224,8 @@ class Pairs:
         )
 
     def add_gradients(self, rectangle: Rectangle, slopes: Slopes, upper: bool = False) -> None:
-        """To both sides, from the slopes of a rectangle. ``upper``: what lies right of the square on the diagonal
-        stands for its mirror image too."""
+        """Adds to the gradients of both sides, from the slopes of a rectangle. ``upper``: the part to the right of the
+        square on the diagonal stands for its mirror image too."""
         x, y = self.x, self.y
         top, bottom, left, right = rectangle
         self.computed = None

@@ -39,8 +39,8 @@ def distance_kernel(
     BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """``out`` (., out_ld): the scores of the rectangle [top, bottom) x [left, right). Or, where there is a ``grad``,
-    with ``out`` as ``store_slopes`` wants it: the incoming gradients times their derivatives by the dot products."""
+    """``out`` (., out_ld): the scores of the rectangle [top, bottom) x [left, right). Or, given ``grad``, with ``out``
+    as ``store_slopes`` takes it: the incoming gradients times the derivatives of the scores by the dot products."""
     top, left = aligned(top), aligned(left)
     row_block, col_block = row_tile(tl.program_id(0), bottom - top, right - left, BLOCK_M, BLOCK_N, GROUP)
     rows = stretch(x, top + row_block * BLOCK_M, top, bottom, BLOCK_M)

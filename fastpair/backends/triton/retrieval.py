@@ -1,4 +1,4 @@
-"""Where each query's best item of its own class ranks among all items: two visits of the scores, no sort."""
+"""The rank of each query's best item of its own class among all items: two passes over the scores, no sort."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def best_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Takes the items [left, right) into the closeness and number of the best item of the query's class or, with
-    ``COUNT``, into the number of items that come before it. Equals come in the order of the items, NaN comes last."""
+    """Updates the closeness and index of the best item of the query's class with the items [left, right) or, with
+    ``COUNT``, the number of items that come before it. Equals come in the order of the items, NaN comes last."""
     top, left = aligned(top), aligned(left)
     rows = stretch(x, top + tl.program_id(0) * BLOCK_M, top, bottom, BLOCK_M)
     inside = rows.index < bottom
@@ -66,8 +66,8 @@ def best_kernel(
 def best_rank(
     query: Tensor, query_labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None, metric: str
 ) -> Tensor:
-    """How many items come before the first of the query's class (n,), int32; -1 where there is none. Without a gallery
-    the items are the other queries."""
+    """How many items come before the first one of the query's class (n,), int32; -1 where there is none. Without a
+    gallery the items are the other queries."""
     x, y = sides(query, gallery, METRICS[metric], labels=(query_labels, gallery_labels))
     pairs = Pairs(x, y, METRICS[metric])
     best = x.new(len(x)).fill_(-torch.inf)

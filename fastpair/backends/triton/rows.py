@@ -1,4 +1,4 @@
-"""What happens to single rows before and after the visits of pairs: norms, and the way back to the inputs."""
+"""The work on single rows before and after the passes over pairs: norms, and the gradients of the inputs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fastpair.backends.triton.launch import COMPILED, ROOM, ceil_div, whole
 
-ROWS, MOST_COLUMNS = 8, 512  # of a block of a program
+ROWS, MOST_COLUMNS = 8, 512  # per block of a program
 
 
 @triton.jit(do_not_specialize=["n"])
 def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of row i: |x_i|^2 and 1; of its unit vector: 1 and 1/|x_i|; 0 and 0 for a zero row."""
+    """norm and scale of row i: |x_i|^2 and 1, or with ``UNIT`` 1 and 1/|x_i|, but 0 and 0 for a zero row."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < n
     at = x + rows.to(tl.int64)[:, None] * d
@@ -25,7 +25,7 @@ def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, C
         squares += value * value
     squared = tl.sum(squares, 1)
     if UNIT:
-        # An infinite norm must not pass for that of a zero row.
+        # The inverse of an infinite norm must not be 0, as for a zero row.
         defined = tl.where(squared == float("inf"), float("nan"), squared)
         tl.store(scale + rows, tl.where(squared == 0, 0.0, 1 / tl.sqrt_rn(defined)), mask=inside)
         tl.store(norm + rows, tl.where(squared == 0, 0.0, defined / defined), mask=inside)
@@ -36,8 +36,8 @@ def norms_kernel(x, norm, scale, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, C
 
 @triton.jit(do_not_specialize=["n"])
 def finish_kernel(x, gradient, scale, slope_sums, n, d, UNIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """In place, on the sum over pairs of slope_ij y_j: less the part along the row for unit vectors, whose length does
-    not matter; less the row times the sum of its slopes for distances, which is what the squared norms bring."""
+    """Subtracts in place, from the sum over pairs of slope_ij y_j: for unit vectors the part along the row, whose
+    length does not matter; for distances the row times the sum of its slopes, which comes from the squared norms."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < n
     offset = rows.to(tl.int64)[:, None] * d
@@ -61,7 +61,7 @@ def finish_kernel(x, gradient, scale, slope_sums, n, d, UNIT: tl.constexpr, ROWS
 
 
 class Rows:
-    """Anchors, references or class vectors, contiguous, with what the metric needs of their norms.
+    """Anchors, references or class vectors, contiguous, with the norms and scales that the metric needs.
 
     ``norm`` is the squared norm and ``scale`` the factor that brings a row to the length it is compared at."""
 
@@ -82,7 +82,7 @@ class Rows:
         return x if self.scale is None else x * self.scale[index, None]
 
     def compared(self, index: slice | Tensor = slice(None)) -> Tensor:
-        """The rows at the length that they are compared at, in float32."""
+        """The rows scaled to the length at which they are compared, in float32."""
         return self.scaled(self.x[index].float(), index)
 
     def finish(self, gradient: Tensor, slope_sums: Tensor | None) -> Tensor:
@@ -101,8 +101,8 @@ def blocks(d: int) -> dict:
 
 
 def centered(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both less the middle of x in the columns that lie far from zero for their width: distances do not change, and
-    their squares cancel less. Columns with NaN or infinity stay, lest they spoil all rows."""
+    """Subtracts the mean of x from both, in columns that lie far from zero for their spread: distances do not change,
+    and their squares cancel less. Columns with NaN or infinity stay, or they would spoil all rows."""
     variance, mean = torch.var_mean(x, 0, correction=0)
     center = torch.where((mean.square() > 4 * variance) & mean.isfinite(), mean, 0)
     return x - center, None if y is None else y - center

@@ -1,10 +1,10 @@
 """The formulas of the pair losses as device functions, which :mod:`fastpair.formulas.to_triton` prints.
 
-``terms`` makes of a closeness the terms of a positive and of a negative with their slopes; ``anchor`` makes the loss of
-what an anchor's positives and negatives came to, in float64.
+``terms`` maps a closeness to the terms of a positive and of a negative, with their slopes; ``anchor`` makes the loss
+from the statistics of an anchor's positives and negatives, in float64.
 
-Terms are rounded before a shift is taken from them, as the kernels are compiled to fuse no product with a sum but by
-``tl.fma`` (see ``launch.COMPILED``): what is exponentiated is the very number whose maximum was taken.
+Terms are rounded before a shift is subtracted, as the kernels are compiled to fuse products with sums only by
+``tl.fma`` (see ``launch.COMPILED``): the number in the exponent is the very one whose maximum was taken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.source import function
 from fastpair.metrics import Metric
 
-# Logarithms of the smallest and of the largest numbers in float32 are beyond these.
+# The logarithms of the smallest and of the largest float32 numbers lie beyond these limits.
 MOST, MOST_OF_SUM = 76.0, 88.0
 SUM, LOG_SUM_EXP, MAX = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 POOLS = {formulas.SUM: SUM.value, formulas.LOG_SUM_EXP: LOG_SUM_EXP.value, formulas.MAX: MAX.value}
@@ -32,7 +32,7 @@ POOLS = {formulas.SUM: SUM.value, formulas.LOG_SUM_EXP: LOG_SUM_EXP.value, formu
 
 class Pools(NamedTuple):
     """How the terms of either kind are pooled, as a constant of the kernels. ``positives_sum``: positives that are
-    pooled otherwise are added up too. ``constants``: some slope by a term has a part that is no share of a
+    pooled otherwise are summed as well. ``constants``: some slope by a term has a part that is not a share of a
     log-sum-exp."""
 
     positives: int
@@ -42,7 +42,7 @@ class Pools(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What the kernels and their launches want of a formula."""
+    """A formula as the kernels and their launches take it."""
 
     formula: PairFormula
     terms: JITFunction
@@ -58,12 +58,12 @@ class Loss(NamedTuple):
 
     @property
     def simple(self) -> bool:
-        """Log-sum-exps and no more: the slopes that want the fewest registers."""
+        """Only log-sum-exps: the slopes that need the fewest registers."""
         return self.pools.positives == self.pools.negatives == LOG_SUM_EXP.value and not self.separate_means
 
     def bounded(self, params: list[float], metric: Metric, count: int) -> bool:
-        """Whether no exponential of a term comes to nothing, and not even ``count`` of them overflow: they need no
-        shift then."""
+        """Whether no exponential of a term underflows and no sum of ``count`` of them overflows, so that they need no
+        shift."""
         if self.is_sum or self.maxima or metric != ("dot", True):
             return self.is_sum
         most = self.formula.largest_exponent(params, (-1.0, 1.0))

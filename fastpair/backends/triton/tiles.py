@@ -1,6 +1,6 @@
 """A tile of the score matrix, as every kernel over pairs sees it: its closenesses, and which of them are pairs.
 
-The closeness s of a pair is a similarity or the negative of a distance, so that no kernel asks which of them it has."""
+The closeness s of a pair is a similarity or the negative of a distance, so that no kernel need tell them apart."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from fastpair.backends.triton import launch
 from fastpair.backends.triton.elementary import relu
 
-# The interpreter would multiply bfloat16 as the integers of its bits.
+# The interpreter would multiply bfloat16 numbers as if their bits were integers.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
 ALIGNED = tl.constexpr(launch.ALIGNED)
-# Pairs are close whose squared distance is below this part of the squared norms.
+# Pairs are close if their squared distance is below this share of their squared norms.
 CLOSE = tl.constexpr(1 / 64)
 
 
 class SideArguments(NamedTuple):
-    """What a kernel gets of one side: its rows of length d, and what it needs to know of each, vectors with room for
-    whole tiles. ``weights``: vectors of ``room`` numbers each. ``multipliers``: of the slopes of positives and of
+    """The arguments of a kernel for one side: its rows of length d, and vectors over the rows, with room for whole
+    tiles. ``weights``: vectors of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of
     negatives, for the mean."""
 
     x: Tensor
@@ -45,7 +45,7 @@ class Products(NamedTuple):
 
 
 class SlopeArguments(NamedTuple):
-    """Where a kernel puts the slopes of a rectangle, see ``store_slopes``; nowhere where none are wanted."""
+    """Where a kernel stores the slopes of a rectangle, see ``store_slopes``; all None if they are not wanted."""
 
     slopes: Tensor | None = None
     residuals: Tensor | None = None
@@ -55,8 +55,8 @@ class SlopeArguments(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Rows or columns of a tile, from ``first`` on, in a rectangle from ``begin`` to ``end``: their numbers, which may
-    reach beyond the end, norms and scales."""
+    """The rows or columns of a tile, from ``first`` on, in a rectangle from ``begin`` to ``end``: their indices, which
+    may reach beyond the end, norms and scales."""
 
     first: tl.tensor
     begin: tl.tensor
@@ -68,8 +68,8 @@ class Stretch(NamedTuple):
 
 @triton.jit
 def aligned(index):
-    """``index``, a multiple of ALIGNED. The compiler is told so here and not by the arguments, which make a kernel of
-    their own of each kind of number that they have."""
+    """``index``, which is a multiple of ALIGNED. The compiler is told so here, not by specialising the arguments, which
+    would compile a kernel of its own for each kind of number."""
     return index // ALIGNED * ALIGNED
 
 
@@ -90,7 +90,7 @@ def stretch(side, first, begin, end, BLOCK: tl.constexpr):
 
 @triton.jit
 def is_close(squared, norms):
-    """Whether squared distances are, NaN included."""
+    """Whether squared distances are those of close pairs, NaN included."""
     return ~(squared > norms * CLOSE)
 
 
@@ -101,7 +101,7 @@ def any_of(mask):
 
 @triton.jit
 def offsets(rows, cols, ld):
-    """Places of the pairs in the scratch for their rectangle."""
+    """The offsets of the pairs in the scratch for their rectangle."""
     return (rows.index - rows.begin).to(tl.int64)[:, None] * ld + (cols.index - cols.begin)[None, :]
 
 
@@ -121,7 +121,7 @@ def squared_differences(x, y, rows, cols):
 
 @triton.jit
 def make_products(x, y, rows, cols, DEPTH: tl.constexpr):
-    """Dot products, by the matrix units. Beyond the end they are those of other rows."""
+    """Dot products, by the matrix units. Beyond the end of a rectangle they are those of its first row or column."""
     k = tl.arange(0, DEPTH)
     x_at = x.x + tl.where(rows.index < rows.end, rows.index, rows.begin).to(tl.int64)[:, None] * x.d + k[None, :]
     y_at = y.x + tl.where(cols.index < cols.end, cols.index, cols.begin).to(tl.int64)[None, :] * x.d + k[:, None]
@@ -137,8 +137,8 @@ def make_products(x, y, rows, cols, DEPTH: tl.constexpr):
 
 @triton.jit
 def tile_products(products, x, y, rows, cols, DEPTH: tl.constexpr):
-    """Dot products of a tile. ``DEPTH``: how much of the rows is multiplied at a time; 0 where they were made
-    before."""
+    """The dot products of a tile. ``DEPTH``: how many columns of the embeddings are multiplied at a time; 0 where the
+    products exist already."""
     if DEPTH > 0:
         return make_products(x, y, rows, cols, DEPTH)
     else:
@@ -147,7 +147,7 @@ def tile_products(products, x, y, rows, cols, DEPTH: tl.constexpr):
 
 @triton.jit
 def turned(x, METRIC: tl.constexpr):
-    """Closenesses of scores and scores of closenesses; the derivatives by the one of those by the other."""
+    """Turns scores into closenesses and closenesses into scores, and derivatives by the one into those by the other."""
     if METRIC.kind == "dot":
         return x
     else:
@@ -156,13 +156,13 @@ def turned(x, METRIC: tl.constexpr):
 
 @triton.jit
 def closeness(products, x, y, rows, cols, pair, METRIC: tl.constexpr):
-    """Closenesses, made of the dot products, and which pairs are close. Close is a squared distance that is small
-    against the norms, which has lost digits as a difference of products, or that is undefined as one of infinities:
-    the tile's are computed again."""
+    """Closenesses, from the dot products, and which pairs are close: those whose squared distance is small against the
+    norms, so that the difference of products has lost digits, or NaN as a difference of infinities. The distances of
+    close pairs are computed again."""
     out = products
     close = tl.zeros(pair.shape, tl.int1)
     if METRIC.unit:
-        # The scales' product first, which is the same for a pair and its mirror image.
+        # The product of the scales first: it is the same for a pair and its mirror image.
         out = out * (rows.scale[:, None] * cols.scale[None, :])
     if METRIC.kind != "dot":
         norms = rows.norm[:, None] + cols.norm[None, :]
@@ -177,7 +177,7 @@ def closeness(products, x, y, rows, cols, pair, METRIC: tl.constexpr):
 
 @triton.jit
 def slope_by_product(s, METRIC: tl.constexpr):
-    """The derivative of closenesses by the dot products, less what the norms bring; zero for a distance of zero."""
+    """The derivative of closenesses by the dot products, without that by the norms; zero for a distance of zero."""
     if METRIC.kind == "sqeuclidean":
         return tl.full(s.shape, 2.0, tl.float32)
     if METRIC.kind == "euclidean":
@@ -198,11 +198,11 @@ def row_tile(pid, rows_end, cols_end, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
 
 @triton.jit
 def store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC: tl.constexpr):
-    """Stores a tile of slopes by the closenesses ``s`` as slopes by the dot products, ``out.slopes``; zero for what is
-    no ``pair``, if there is such: ``mixed``. Those of close pairs take the place of the tile's ``products``, which lie
-    alike, where ``out.flags`` says that there are some. ``out.residuals``: what rounding the slopes takes away.
-    ``out.row_sums``, ``out.col_sums``: their sums by row and by column of each tile, (blocks, .). Returns what was
-    stored, rounded, and the residuals."""
+    """Stores a tile of slopes by the closenesses ``s`` as slopes by the dot products, in ``out.slopes``; zero where
+    there is no ``pair``, which only a ``mixed`` tile has. Slopes of close pairs overwrite the tile's ``products``, in
+    the same layout, if there are any, as ``out.flags`` records. ``out.residuals``: what rounding takes from the slopes.
+    ``out.row_sums``, ``out.col_sums``: their sums by row and by column of each tile, (blocks, .). Returns the rounded
+    slopes that were stored, and the residuals."""
     at = offsets(rows, cols, products.ld)
     width = cols.end - cols.begin
     row_block = (rows.first - rows.begin) // rows.index.shape[0]
@@ -220,7 +220,7 @@ def store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC
         slope = tl.where(pair, slope, 0.0)
     rounded = slope.to(out.slopes.dtype.element_ty)
     tl.store(out.slopes + at, rounded)
-    # Sums are of the rounded slopes, which is what the products are made of.
+    # Sums are taken of the rounded slopes, since the products use those.
     kept = rounded.to(tl.float32)
     rest = rounded
     if out.residuals is not None:

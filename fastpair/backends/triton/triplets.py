@@ -1,7 +1,7 @@
-"""The triplet losses over all or the semi-hard triplets, which are no sum over pairs: row panels of the score matrix.
+"""The losses over all or the semi-hard triplets, which are not sums over pairs, from row panels of the score matrix.
 
-Every triplet is visited, twice: 2 n P m terms for P positives an anchor, of m references sorted by label. Cost besides
-in units of 2nmd flops: 1 for the scores + 2 for the gradients.
+Every triplet is visited twice: 2 n P m terms for P positives per anchor, with the m references sorted by label. Further
+cost in units of 2nmd flops: 1 for the scores + 2 for the gradients.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ BLOCK_N = 256  # references that a program takes at a time, as negatives
 
 
 class AnchorArguments(NamedTuple):
-    """Of each anchor: its positives are the columns [begins, ends) but for ``selves``. Its loss, and how many of its
-    terms are not zero, times ``weights``."""
+    """Vectors over the anchors. An anchor's positives are the columns [begins, ends) except ``selves``. ``weights``: of
+    its gradient. The kernel writes ``losses``, and how many terms are not zero to ``counts``."""
 
     begins: Tensor
     ends: Tensor
@@ -57,10 +57,10 @@ class Anchor(NamedTuple):
 
 @triton.jit
 def triplet_terms(positive, negative, chosen, margin, SMOOTH: tl.constexpr, SEMIHARD: tl.constexpr):
-    """Terms and slopes by s_n - s_p of triplets."""
+    """The terms of triplets and their slopes by s_n - s_p."""
     gap = negative[None, :] - positive[:, None]
     if SEMIHARD:
-        # d_p < d_n < d_p + margin; NaN is not left out.
+        # d_p < d_n < d_p + margin, written so that NaN is kept.
         chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)
     excess = gap + margin
     if SMOOTH:
@@ -138,8 +138,8 @@ def triplet_kernel(
 
 @triton.jit
 def store_row(out, close, anchor, y, cols, inside, pair, slope, s, METRIC: tl.constexpr, FLAGGED: tl.constexpr):
-    """Stores slopes by the closenesses ``s`` as slopes by the dot products, or those of close pairs in ``close``, of
-    which there are some where ``out.flags`` of FLAGGED columns each say so."""
+    """Stores slopes by the closenesses ``s`` as slopes by the dot products, but those of close pairs in ``close``;
+    ``out.flags``, one for every FLAGGED columns, say where there are some."""
     at = anchor.offset + cols
     slope *= slope_by_product(s, METRIC)
     if METRIC.kind != "dot":
