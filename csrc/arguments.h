@@ -1,5 +1,5 @@
-// The operators' arguments, and checks of them. The Python layer says what is wrong in the user's words; these keep a
-// direct call of an operator from reading beyond the data.
+// The operators' arguments, and checks of them. The Python layer reports errors in the user's terms; these keep a direct
+// call of an operator from reading beyond the data.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -34,7 +34,7 @@ inline void check_like(const char* name, const Tensor& t, const Tensor& other) {
                   torch::headeronly::toString(t.scalar_type()));
 }
 
-// How a score is made: `metric` of rows that are divided by their norms first where they are `unit` rows.
+// How a score is made: `metric` of the rows, which are divided by their norms first if `unit_rows`.
 struct Distance {
   Metric metric;
   bool unit_rows;
@@ -58,7 +58,7 @@ inline Reduction reduction_named(const std::string& name, bool has_totals = fals
   return Reduction::None;
 }
 
-// What is done to the logit of the own class; cosines all but "linear".
+// What is done to the logit of the own class. All logits but "linear" are cosines.
 inline Margin margin_named(const std::string& logits) {
   if (logits == "linear") return Margin::None;
   if (logits == "cosface") return Margin::CosFace;
@@ -66,7 +66,7 @@ inline Margin margin_named(const std::string& logits) {
   return Margin::ArcFace;
 }
 
-// Of fastpair::pair_loss.
+// The arguments of fastpair::pair_loss.
 struct PairLossArguments {
   const Tensor& embeddings;
   const std::optional<Tensor>& ref_emb;
@@ -105,7 +105,7 @@ struct PairLossArguments {
 // The value, and the gradients with respect to embeddings and to ref_emb, empty where they are not wanted.
 using PairLossResults = std::tuple<Tensor, Tensor, Tensor>;
 
-// The operator as it is registered, for a backend that computes it by RUN.
+// The operator as it is registered, for a backend that computes it with RUN.
 template <PairLossResults (*RUN)(const PairLossArguments&)>
 PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                                    const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,

@@ -10,10 +10,10 @@
 
 namespace fastpair {
 
-// a * b, rounded before it goes on. A compiler that may fuse it into the sum or difference that takes it makes another
-// number there than elsewhere: the term in an exponent would not be the one whose maximum is its shift, and the
-// difference of the two, of scores in the millions, is anything. nvcc fuses but what is rounded by name; the C++
-// compiler, whose vectoriser loses such names, is told to fuse nothing by itself (-ffp-contract=off, see setup.py).
+// a * b, rounded before it is used. A compiler that may fuse it into a sum or difference gets a different number there
+// than elsewhere: the term in an exponent would not be the one whose maximum is its shift, and the difference of the
+// two, for scores in the millions, could be anything. nvcc fuses all but intrinsics that round; the C++ compiler, whose
+// vectoriser loses such intrinsics, is told to fuse nothing by itself (-ffp-contract=off, see setup.py).
 template <typename T>
 FASTPAIR_INLINE T product(T a, T b) {
 #if defined(__CUDA_ARCH__) || defined(FASTPAIR_EMULATED)
@@ -40,13 +40,13 @@ FASTPAIR_INLINE T relu(T x) {
   return x < T(0) ? T(0) : x;
 }
 
-// 1 above 0, else 0; 1 of NaN.
+// 1 above 0, else 0; 1 for NaN.
 template <typename T>
 FASTPAIR_INLINE T step(T x) {
   return x <= T(0) ? T(0) : T(1);
 }
 
-// 0 of 0, else 1.
+// 0 for 0, else 1.
 template <typename T>
 FASTPAIR_INLINE T nonzero(T x) {
   return x == T(0) ? T(0) : T(1);
@@ -106,14 +106,14 @@ FASTPAIR_INLINE T sigmoid(T x) {
 FASTPAIR_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTPAIR_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 
-// What the exponentials of a log-sum-exp are relative to: its maximum, but no infinite one, from which no infinite term
-// has a difference.
+// The shift of the exponentials of a log-sum-exp: its maximum, or 0 if that is infinite, since the difference of two
+// infinities is NaN.
 template <typename T>
 FASTPAIR_INLINE T shift_of(T maximum) {
   return maximum == T(__builtin_inf()) || maximum == T(-__builtin_inf()) ? T(0) : maximum;
 }
 
-// 1 / |x|, 0 for a zero row. An infinite norm must not pass for that of a zero row.
+// 1 / |x|; 0 for a zero row, and NaN for an infinite norm, whose inverse must not pass for that of a zero row.
 template <typename T>
 FASTPAIR_INLINE T inverse_norm(T squared_norm) {
   const T norm = square_root(squared_norm);

@@ -1,5 +1,5 @@
-// The check of the error codes of torch's stable ABI that says what went wrong came with torch 2.13; before it there
-// was one that names the call alone.
+// torch 2.13 brought a check of the stable ABI's error codes that says what went wrong; the check before it names only
+// the call.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

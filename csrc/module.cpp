@@ -41,7 +41,7 @@ py::dict build_info() {
   return info;
 }
 
-// Operators run without the GIL, and their gradients may run in threads of autograd's, where this looks at nothing.
+// Operators run without the GIL. Their gradients may run in autograd's threads, where this check does nothing.
 void check_signals() {
   const py::gil_scoped_acquire gil;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();

@@ -1,15 +1,15 @@
-// What a call chooses, as C++ and CUDA kernels know it.
+// The settings of a call, as C++ and CUDA kernels take them.
 #pragma once
 
 #include "elementary.h"
 
 namespace fastpair {
 
-// What a score is made of. A cosine is the dot product of rows that were divided by their norms.
+// The kind of a score. A cosine is the dot product of rows that were divided by their norms.
 enum class Metric { Dot, SqEuclidean, Euclidean };
 
-// The derivative of a closeness, a dot product or the negative of a distance, by the dot product. What a distance owes
-// to the norms is left to the gradient.
+// The derivative of a closeness, a dot product or the negative of a distance, by the dot product. That of a distance by
+// the norms is added with the gradient.
 template <typename T>
 FASTPAIR_INLINE T closeness_slope(Metric metric, T closeness) {
   if (metric == Metric::Dot) return T(1);

@@ -1,4 +1,4 @@
-// What the structs of generated.h are made with, and what kernels do with them.
+// The types that the structs of generated.h use, and functions by which kernels use these structs.
 //
 // An anchor's positives have terms u(s), its negatives terms v(s), s being the closeness of a pair: a similarity, or
 // the negative of a distance. Each kind is pooled to a sum, a log-sum-exp or a maximum, and `anchor` makes the loss of
@@ -11,20 +11,20 @@
 
 namespace fastpair {
 
-// Whether pairs have the same label: an index of what there is of both.
+// Whether a pair has the same label; the index of arrays that hold something for both kinds.
 enum Kind : int { Negative, Positive };
 
 enum class Pool { Sum, LogSumExp, Max };
 
-// What an anchor's pairs of one kind come to. A log-sum-exp stays in two parts, the maximum and the logarithm of the
-// sum of the exponentials relative to it: beside large closenesses their sum has lost the second.
+// The statistics of an anchor's pairs of one kind. A log-sum-exp stays in two parts, the maximum and the logarithm of
+// the sum of the exponentials relative to it, which would be lost in one number beside large closenesses.
 struct Statistic {
   double pairs;             // how many there are
-  double value;             // the sum or maximum of their terms, also of a log-sum-exp; minus infinity: maximum of none
-  double log_sum;           // of a log-sum-exp: the other part
-  double nonzero;           // of a sum: how many of its terms are not zero
-  double by_negatives_lse;  // of a sum: its derivative
-  double sum;               // of a log-sum-exp with NEEDS_SUM: the sum of the terms
+  double value;             // the sum of their terms, or their maximum, also for a log-sum-exp: -infinity without pairs
+  double log_sum;           // for a log-sum-exp: the other part
+  double nonzero;           // for a sum: how many of its terms are not zero
+  double by_negatives_lse;  // for a sum: its derivative by `negatives_lse`
+  double sum;               // for a log-sum-exp with NEEDS_SUM: the sum of the terms
 
   FASTPAIR_INLINE double log_sum_exp() const { return value + log_sum; }
 };
@@ -42,26 +42,26 @@ struct RoundedSlope {
 
   FASTPAIR_INLINE RoundedSlope(const Slope& slope, const Statistic& of_terms, double weight)
       : factor(T(slope.factor * weight * exponential(-of_terms.log_sum))),
-        // The shift of none makes every exponential 0.
+        // Without pairs, the shift makes every exponential 0.
         shift(of_terms.pairs == 0 ? T(__builtin_inf()) : T(of_terms.value)),
         constant(T(slope.constant * weight)) {}
 };
 
-// An anchor's loss, what it counts in the mean, and its derivatives. Where the loss has SEPARATE_MEANS, the means of
-// its two parts are added; elsewhere all of it is in the first.
+// An anchor's loss, how much it counts in the mean, and its derivatives. Where the loss has SEPARATE_MEANS, the means
+// of its two parts are added; elsewhere all of it is in the first part.
 struct Anchor {
   double loss = 0, count = 0;
   double neg_loss = 0, neg_count = 0;
   Slope pos, neg;
 };
 
-// What most losses are. IS_SUM: the loss is the sum of all terms, each anchor counting as one, or as many terms of a kind
-// as are not zero.
+// The defaults for losses. IS_SUM: the loss is the sum of all terms, and an anchor counts as one, or as the number of
+// its terms of a kind that are not zero.
 struct PairTerms {
   static constexpr bool IS_SUM = false, READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false;
 };
 
-// Of a struct of generated.h, by the kind of the pairs.
+// Members of a struct of generated.h, by the kind of the pairs.
 template <Kind KIND, typename Terms>
 constexpr Pool POOL = KIND == Positive ? Terms::POSITIVES : Terms::NEGATIVES;
 

@@ -12,9 +12,9 @@ namespace fastpair {
 // The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
 constexpr int64_t MAX_BLOCK = 256;
 
-// A tile of the score matrix. `row` and `col` are its place in the whole; references are sorted by label, so that the
-// positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], where there is a `self`, is the same
-// sample as row i: no pair.
+// A tile of the score matrix. `row` and `col` are its place in the matrix; references are sorted by label, so that the
+// positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], if `self` is not null, is the same
+// sample as row i and makes no pair with it.
 template <typename T>
 struct ScoreTile {
   T* scores;
@@ -37,8 +37,8 @@ struct Parts {
   T* of[2][STATISTICS];
 };
 
-// By kind and anchor the derivatives of the anchors' losses by their terms, see Slope, and what terms of positives
-// read.
+// By kind and anchor, the derivatives of the anchors' losses by their terms, see Slope, and the log-sum-exps that terms
+// of positives read.
 template <typename T>
 struct Weights {
   const T *factor[2], *shift[2], *constant[2];
@@ -52,8 +52,8 @@ struct PairKernels {
   Pool pool[2];  // by kind
   bool is_sum, reads_negatives_lse, separate_means;
 
-  // What the tile's pairs of one kind come to: for its rows and, unless null, its columns. Both log-sum-exps, indexed
-  // by anchor, are read for positives with reads_negatives_lse only.
+  // The statistics of the tile's pairs of one kind: for its rows and, unless null, its columns. Both log-sum-exps,
+  // indexed by anchor, are read only for positives with reads_negatives_lse.
   void (*statistics)(const ScoreTile<T>&, const double* params, Kind, const T* row_negatives_lse,
                      const T* col_negatives_lse, const Parts<T>& of_rows, const Parts<T>* of_cols);
 
@@ -64,7 +64,7 @@ struct PairKernels {
 
   // Replaces the closenesses of a tile by the derivatives of the loss with respect to the dot products, given the
   // weights of the rows as anchors and, unless null, of the columns. For a distance, row_sums and col_sums receive the
-  // sums of what is written.
+  // sums of the derivatives.
   void (*slopes)(const ScoreTile<T>&, const double* params, Metric, const Weights<T>& of_rows,
                  const Weights<T>* of_cols, T* row_sums, T* col_sums);
 };
@@ -74,21 +74,21 @@ struct Kernels {
   const PairKernels<T>* pair_losses;
   int pair_loss_count;
 
-  // Dot products (rows, cols) to distances times `sign`, in place, given the squared norms. Returns whether some
-  // squared distance is NaN, as differences of infinite norms are, or so small beside the norms that cancellation has
+  // Turns dot products (rows, cols) into distances times `sign`, in place, given the squared norms. Returns whether
+  // some squared distance is NaN, as differences of infinite norms are, or so small beside the norms that cancellation has
   // cost it its accuracy.
   bool (*distances)(Metric, T sign, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
                     const T* col_norms);
 
-  // One row of logits (n): adds the bias, if any, and returns maximum, sum of exponentials relative to it, and sum of
-  // what they are above shift_of it, whose digits a common offset of the logits does not take.
+  // One row of logits (n): adds the bias, if any, and returns the maximum, the sum of the exponentials relative to it,
+  // and the sum of the logits relative to shift_of it, so that a common offset does not cost digits.
   void (*row_softmax)(T* logits, int64_t n, const T* bias, T* maximum, T* sum_exp, T* above);
 
   // logits -> scale * exp(logit - shift) + offset, in place.
   void (*row_probabilities)(T* logits, int64_t n, T shift, T scale, T offset);
 
   // The smooth triplets of one positive, whose threshold is its distance plus the margin, with the negatives at
-  // distances d (n) in [from, to): takes their slopes from the negatives'; sums receives their loss, number and slope.
+  // distances d (n) in [from, to): subtracts their slopes from `slopes`; sums receives their loss, number and slope.
   void (*smooth_triplets)(T threshold, T from, T to, const T* d, int64_t n, T* slopes, T* sums);
 
   void (*add_to)(T* x, const T* y, int64_t n);
@@ -97,7 +97,7 @@ struct Kernels {
   T (*squared_distance)(const T* x, const T* y, int64_t n);
 };
 
-// Below this share of the norms a squared distance from the expansion |x|^2 + |y|^2 - 2xy has lost too many digits.
+// Below this share of the norms, a squared distance from the expansion |x|^2 + |y|^2 - 2xy has lost too many digits.
 constexpr double SMALL_DISTANCE = 1.0 / 64;
 
 // The kernels of the SIMD level in use.

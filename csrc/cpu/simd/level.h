@@ -5,7 +5,7 @@ namespace fastpair {
 
 enum class Simd { Baseline, Avx2, Avx512 };
 
-// The best level that both this build and this machine have, or the lower one that the environment variable
+// The best level that both this build and this machine support, or the lower one that the environment variable
 // FASTPAIR_SIMD ("avx512", "avx2", "baseline") asks for when the library is loaded.
 Simd simd();
 const char* simd_level();

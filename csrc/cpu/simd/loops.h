@@ -1,6 +1,6 @@
 // The bodies of the loops of kernels.h. Included once for each SIMD level, with that level's code generation switched
-// on and FASTPAIR_SIMD_LEVEL naming the namespace. Nothing here may call a function that is compiled out of line in a
-// header: the linker keeps one copy of those, and it may be one that this machine cannot run.
+// on and FASTPAIR_SIMD_LEVEL naming the namespace. Nothing here may call a header's function that is compiled out of
+// line: the linker keeps one copy of it, which may be one that this machine cannot run.
 
 #include <type_traits>
 
@@ -12,16 +12,16 @@ namespace {
 
 FASTPAIR_INLINE int64_t clip(int64_t j, int64_t end) { return j < 0 ? 0 : (j > end ? end : j); }
 
-// As wide as T: a vector of them is then a mask for a vector of T. In loops of mixed widths, int over double, sums that
-// GCC 12 makes are wrong.
+// An integer as wide as T: a vector of them is then a mask for a vector of T. In loops of mixed widths, int over
+// double, GCC 12 miscomputes sums.
 template <typename T>
 using Count = std::conditional_t<sizeof(T) == sizeof(int), int, int64_t>;
 
 // Runs f(begin, count, has) for the positives, or the negatives, in a row of the tile: the columns begin + k, k in
 // [0, count), with has(k), counted from the tile's first. The self-pair is neither. Negatives are all columns but a
-// stretch: one loop with a mask over the row runs on whole vectors, where loops up to the stretch and beyond it would
-// be mostly remainders. k starts at 0: from elsewhere an int may wrap, for all that a compiler told -fwrapv knows, and
-// loads would be gathers.
+// stretch: one loop with a mask over the row runs on whole vectors, while loops before and after the stretch would be
+// mostly remainders. k starts at 0: from elsewhere an int might wrap, as far as a compiler with -fwrapv knows, and
+// loads would become gathers.
 template <Kind KIND, typename T, typename F>
 FASTPAIR_INLINE void row_pairs(const ScoreTile<T>& tile, int64_t r, const F& f) {
   const int64_t i = tile.row + r, self = tile.self ? tile.self[i] - tile.col : -1;
@@ -40,8 +40,8 @@ FASTPAIR_INLINE void row_pairs(const ScoreTile<T>& tile, int64_t r, const F& f) 
   }
 }
 
-// x for a pair, `none` for a column that is no pair. x is an argument so that it is computed either way: what stands
-// behind a condition is loaded and computed with masks, which is slower.
+// x for a pair, `none` for a column that is no pair. x is an argument so that it is computed either way: behind a
+// condition it would be loaded and computed with masks, which is slower.
 template <typename T>
 FASTPAIR_INLINE T if_pair(bool pair, T x, T none) {
   return pair ? x : none;
@@ -88,7 +88,7 @@ void add_up(const ScoreTile<T>& tile, const Terms& terms, const T* row_lse, cons
   }
 }
 
-// Twice over the tile: the maxima, then the exponentials relative to those of the row and of the column.
+// Passes twice over the tile: for the maxima, then for the exponentials relative to those of the row and the column.
 template <Kind KIND, bool Cols, typename T, typename Terms>
 void add_exponentials(const ScoreTile<T>& tile, const Terms& terms, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
@@ -135,7 +135,7 @@ void add_exponentials(const ScoreTile<T>& tile, const Terms& terms, T* const* ro
   }
 }
 
-// Among equals the first; NaN passes for the largest, so that it shows.
+// The first of equal maxima; NaN counts as the largest, so that it shows.
 template <Kind KIND, bool Cols, typename T, typename Terms>
 void find_maxima(const ScoreTile<T>& tile, const Terms& terms, T* const* rows, T* const* cols) {
   constexpr T none = -__builtin_inf();
@@ -207,7 +207,7 @@ void statistics(const ScoreTile<T>& tile, const double* params, Kind kind, const
   }
 }
 
-// These are wrapped, since an address of a struct's own function would emit it: see above.
+// Wrappers, since taking the address of a struct's own function would emit it out of line: see above.
 template <typename T, typename Terms>
 Anchor anchor(const double* params, const Statistic& pos, const Statistic& neg) {
   return Terms::anchor(params, pos, neg);
