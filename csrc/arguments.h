@@ -1,5 +1,5 @@
-// The operators' arguments, and checks of them. The Python layer reports errors in the user's terms; these keep a direct
-// call of an operator from reading beyond the data.
+// The operators' arguments, and checks of them. The Python layer reports errors in the user's terms; these keep a
+// direct call of an operator from reading beyond the data.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

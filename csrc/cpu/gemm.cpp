@@ -33,7 +33,7 @@ Tensor view(const T* data, Op op, int64_t rows, int64_t columns, int64_t ld) {
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU, 0), scalar_type<T>);
 }
 
-// Through torch's dispatcher: a few microseconds a call, and any dtype on any platform.
+// Goes through torch's dispatcher: a few microseconds per call, and any dtype on any platform.
 template <typename T>
 void dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
                 const Tensor& out) {
@@ -64,7 +64,7 @@ void row_major(Blas blas, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
   blas(&tb, &ta, &n_, &m_, &k_, &one, b, &ldb_, a, &lda_, &beta, c, &ldc_);
 }
 
-// Whether there is nothing to multiply, which BLAS does not take: then C is zero, or stays as it is.
+// Whether there is nothing to multiply, which BLAS does not accept: C is then zeroed, or stays as it is.
 template <typename T>
 bool is_empty(int64_t m, int64_t n, int64_t k, bool accumulate, T* c, int64_t ldc) {
   if (m > 0 && n > 0 && k > 0) return false;

@@ -1,4 +1,4 @@
-// Row-major matrix products of tiles. Called from inside a parallel region a product runs on the calling thread.
+// Row-major matrix products of tiles. Inside a parallel region, a product runs on the calling thread.
 #pragma once
 
 #include <cstdint>

@@ -5,12 +5,12 @@
 
 namespace fastpair {
 
-// The operators do not know Python. Who does says here how to look for signals: `check` throws where one is to end the
+// The operators do not know Python. The Python module sets how to look for signals: `check` throws if one is to end the
 // computation.
 void set_signal_check(void (*check)());
 
-// One for each computation, asked between parts of it, outside of parallel regions. Looks from time to time: short
-// computations never do, because the look may wait for other threads of Python.
+// One per computation, asked between parts of it, outside of parallel regions. It looks for signals only from time to
+// time, and never in short computations, since looking may wait for other Python threads.
 class Interruptions {
  public:
   void look();

@@ -22,7 +22,7 @@ namespace fastpair {
 
 namespace {
 
-// Bytes for the logits of a block of rows and what else grows with its rows.
+// Bytes for the logits of a block of rows and everything else that grows with the block.
 constexpr int64_t WORK_BUDGET = int64_t(56) << 20;
 // The most classes in a task: its class weights stay in the second-level cache.
 constexpr int64_t CLASS_BLOCK = 256;
@@ -67,7 +67,7 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
     const int64_t count = std::min(row_block, rows - begin);
     const T* x = embeddings(begin, count, block_rows.get());
 
-    // f(block, first class, classes, their weights), each thread a contiguous range of blocks.
+    // f(thread, block, first class, classes, their weights); each thread has a contiguous range of blocks.
     const auto for_class_blocks = [&](const auto& f) {
       parallel_for(threads, [&](int64_t t) {
         for (int64_t b = t * class_blocks / threads; b < (t + 1) * class_blocks / threads; ++b) {
@@ -98,13 +98,13 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       double sum_exp = 0, above = 0;
       for (int64_t b = 0; b < class_blocks; ++b) {
         const LogitSums& part = s[b * row_block];
-        // A block of minus infinities has no exponentials; -inf - -inf must not make NaN of it.
+        // A block of minus infinities has no exponentials, and -inf - -inf must not make it NaN.
         if (part.sum_exp != T(0)) sum_exp += part.sum_exp * std::exp(double(part.maximum) - maximum);
         const int64_t width = std::min(class_block, classes - b * class_block);
         above += part.above + width * (double(shift_of(part.maximum)) - maximum);
       }
       const double log_sum = std::log(sum_exp), lse = maximum + log_sum;
-      // Two factors rather than exp(-lse), whose rounding would grow with the logits.
+      // Two factors rather than exp(-lse), whose rounding error would grow with the logits.
       shift[r] = maximum;
       normaliser[r] = T(1 / sum_exp);
       const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (log_sum - above / classes);
@@ -149,7 +149,7 @@ template struct LinearCrossEntropy<double>;
 
 namespace {
 
-// The rows' weights in the gradient: the incoming gradients, or what the reduction says.
+// The rows' weights in the gradient: the incoming gradients, or those of the reduction.
 template <typename T>
 std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, Reduction reduction,
                                const std::vector<int64_t>& row_of, int64_t counted) {
@@ -161,7 +161,7 @@ std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, Reduction 
   return weights;
 }
 
-// The operator's first output. row_of: the row of each loss; rows with none have loss 0.
+// The operator's first output. row_of: the row of each loss; rows without one have loss 0.
 template <typename T>
 Tensor reduced(const Tensor& like, const std::vector<double>& losses, Reduction reduction,
                const std::vector<int64_t>& row_of, int64_t rows) {
@@ -199,7 +199,7 @@ std::function<const T*(int64_t, int64_t, T*)> rows_of(const Tensor& t) {
   };
 }
 
-// Rows of a tensor scaled to length 1, made when they are asked for.
+// Rows of a tensor scaled to length 1, computed when they are asked for.
 template <typename T>
 class UnitRows {
  public:
@@ -211,7 +211,7 @@ class UnitRows {
     });
   }
 
-  // As LinearCrossEntropy takes them, times `length`.
+  // The rows as LinearCrossEntropy takes them, times `length`.
   std::function<const T*(int64_t, int64_t, T*)> at_length(T length) const {
     return [this, length](int64_t begin, int64_t count, T* out) {
       const int64_t d = t_.size(1);
@@ -224,7 +224,7 @@ class UnitRows {
     };
   }
 
-  // From the gradient with respect to the unit rows to `length` times that with respect to the rows, in place.
+  // Turns the gradient by the unit rows into `length` times that by the rows, in place.
   void project(T length, T* gradient) const {
     const int64_t d = t_.size(1);
     for_rows([&](int64_t r, T* row) {
@@ -254,7 +254,7 @@ class UnitRows {
 
 using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// How logits are made of embeddings and class weights: products, or scaled cosines with a margin on the own class.
+// How logits are made from embeddings and class weights: products, or scaled cosines with a margin on the own class.
 struct Logits {
   bool cosines;
   Margin margin_kind;
@@ -349,7 +349,7 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
 }
 
 // SPCE(Z) = CE(Z, theta) with theta_k = (1/n) sum_{y_i = k} z_i. Samples are sorted by class, so that a class is a
-// stretch of rows; theta passes its gradient on to the rows that it is made of.
+// range of rows; theta passes its gradient on to the rows that it is made of.
 template <typename T>
 std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& labels,
                                         const std::optional<Tensor>& row_grad, Reduction reduction,

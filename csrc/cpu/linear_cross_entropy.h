@@ -13,8 +13,8 @@ template <typename T>
 struct LinearCrossEntropy {
   int64_t rows, classes, d;
 
-  // The rows, whose labels lie in [0, classes): copies rows [begin, begin + count) into `out`, or returns where they
-  // are.
+  // The rows, whose labels lie in [0, classes): copies rows [begin, begin + count) into `out`, or returns a pointer to
+  // them where they are.
   std::function<const T*(int64_t begin, int64_t count, T* out)> embeddings;
   // Likewise for the class weights.
   std::function<const T*(int64_t begin, int64_t count, T* out)> weight;
@@ -27,8 +27,8 @@ struct LinearCrossEntropy {
   // Each is null where it is not wanted, and overwritten where it is.
   T *grad_embeddings, *grad_weight, *grad_bias;
 
-  // The rows' losses. One pass over blocks of rows: the logits of a block are made, turned into their gradients in
-  // place, and used for all three gradients. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
+  // Returns the rows' losses. One pass over blocks of rows: the logits of a block are made, turned into their gradients
+  // in place, and used for all three gradients. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
   std::vector<double> run() const;
 };
 

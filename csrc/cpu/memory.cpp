@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t LINE = 64;
 constexpr size_t HUGE_PAGE = size_t(1) << 21;
-// The most that is kept for later calls.
+// At most this much is kept for later calls.
 constexpr size_t KEPT = size_t(64) << 20;
 
 size_t rounded(size_t bytes) {
@@ -29,7 +29,7 @@ struct Block {
   size_t bytes;
 };
 
-// Says how much memory there was not.
+// Says how much memory was asked for in vain.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(size_t bytes)
@@ -42,7 +42,7 @@ class OutOfMemory : public std::bad_alloc {
 
 class Cache {
  public:
-  // A kept block of just this size: a training loop asks for the same ones at every step. nullptr where there is none.
+  // A kept block of exactly this size, or nullptr: a training loop asks for the same sizes at every step.
   void* take(size_t bytes) {
     const std::lock_guard lock(mutex_);
     const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return b.bytes == bytes; });
@@ -54,7 +54,7 @@ class Cache {
   }
 
   void give(void* data, size_t bytes) noexcept {
-    // One that is larger than all that is kept would push out the others and then itself.
+    // A block larger than the limit would push out all others and then itself.
     if (bytes > KEPT) return std::free(data);
     const std::lock_guard lock(mutex_);
     try {
@@ -63,7 +63,7 @@ class Cache {
       return std::free(data);
     }
     total_ += bytes;
-    // The oldest go first: what the current batch size needs stays.
+    // The oldest blocks go first: those that the current batch size needs stay.
     while (total_ > KEPT) {
       std::free(blocks_.front().data);
       total_ -= blocks_.front().bytes;

@@ -7,7 +7,7 @@
 
 namespace fastpair {
 
-// Aligned to cache lines, uninitialised. Blocks that are given back serve the next call, up to some tens of MiB in all:
+// Memory aligned to cache lines, uninitialised. Released blocks serve the next call, up to some tens of MiB in all:
 // fresh memory costs a page fault every 4 KiB, which at small batches is more than the arithmetic.
 void* acquire_memory(size_t bytes);
 void release_memory(void* data, size_t bytes);

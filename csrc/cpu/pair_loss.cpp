@@ -1,12 +1,12 @@
 // fastpair::pair_loss on the CPU: a loss over all pairs, and its gradients.
 //
-// A first sweep over the score matrix pools the terms of each anchor's positives and negatives; from these statistics
-// come the anchors' losses and the weights of the pairs in the gradient, which a second sweep writes. Where the weights
-// are known before, as for sums, one sweep does both. Samples are sorted by label first, so that the positives of a row
-// are one stretch of columns and no loop over pairs looks at a label.
+// A first sweep over the score matrix pools the terms of each anchor's positives and negatives; these statistics give
+// the anchors' losses and the weights of the pairs in the gradient, which a second sweep computes. Where the weights
+// are known beforehand, as for sums, one sweep does both. Samples are sorted by label first, so that the positives of a
+// row are one range of columns and no loop over pairs reads a label.
 //
-// Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores, once more for a second sweep over scores
-// that were not kept, + 1 for the gradient.
+// Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores, and again for a second sweep if they were
+// not kept, + 1 for the gradient.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -63,7 +63,7 @@ struct Batch {
   Samples<T>& references() { return y ? *y : x; }
   const int64_t* self() const { return selves.empty() ? nullptr : selves.data(); }
 
-  // How much the part of the loss that the pairs of a kind make counts for sorted anchor i of a side, in a sum.
+  // The weight, in a sum, of the part of sorted anchor i's loss that comes from its pairs of one kind.
   double weight(const Samples<T>& side, int64_t i, Kind kind, bool separate_means) const {
     const double share = args.two_sided ? 0.5 : 1;
     if (row_grad.empty()) return share;
@@ -76,7 +76,7 @@ struct Batch {
     if (y && y->has_gradient) y->scale_gradient(T(factor));
   }
 
-  // `values` are those of the rows, for a reduction to none.
+  // `values`: the losses of the rows, for Reduction::None.
   PairLossResults results(double value, const std::array<double, 4>& totals, const std::vector<T>& values) const {
     const Tensor& like = args.embeddings;
     return {args.reduction == Reduction::None     ? new_vector(like, values)
@@ -104,7 +104,7 @@ struct Batch {
   }
 };
 
-// The triplets of an anchor are a sum that pairs are not: its row of scores is needed as a whole.
+// A sum over triplets is not one over pairs: an anchor's row of scores is needed as a whole.
 template <typename T>
 PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   Samples<T>& x = batch.x;
@@ -121,7 +121,7 @@ PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   return batch.results(share * loss, {loss, count, 0, 0}, values);
 }
 
-// A loss whose terms are those of pairs.
+// A loss whose terms belong to pairs.
 template <typename T>
 class PairLoss {
  public:
@@ -138,8 +138,8 @@ class PairLoss {
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
 
     if (loss_.is_sum && !(means_over_terms && kept)) {
-      // The weights of the pairs are known before, up to the means over terms: there the negatives' gradient is added
-      // up unscaled, and a second sweep over the few tiles that have positives adds theirs.
+      // The weights of the pairs are known beforehand, except for means over terms: there the negatives' gradient is
+      // summed unscaled, and a second sweep over the few tiles that have positives adds theirs.
       if (gradients) set_sums_weights(means_over_terms ? 0 : 1);
       sweep.run({.add = {true, true}, .gradient = gradients});
       finish();
@@ -176,7 +176,7 @@ class PairLoss {
  private:
   PairLossResults results() const { return batch_.results(value_, totals_, values_); }
 
-  // Those whose samples are anchors.
+  // The sides whose samples are anchors.
   std::vector<AnchorSide<T>*> sides() {
     return args_.two_sided ? std::vector<AnchorSide<T>*>{&rows_, &*other_} : std::vector<AnchorSide<T>*>{&rows_};
   }
@@ -204,7 +204,7 @@ class PairLoss {
     return batch_.weight(side.samples, i, kind, loss_.separate_means);
   }
 
-  // The weights of a loss that is a sum, before the sweep; those of positives times a factor.
+  // Sets the weights of a loss that is a sum, before the sweep. `positives` is a factor of the positives' weights.
   void set_sums_weights(double positives) {
     for (AnchorSide<T>* side : sides()) {
       const bool mean = args_.reduction == Reduction::Mean && !loss_.separate_means;
@@ -216,7 +216,7 @@ class PairLoss {
     }
   }
 
-  // From the statistics: the anchors' losses, the result, and the weights for the gradient sweep.
+  // Computes, from the statistics, the anchors' losses, the result, and the weights for the gradient sweep.
   void finish() {
     values_.assign(args_.reduction == Reduction::None ? batch_.x.n : 0, 0);
     value_ = 0;
@@ -249,7 +249,7 @@ class PairLoss {
     }
   }
 
-  // The gradient of maxima: one positive and one negative an anchor.
+  // The gradient of maxima: one positive and one negative per anchor.
   void add_extreme_pairs() {
     std::vector<SinglePair<T>> pairs;
     for (int64_t i = 0; i < batch_.x.n; ++i) {

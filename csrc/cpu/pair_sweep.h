@@ -1,8 +1,8 @@
 // Sweeps over the tiles of a score matrix. No tile outlives its visit unless all of them fit the memory budget.
 //
-// Where the references are the anchors, only tiles on and above the diagonal are computed: such a tile stands for its
-// mirror image too, and with H = G + G^T the gradient is H X. Each block of gradient rows is written by one task in a
-// fixed order, so that results are the same bits from run to run.
+// Where the references are the anchors, only tiles on and above the diagonal are computed: each stands for its mirror
+// image too, and with H = G + G^T the gradient is H X. Each block of gradient rows is written by one task in a fixed
+// order, so that results are the same bits from run to run.
 #pragma once
 
 #include <algorithm>
@@ -23,14 +23,14 @@ namespace fastpair {
 
 // Scores are visited in squares of SQUARE x SQUARE.
 constexpr int64_t SQUARE = 2048;
-// They are kept between the sweeps where they are no more than these: the tiles on and above the diagonal of 4096 x
-// 4096, 34 MiB in float32.
+// Scores are kept between sweeps if there are no more than this: the tiles on and above the diagonal of 4096 x 4096,
+// 34 MiB in float32.
 constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
 
-// At most so many are computed by one product.
+// At most this many scores are computed by one product.
 constexpr int64_t RUN_SCORES = int64_t(1) << 17;
 
-// What an anchor's pairs of one kind came to so far: as in Parts, but in double, and Max with the sorted position.
+// An anchor's statistics of one kind so far: as in Parts, but in double, and for Max with the sorted position.
 struct Total {
   double of[STATISTICS];
 };
@@ -41,7 +41,7 @@ void for_kinds(const F& f) {
   f(Positive);
 }
 
-// Anchors, which are the samples of a side, their statistics, and their weights in the gradient.
+// The samples of one side as anchors, with their statistics and their weights in the gradient.
 template <typename T>
 struct AnchorSide {
   Samples<T>& samples;
@@ -100,8 +100,8 @@ class PairSweep {
     block_ = task_length(kept ? std::max(x_.n, y_.n) : SQUARE, MAX_BLOCK);
     square_rows_ = kept ? round_up(x_.n) : SQUARE;
     square_cols_ = kept ? round_up(y_.n) : SQUARE;
-    // What is below the diagonal is never visited. Up to SQUARE its memory is not worth the shorter products that
-    // panels of different lengths allow.
+    // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products
+    // of panels of different lengths.
     upper_ = symmetric_ && kept && x_.n > SQUARE;
     int64_t size = 0;
     for (int64_t I = 0; I < blocks(square_rows_); ++I) {
@@ -114,7 +114,7 @@ class PairSweep {
     if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
 
-  // In whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
+  // Counts whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
   bool keeps_scores() const {
     const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
     const int64_t rows = padded(x_.n), cols = padded(y_.n);
@@ -125,10 +125,10 @@ class PairSweep {
     bool compute_scores = true;
     bool add[2] = {false, false};  // the statistics, by kind
     bool gradient = false;
-    bool only_positives = false;  // tiles without positives are passed over
+    bool only_positives = false;  // tiles without positives are skipped
   };
 
-  // Visits every pair once. Gradients are added to those of the samples that have them.
+  // Visits every pair once. Gradients are added to the samples that have them.
   void run(const Pass& pass) {
     for (int64_t top = 0; top < x_.n; top += square_rows_) {
       for (int64_t left = symmetric_ ? top : 0; left < y_.n; left += square_cols_) {
@@ -156,11 +156,11 @@ class PairSweep {
     if (!pass.only_positives) return true;
     const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
     const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
-    // Sorted labels: the stretches of the tile's rows follow each other.
+    // Labels are sorted: the positives of the tile's rows are consecutive ranges.
     return rows_.positives.begin[first] < end && rows_.positives.end[last] > begin;
   }
 
-  // The scores of block row I of a square are a panel of their own.
+  // The scores of block row I of a square form a panel of their own.
   int64_t first_column(int64_t I) const { return upper_ ? I * block_ : 0; }
   int64_t ld(int64_t I) const {
     // An odd number of cache lines between rows: a power of two would map them all to a few sets of the cache.
@@ -169,7 +169,7 @@ class PairSweep {
   }
   T* scores_at(int64_t I, int64_t col) const { return scores_.get() + panels_[I] + col; }
 
-  // What the samples [at, at + block) of one side have from block `other` of the other side.
+  // The partial results of the samples [at, at + block) of one side from block `other` of the other side.
   T* partial(int side, int channel, int64_t other, int64_t at) const {
     const int64_t others = blocks(side == 0 ? square_cols_ : square_rows_);
     return partial_[side].get() + (channel * others + other) * (side == 0 ? square_rows_ : square_cols_) + at;
@@ -183,8 +183,8 @@ class PairSweep {
   }
 
   void visit_square(const Square& s, const Pass& pass) {
-    // On the diagonal both sides are the same samples: a block gets sums from the tiles right of it by its rows, and
-    // from those above it by its columns.
+    // On the diagonal both sides are the same samples: a block gets sums as rows from the tiles to its right, and as
+    // columns from the tiles above.
     const int col_side = on_diagonal(s) ? 0 : 1;
     const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols);
     for (int side = 0; side <= col_side; ++side) {
@@ -213,14 +213,14 @@ class PairSweep {
     add_close_pairs(on_diagonal(s));
   }
 
-  // Computes the scores of tiles[t] and of those before `end` that lie below it, up to a number that stays in the
+  // Computes the scores of tiles[t] and of the tiles before `end` that lie below it, as many as stay in the
   // second-level cache: one tall product is faster than several. Returns the first tile beyond.
   int64_t score_run(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, int64_t t, int64_t end) {
     const auto [I, J] = tiles[t];
     const int64_t row = I * block_, col = J * block_, cols = std::min(block_, s.cols - col);
     std::vector<SinglePair<T>> close;
     std::vector<SinglePair<T>>* found = x_.has_gradient || y_.has_gradient ? &close : nullptr;
-    // A tile on the diagonal that is large enough to be halved is computed by itself, a smaller one with those above.
+    // A tile on the diagonal is computed by itself if large enough to be halved, otherwise with the tiles above.
     const bool own = on_diagonal(s) && block_ >= 2 * LEAST_OWN;
     int64_t length = 1;
     if (own && I == J) {
@@ -269,8 +269,8 @@ class PairSweep {
                        both ? &of_cols : nullptr);
     });
     if (pass.gradient) {
-      // Every tile is all that its rows and columns get from each other, but a tile on the diagonal holds both
-      // (i, j) and (j, i): there the weights of both meet in each entry, and its column sums are its row sums.
+      // A tile is all that its rows and columns get from each other, but one on the diagonal holds both (i, j) and
+      // (j, i): there each entry gets the weights of both, and the column sums equal the row sums.
       T* row_sums = partial(0, CHANNELS - 1, J, at_row);
       std::array<T, MAX_BLOCK> unused{};
       T* col_sums = diagonal ? unused.data() : partial(col_side, CHANNELS - 1, I, at_col);
@@ -284,8 +284,8 @@ class PairSweep {
   // The close pairs of a tile: see is_close.
   std::vector<SinglePair<T>>& close_at(int64_t I, int64_t J) { return close_[I * blocks(square_cols_) + J]; }
 
-  // Moves the slopes of `pairs` to them from the tile, and makes the sums anew of its rows and columns that they lie
-  // in.
+  // Moves the slopes of `pairs` from the tile into the pairs, and recomputes the sums of its rows and columns in which
+  // they lie.
   static void take_out(const ScoreTile<T>& tile, std::vector<SinglePair<T>>& pairs, T* row_sums, T* col_sums) {
     const auto at = [&](int64_t r, int64_t c) -> T& { return tile.scores[r * tile.ld + c]; };
     for (SinglePair<T>& p : pairs) std::swap(p.slope, at(p.row - tile.row, p.col - tile.col));
@@ -299,7 +299,7 @@ class PairSweep {
     }
   }
 
-  // In the order of the tiles. Those on the diagonal hold each pair twice, from either side.
+  // Adds them in the order of the tiles. Tiles on the diagonal hold each pair twice, from either side.
   void add_close_pairs(bool diagonal) {
     std::vector<SinglePair<T>> by_row, by_col;
     const int64_t across = blocks(square_cols_);
@@ -314,8 +314,8 @@ class PairSweep {
     add_single_pairs(by_col, y_, &SinglePair<T>::col, x_, &SinglePair<T>::row);
   }
 
-  // Adds up what the tiles of a square left for the samples [begin, begin + count) of one side, in a fixed order.
-  // `other` is the first sample of the blocks of the other side.
+  // Sums the partial results of a square for the samples [begin, begin + count) of one side, in a fixed order. `other`
+  // is the first sample of the blocks of the other side.
   void collect(AnchorSide<T>& anchors, int64_t begin, int64_t count, int side, int64_t other, int64_t others,
                const Pass& pass) {
     const bool statistics = side == 0 || symmetric_ || two_sided_;
@@ -346,10 +346,10 @@ class PairSweep {
         return;
       case Pool::LogSumExp:
         c += third;
-        // No terms, or infinitely small ones alone: those are in their sum.
+        // No terms, or only terms of minus infinity, which are in the sum `c`.
         if (count == 0) return;
         if (std::isinf(a) || std::isinf(value)) {
-          // Nothing so far, or an infinite term, relative to whose sum nothing else counts, but NaN does.
+          // Nothing so far, or an infinite term, next to which nothing counts except NaN.
           b = (std::isnan(b) ? b : a < value ? 0 : b) + (std::isnan(count) || !(value < a) ? count : 0);
           a = std::max(a, value);
         } else if (a < value) {
@@ -374,7 +374,7 @@ class PairSweep {
       if (task < row_tasks) {
         const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
         T* out = x_.gradient.get() + (s.top + at) * d;
-        // Below the diagonal the tile is that of the mirrored place.
+        // Below the diagonal, the tile at the mirrored place is used, see add_transposed.
         for_runs(
             diagonal ? I : 0, col_blocks, s.cols, false, [&](int64_t J) { return visited(s, I, J, pass); },
             [&](int64_t from, int64_t length) {
@@ -398,8 +398,8 @@ class PairSweep {
         });
   }
 
-  // f(first, length) for each unbroken run of the blocks [begin, end) that are wanted, or for each one of them, in
-  // samples of a side of `limit`.
+  // f(first, length), in samples of a side of `limit`, for each unbroken run of wanted blocks in [begin, end), or for
+  // each such block if `one_by_one`.
   template <typename Wanted, typename F>
   void for_runs(int64_t begin, int64_t end, int64_t limit, bool one_by_one, const Wanted& wanted, const F& f) const {
     for (int64_t b = begin; b < end; ++b) {

@@ -22,7 +22,7 @@ constexpr int64_t BLOCK = 128;
 
 int64_t blocks(int64_t length) { return (length + BLOCK - 1) / BLOCK; }
 
-// Both sides of a call, y being x itself where it is not given.
+// Both sides of a call; y is x itself if it is not given.
 template <typename T>
 struct Sides {
   Distance distance;
@@ -42,7 +42,7 @@ struct Sides {
   Samples<T>& y() { return other ? *other : x; }
 };
 
-// f(pointer) with the data of a tensor that is to be written.
+// f(pointer) with the data of a tensor to be written.
 template <typename F>
 void with_floating_output(const Tensor& t, const F& f) {
   with_floating(t,
@@ -82,7 +82,7 @@ Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const 
   });
 }
 
-// Adds to the gradient of one side what the incoming gradient says of all pairs. grad_at(i, j) is the gradient of pair
+// Adds the contributions of all pairs to the gradient of one side. grad_at(i, j) is the incoming gradient of pair
 // (i, j), i on the side that is differentiated. One task owns a block of its rows.
 template <typename T, typename GradAt>
 void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, const GradAt& grad_at) {
@@ -101,7 +101,7 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
         for (int64_t c = 0; c < cols; ++c) {
           T& slope = tile.get()[r * BLOCK + c];
           const T grad = grad_at(row + r, col + c);
-          // The derivative by the dot product, in place of the closeness; the sum makes up for what the norms add.
+          // The derivative by the dot product replaces the closeness; the sum accounts for the norms.
           slope = metric == Metric::Dot           ? grad
                   : metric == Metric::SqEuclidean ? T(-2) * grad
                   : slope == T(0)                 ? T(0)

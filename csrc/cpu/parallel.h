@@ -15,8 +15,8 @@ extern "C" void __tsan_release(void* address);
 
 namespace fastpair {
 
-// The thread sanitizer cannot look into torch's thread pool. It is told that what was done before a parallel region is
-// seen in it, and what was done in it behind: at addresses that are known before anything is read from memory.
+// The thread sanitizer cannot look into torch's thread pool. It is told that writes before a parallel region are seen
+// in it, and those in the region after it: through addresses that are known before anything is read from memory.
 #if defined(__SANITIZE_THREAD__)
 inline char region_begins, region_ends;
 #define FASTPAIR_ORDER(call) call
@@ -24,14 +24,14 @@ inline char region_begins, region_ends;
 #define FASTPAIR_ORDER(call)
 #endif
 
-// How many of `total` rows or columns make a task: small works are cut finer, so that every thread has some of them.
+// How many of `total` rows or columns make a task: little work is cut finer, so that every thread gets some of it.
 inline int64_t task_length(int64_t total, int64_t most) {
   const int64_t share = total / (2 * int64_t(torch::stable::get_num_threads()));
   return std::clamp<int64_t>((share + 15) / 16 * 16, 32, most);
 }
 
-// f(begin, end) for contiguous ranges, of at least `grain`, that make up [0, n), over torch's own thread pool. What f
-// throws in a thread, as where memory runs out, is thrown again here when all threads are done.
+// f(begin, end) for contiguous ranges, of at least `grain`, that make up [0, n), on torch's own thread pool. What f
+// throws in a thread, for instance when memory runs out, is thrown again here when all threads are done.
 template <typename F>
 void parallel_ranges(int64_t n, const F& f, int64_t grain = 1) {
   if (n <= 0) return;
@@ -60,7 +60,7 @@ void parallel_for(int64_t n, const F& f) {
   });
 }
 
-// Rows are cheap one by one: enough of them in a task to be worth a thread.
+// f(i) for rows that are cheap one by one: a task has enough of them to be worth a thread.
 template <typename F>
 void parallel_rows(int64_t n, int64_t work_per_row, const F& f) {
   const int64_t grain = (int64_t(1) << 14) / (work_per_row + 1) + 1;

@@ -23,7 +23,7 @@ inline constexpr ScalarType scalar_type<float> = ScalarType::Float;
 template <>
 inline constexpr ScalarType scalar_type<double> = ScalarType::Double;
 
-// What a tensor of the user's holds. It may lie at any address: torch.frombuffer takes any offset.
+// The elements of a user's tensor. They may lie at any address: torch.frombuffer takes any offset.
 template <typename In>
 class Elements {
  public:
@@ -100,7 +100,7 @@ std::vector<T> floating_vector(const Tensor& t) {
 // The elements of a vector of any integer dtype.
 std::vector<int64_t> integer_vector(const Tensor& t);
 
-// The permutation that sorts the labels, equal ones in their order.
+// The permutation that sorts the labels, equal ones in their original order.
 std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels);
 
 // Whether t is already what copy_rows would make of it.
@@ -110,7 +110,7 @@ bool is_plain(const Tensor& t) {
   return t.scalar_type() == scalar_type<T> && t.is_contiguous() && aligned;
 }
 
-// Uninitialised, on the CPU.
+// An uninitialised tensor on the CPU.
 Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);
 
 template <typename T>

@@ -14,7 +14,7 @@
 
 namespace fastpair {
 
-// A tile on the diagonal is its own mirror image. It is halved down to products of the size of the smallest tiles.
+// A tile on the diagonal is its own mirror image: it is halved, down to products of the size of the smallest tiles.
 constexpr int64_t LEAST_OWN = 32;
 
 // Anchors or references, sorted by label and brought into the form that the metric's dot products need.
@@ -29,7 +29,7 @@ struct Samples {
   std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
-  std::vector<T> slope_sums;  // for distances: what the gradient owes to the norms
+  std::vector<T> slope_sums;  // for distances: the part of the gradient that comes from the norms
 
   // Without labels the samples keep their order.
   Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
@@ -102,7 +102,7 @@ struct Samples {
   }
 };
 
-// The stretch of positives that each anchor has among the other side's samples.
+// The range of each anchor's positives among the other side's samples.
 struct Positives {
   std::vector<int64_t> begin, end;
 
@@ -116,9 +116,9 @@ struct Positives {
   }
 };
 
-// Distances do not change when the origin moves, and their squares cancel less near the middle of the samples. Moved
-// are the columns that lie far from zero for their width: there the subtraction hardly rounds, elsewhere it gains
-// nothing. Empty where nothing is to be moved.
+// The new origin. Distances do not change when the origin moves, and their squares cancel less near the middle of the
+// samples. Only columns that lie far from zero for their spread are moved: there the subtraction hardly rounds,
+// elsewhere it gains nothing. Empty where nothing is moved.
 template <typename T>
 std::vector<T> center_of(const Tensor& x, const Distance& distance) {
   if (distance.metric == Metric::Dot || distance.unit_rows) return {};
@@ -149,9 +149,8 @@ bool is_close(Metric metric, T distance, T norms) {
   return squared <= T(SMALL_DISTANCE) * norms;
 }
 
-// What pair (row, col) adds to a gradient by itself: its slope, by the dot product, times the difference of the
-// samples. Sums over samples and over norms, of which the difference is what remains, would leave little of it for
-// close ones.
+// A pair (row, col) that is added to a gradient by itself: its slope, by the dot product, times the difference of the
+// samples. As the difference of one sum over samples and one over norms, little of it would survive for close ones.
 template <typename T>
 struct SinglePair {
   int64_t row, col;
@@ -160,8 +159,7 @@ struct SinglePair {
 
 // Scores of samples [row, row + rows) of x and [col, col + cols) of y, the strides between rows being ld: products, or
 // distances times `sign`, which are closenesses unless it is 1. Distances of close pairs, and of infinite rows, are
-// those of the differences, and the pairs are appended to `close`, if there is one, but for those of a sample with
-// itself.
+// computed from differences. Close pairs, except of a sample with itself, are appended to `close` unless it is null.
 template <typename T>
 void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
                     Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr, T sign = -1) {
@@ -183,7 +181,7 @@ void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Sample
   }
 }
 
-// Copies what is above the diagonal of a square below it: a product need not round (i, j) as it does (j, i).
+// Copies the part above the diagonal of a square below it: a product need not round (i, j) like (j, i).
 template <typename T>
 void mirror(T* scores, int64_t n, int64_t ld) {
   for (int64_t r = 1; r < n; ++r) {
@@ -191,7 +189,7 @@ void mirror(T* scores, int64_t n, int64_t ld) {
   }
 }
 
-// compute_scores on and above the diagonal, of samples [first, first + n) of x with each other.
+// compute_scores for samples [first, first + n) of x with each other, on and above the diagonal.
 template <typename T>
 void compute_upper_scores(const Samples<T>& x, int64_t first, int64_t n, Metric metric, T* scores, int64_t ld,
                           std::vector<SinglePair<T>>* close) {
@@ -215,8 +213,8 @@ void add_difference(T slope, const T* __restrict other, const T* __restrict own,
   for (int64_t j = 0; j < d; ++j) out[j] += slope * (other[j] - own[j]);
 }
 
-// Adds single pairs to the gradient of the side that they name by `own`; each of its rows belongs to one task. A dot
-// product has no norms: there a pair adds the other sample.
+// Adds single pairs to the gradient of the side whose rows they name in `own`; each row belongs to one task. A dot
+// product has no norms: there a pair adds the other sample alone.
 template <typename T>
 void add_single_pairs(const std::vector<SinglePair<T>>& pairs, Samples<T>& side, int64_t SinglePair<T>::* own,
                       const Samples<T>& others, int64_t SinglePair<T>::* other) {

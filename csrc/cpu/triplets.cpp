@@ -3,7 +3,7 @@
 // A positive at distance p has the threshold t = p + margin: a negative at distance n < t adds t - n. So the anchor's
 // loss is the sum of the thresholds, each times the number of negatives it is above, less the sum of the negatives'
 // distances, each times the number of thresholds above it; and these numbers are the slopes. With the positives sorted,
-// the ones that a negative counts with are a range, also among the semi-hard triplets: O(n log n) time an anchor.
+// those with which a negative makes triplets are a range, also for semi-hard triplets: O(n log n) time per anchor.
 // Where positives or negatives are few, and for the smooth loss, every triplet is visited.
 //
 // Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores + 1 for the gradient if the score matrix
@@ -22,16 +22,16 @@
 namespace fastpair {
 namespace {
 
-// Scores that are held at a time: 16 MiB, which a third-level cache can hold and which serves call after call.
+// Scores held at a time: 16 MiB, which fits a third-level cache and is reused call after call.
 constexpr int64_t PANEL_SCORES = int64_t(1) << 22;
 // Products with fewer rows are slow.
 constexpr int64_t MIN_PANEL_ROWS = 32;
-// With so few positives or negatives it is cheaper to visit every triplet than to sort.
+// With at most this many positives or negatives it is cheaper to visit every triplet than to sort.
 constexpr int64_t FEW = 48;
-// Negatives are visited in chunks that stay in the first-level cache, and sums in the type of the scores end with them.
+// Negatives are visited in chunks that stay in the first-level cache; sums in the type of the scores end with a chunk.
 constexpr int64_t CHUNK = 2048;
 
-// How many of the sorted values are not above x.
+// The number of sorted values that are not above x.
 template <typename T>
 int64_t rank_of(T x, const std::vector<T>& sorted) {
   const T* first = sorted.data();
@@ -40,7 +40,7 @@ int64_t rank_of(T x, const std::vector<T>& sorted) {
   return first - sorted.data() + (*first <= x);
 }
 
-// The distances of one anchor, its negatives' before its positives', and the slopes of its loss.
+// The distances of one anchor, those of negatives before those of positives, and the slopes of its loss.
 template <typename T>
 class TripletRow {
  public:
@@ -97,7 +97,7 @@ class TripletRow {
     }
   }
 
-  // By the formula, which NaN passes through: it has no place among thresholds.
+  // By the formula, which passes NaN through: NaN cannot be sorted among thresholds.
   void add_each() {
     const T* __restrict d = d_.get();
     T* __restrict slopes = slopes_.get();
@@ -151,7 +151,7 @@ class TripletRow {
     std::sort(sorted_.begin(), sorted_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     std::transform(sorted_.begin(), sorted_.end(), from_.begin(), [&](const auto& p) { return from(p.first); });
     std::transform(sorted_.begin(), sorted_.end(), to_.begin(), [&](const auto& p) { return threshold(p.first); });
-    // A negative makes triplets with the positives [begin, end): one more from begin on, one less from end on.
+    // A negative makes triplets with the positives [begin, end): +1 from begin on, -1 from end on.
     steps_.assign(positives_ + 1, 0);
     for (int64_t j = 0; j < negatives_; ++j) {
       const T distance = d_.get()[j];
@@ -168,10 +168,10 @@ class TripletRow {
     }
   }
 
-  // The loss is made of thresholds and negatives' distances times their slopes, which are numbers of triplets.
+  // The loss is the sum of thresholds and negatives' distances times their slopes, which count triplets.
   void add_counts() {
     const T *d = d_.get(), *slopes = slopes_.get();
-    // An infinite distance without a triplet is no part of the loss.
+    // An infinite distance without a triplet adds nothing to the loss.
     const auto product = [](T slope, T x) { return slope == T(0) ? 0.0 : double(slope) * double(x); };
     for (int64_t j = 0; j < negatives_; ++j) loss += product(slopes[j], d[j]);
     for (int64_t j = negatives_; j < negatives_ + positives_; ++j) {
@@ -218,7 +218,7 @@ struct TripletSweep {
       interruptions.look();
       const int64_t rows = std::min(panel_rows, x.n - top);
       compute_panel(top, rows);
-      // A task takes rows from all over the panel: those of a large class have more triplets.
+      // A task takes rows from all over the panel, since rows of a large class have more triplets.
       const int64_t tasks = blocks(rows, 8);
       parallel_for(tasks, [&](int64_t task) {
         TripletRow<T> row(terms, y.n);
@@ -253,8 +253,8 @@ struct TripletSweep {
     });
   }
 
-  // f(begin, end, place) for the columns [begin, end) of anchor i, negatives before positives; they go to the places
-  // from `place` on. Returns the numbers of negatives and positives.
+  // f(begin, end, place) for the columns [begin, end) of anchor i, negatives before positives, which are packed from
+  // `place` on. Returns the numbers of negatives and positives.
   template <typename F>
   std::pair<int64_t, int64_t> for_columns(int64_t i, const F& f) const {
     const int64_t own = self ? self[i] : -1;
@@ -273,7 +273,7 @@ struct TripletSweep {
     return {negatives, stretch(positives.begin[i], positives.end[i]) - negatives};
   }
 
-  // The scores of anchor i become the derivatives of its loss, times its weight, by the dot products.
+  // Replaces the scores of anchor i by the derivatives of its loss, times its weight, by the dot products.
   void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s) {
     const auto [negatives, positives] = for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
       T* __restrict d = row.distances() + place - begin;
@@ -295,8 +295,8 @@ struct TripletSweep {
     });
   }
 
-  // Takes their slopes out of the panel. In a symmetric one tiles on the diagonal name each pair twice, from either
-  // side, and those above it once, with the same slope below.
+  // Takes the slopes of close pairs out of the panel. In a symmetric one, tiles on the diagonal list each pair twice,
+  // from either side, and those above it once, with the same slope below.
   void add_close_pairs(int64_t top) {
     std::vector<SinglePair<T>> by_row, by_col;
     for (const std::vector<SinglePair<T>>& pairs : close) {

@@ -11,17 +11,17 @@
 namespace fastpair {
 
 // A triplet with the positive at distance p and the negative at distance n has the loss [p - n + margin]_+, or
-// log(1 + exp(p - n + margin)) where `smooth`. Of the semi-hard ones alone, p < n < p + margin. A distance is the
-// negative of a closeness.
+// log(1 + exp(p - n + margin)) if `smooth`. If `semihard`, only triplets with p < n < p + margin count. A distance is
+// the negative of a closeness.
 struct TripletTerms {
   double margin;
   bool smooth, semihard;
 };
 
-// Empty if the loss of that name is none of triplets.
+// Empty unless the loss of that name is one over triplets.
 std::optional<TripletTerms> triplet_terms(const PairLossArguments& args);
 
-// What the triplets of each anchor add up to, and how many of them are not zero; anchors in the order of the samples.
+// The sum over the triplets of each anchor, and how many of them are not zero; anchors in the order of the samples.
 struct TripletSums {
   std::vector<double> losses, counts;
 };

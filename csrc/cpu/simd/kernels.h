@@ -75,8 +75,8 @@ struct Kernels {
   int pair_loss_count;
 
   // Turns dot products (rows, cols) into distances times `sign`, in place, given the squared norms. Returns whether
-  // some squared distance is NaN, as differences of infinite norms are, or so small beside the norms that cancellation has
-  // cost it its accuracy.
+  // some squared distance is NaN, as differences of infinite norms are, or so small beside the norms that cancellation
+  // has cost it its accuracy.
   bool (*distances)(Metric, T sign, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
                     const T* col_norms);
 
