@@ -1,4 +1,4 @@
-// What the CUDA kernels share below the level of matrices: elements, warps, blocks, the grid.
+// Code that the CUDA kernels share below the level of matrices: elements, warps, blocks, the grid.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -26,14 +26,14 @@ __device__ __forceinline__ T from_float(float x) {
 
 __device__ __forceinline__ int lane() { return threadIdx.x % WARP; }
 
-// Every lane gets the same bits: of two numbers both lanes of a pair add the same.
+// Every lane gets the same bits, since both lanes of a pair add the same two numbers.
 template <typename T>
 __device__ __forceinline__ T warp_sum(T x) {
   for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
   return x;
 }
 
-// NaN is passed over.
+// NaN is ignored.
 __device__ __forceinline__ float warp_max(float x) {
   for (int step = WARP / 2; step > 0; step /= 2) {
     const float other = __shfl_xor_sync(ALL_LANES, x, step);
@@ -42,7 +42,7 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-// For every thread the sum over the block's threads; `room` is not to be used until the next barrier.
+// The sum over the block's threads, in every thread; `room` must not be used until the next barrier.
 __device__ __forceinline__ double block_sum(double x, double (&room)[WARPS]) {
   x = warp_sum(x);
   if (lane() == 0) room[threadIdx.x / WARP] = x;
@@ -53,7 +53,7 @@ __device__ __forceinline__ double block_sum(double x, double (&room)[WARPS]) {
   return sum;
 }
 
-// f(i) for i in [0, count), each by a whole warp; the warps of the grid share them.
+// f(i) for i in [0, count), each by a whole warp; the grid's warps share the work.
 template <typename F>
 __device__ __forceinline__ void for_each_warp(int count, const F& f) {
   // Neighbours go to different blocks: a few rows still use every multiprocessor.
@@ -61,7 +61,7 @@ __device__ __forceinline__ void for_each_warp(int count, const F& f) {
   for (int i = warp; i < count; i += WARPS * gridDim.x) f(i);
 }
 
-// Nobody passes before everybody has come, and what was written before is seen after.
+// No thread passes before all have arrived, and writes before it are seen after it.
 __device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
 
 }  // namespace fastpair::cuda

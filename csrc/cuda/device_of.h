@@ -8,7 +8,7 @@
 
 namespace fastpair::cuda {
 
-// Makes the device of a tensor the current one, and knows its current stream.
+// Makes the device of a tensor the current one, and holds its current stream.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t);
@@ -22,7 +22,7 @@ class OnDevice {
   std::unique_ptr<Guard> guard_;
 };
 
-// Uninitialised float32 on the device of another tensor, contiguous, of two dimensions at most.
+// An uninitialised float32 tensor on the device of another one, contiguous, with at most two dimensions.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes);
 
 }  // namespace fastpair::cuda

@@ -1,4 +1,4 @@
-// Launches of kernels whose blocks wait for each other: no more of them than fit the device at once.
+// Launches of kernels whose blocks wait for each other: no more blocks than fit on the device at once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,7 +14,7 @@
 
 namespace fastpair::cuda {
 
-// Tiles, or rows for the warps of a block, of the phase that has the most.
+// The number of blocks that the largest phase can use: tiles, or rows in groups of one per warp.
 inline int64_t largest_phase(const Pairs& p) {
   const int64_t rows = p.side[0].n, cols = p.side[1].n;
   const int64_t high = tile_count(rows), wide = tile_count(cols), deep = tile_count(p.d);
@@ -22,7 +22,7 @@ inline int64_t largest_phase(const Pairs& p) {
                    (std::max(rows, cols) + WARPS - 1) / WARPS, int64_t(1)});
 }
 
-// How many blocks of a kernel the current device holds at once.
+// How many blocks of a kernel fit on the current device at once.
 template <typename Problem>
 cudaError_t resident_blocks(void (*kernel)(Problem), int* blocks) {
   static std::mutex mutex;

@@ -1,5 +1,5 @@
-// The tensor cores' product of float32 numbers rounded to tf32: 8 exponent bits and 10 of the significand, which hold
-// every bfloat16 and every float16 number exactly.
+// The tensor cores' product of float32 numbers rounded to tf32: 8 exponent bits and 10 of the significand, which can
+// hold every bfloat16 and every float16 number exactly.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -33,10 +33,10 @@ Tensor as_vector(const Tensor& t, ScalarType dtype) {
   return out.is_contiguous() ? out : torch::stable::contiguous(out);
 }
 
-// Arrays of a launch, in one piece of memory.
+// The arrays of a launch, in one piece of memory.
 class Workspace {
  public:
-  // To be had at *where after `allocate`.
+  // Asks for an array, whose address is at *where after `allocate`.
   template <typename T>
   void want(T** where, int64_t count) {
     STD_TORCH_CHECK(count <= MOST_ELEMENTS && count_ < wanted_.size(), "an array of ", count,
@@ -64,7 +64,7 @@ class Workspace {
   std::optional<Tensor> memory_;
 };
 
-// The rows of x (and y) as the two sides of a problem, and what keeps their memory alive.
+// The rows of x (and y) as the two sides of a problem, with the tensors that keep their memory alive.
 class Operands {
  public:
   Operands(Pairs& problem, const Tensor& x, const OptionalTensor& y, const Distance& distance)
@@ -106,7 +106,7 @@ class Operands {
     }
   }
 
-  // After the workspace has its memory.
+  // To be called after the workspace has its memory.
   void finish() {
     for (Side& side : problem_.side) {
       side.rows = side.prepared ? side.prepared : static_cast<const float*>(side.given_rows);
@@ -119,7 +119,7 @@ class Operands {
   Tensor gradient(int s) const { return gradients_[s] ? *gradients_[s] : new_tensor(x_, {0}); }
 
  private:
-  // Next to each other within a row, and no further apart than the kernels count.
+  // A tensor whose elements are adjacent within a row, and no further apart than the kernels can count.
   static Tensor rows_of(const Tensor& t) {
     const bool dense = t.size(1) <= 1 || t.stride(1) == 1;
     return dense && t.stride(0) * t.size(0) <= MOST_ELEMENTS ? t : torch::stable::contiguous(t);

@@ -1,4 +1,4 @@
-// The operators, for tensors of a CUDA device. Their schemas are those of the operators without `cuda_`, in
+// The operators, for tensors on a CUDA device. Their schemas are those of the operators without `cuda_`, in
 // fastpair/ops.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace fastpair::cuda {
 using OptionalTensor = std::optional<Tensor>;
 
 PairLossResults pair_loss(const PairLossArguments& args);
-// Not within the template below, where GCC 12 names the instance by a symbol that it then does not emit.
+// Not inside the template below, where GCC 12 refers to the instance by a symbol that it then does not emit.
 constexpr auto registered_pair_loss = &pair_loss_operator<&pair_loss>;
 
 Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric);
@@ -24,11 +24,11 @@ std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const 
 // The inverse norms of the rows of x and of y.
 std::tuple<Tensor, Tensor> inverse_norms(const Tensor& x, const Tensor& y);
 
-// Makes `gradient`, with respect to the rows of x divided by their norms, that with respect to x.
+// Turns `gradient`, by the rows of x divided by their norms, into the gradient by x, in place.
 void project_gradient(Tensor gradient, const Tensor& x, const Tensor& inverse_norms);
 
-// The value of cross-entropy given the products of embeddings and class weights, whose derivatives go to `slopes`, and
-// what rounding leaves of them to `rest`.
+// The value of cross-entropy given the products of embeddings and class weights. The derivatives by these go to
+// `slopes`, and the remainders of their rounding to `rest`.
 Tensor softmax(const Tensor& products, const OptionalTensor& bias, const OptionalTensor& row_norms,
                const OptionalTensor& class_norms, const Tensor& labels, const OptionalTensor& row_grad,
                const std::string& logits, double scale, double margin, double label_smoothing, int64_t ignore_index,

@@ -1,8 +1,8 @@
 // A pair loss and its gradients in one launch.
 //
 // Phases with a barrier of the whole grid between them: norms (where needed) | scores | statistics and losses of the
-// anchors | slopes | gradients. The slopes of a loss that is a sum over pairs wait for no statistics, unless for the
-// count of terms that its mean divides by: there the third and fourth phase are one.
+// anchors | slopes | gradients. If a loss is a sum over pairs, the third and fourth phase are one: its slopes wait for
+// no statistics, except for the number of terms that a mean over terms divides by.
 
 #include <algorithm>
 #include <iterator>
@@ -14,13 +14,13 @@
 namespace fastpair::cuda {
 namespace {
 
-// What an anchor's pairs of one kind come to: the part of one lane, then of the warp.
+// The statistics of an anchor's pairs of one kind: the part of one lane, then of the whole warp.
 template <Pool POOLED>
 struct Partial {
   int pairs = 0;
-  float highest = -INFINITY;  // of a log-sum-exp and a maximum
-  int place = -1;             // of a maximum: where it is
-  float value = 0;            // the sum; of a log-sum-exp, of the exponentials relative to the highest
+  float highest = -INFINITY;  // for a log-sum-exp and a maximum
+  int place = -1;             // for a maximum: where it is
+  float value = 0;            // the sum; for a log-sum-exp, of the exponentials relative to the highest
   float nonzeros = 0, by_negatives_lse = 0, terms = 0;
 
   __device__ __forceinline__ void add(float u, float by_lse, int j) {
@@ -34,12 +34,12 @@ struct Partial {
     }
   }
 
-  // In a second round, when `highest` is that of all lanes.
+  // In a second pass, when `highest` is that of all lanes.
   __device__ __forceinline__ void add_exponential(float u) {
     if constexpr (POOLED == Pool::LogSumExp) value += exponential(u - shift_of(highest)), terms += u;
   }
 
-  // Of a maximum: NaN passes for the largest, so that it shows, and among equals the first is taken.
+  // For a maximum: NaN counts as the largest, so that it shows, and the first of equals is taken.
   __device__ __forceinline__ void take(float other, int other_place) {
     const bool bad = highest != highest, other_bad = other != other;
     const bool equal = bad ? other_bad : other == highest;
@@ -76,16 +76,16 @@ struct Partial {
   }
 };
 
-// What slopes are multiplied by, by kind.
+// The factors of the slopes, by kind.
 struct Scales {
   float of[2];
 };
 
-// What the gradient multiplies an anchor's loss by, or the part of it that its pairs of a kind make.
+// The weight in the gradient of an anchor's loss, or of the part of it that comes from its pairs of one kind.
 struct AnchorWeights {
   const float* each;
   float all[2];
-  bool differ;  // whether anchors have one each
+  bool differ;  // whether each anchor has its own
   float share;  // anchors of two sides have half the weight each
 
   __device__ AnchorWeights(const PairLossProblem& p, bool separate_means)
@@ -101,7 +101,7 @@ struct AnchorWeights {
   __device__ __forceinline__ float of(int i, Kind kind) const { return share * (differ ? each[i] : all[kind]); }
 };
 
-// Row i of side s with the rows of the other, and which of these makes no pair with it.
+// Row i of side s with the rows of the other side, and which of these makes no pair with it.
 class Row {
  public:
   __device__ __forceinline__ Row(const PairLossProblem& p, int s, int i)
@@ -119,8 +119,8 @@ class Row {
   }
 
   // f(j, closeness, kind as a constant) for the pairs, shared by the lanes of a warp, and none(j) where there is no
-  // pair. In a small batch there are hardly other warps to go on while one waits for memory: what is read of AHEAD
-  // pairs is under way before the first is looked at.
+  // pair. In a small batch there are hardly other warps to run while one waits for memory: the reads of AHEAD pairs are
+  // in flight before the first pair is used.
   template <int AHEAD, typename F, typename None>
   __device__ __forceinline__ void for_pairs(const F& f, const None& none) const {
     for (int first = lane(); first < n_; first += AHEAD * WARP) {
@@ -152,8 +152,8 @@ class Row {
   const int64_t* const labels_;
   const int64_t label_;
   const int64_t* const selves_;
-  const bool of_others_;  // whether `selves` has a number for each of the other rows
-  int64_t self_ = -1;     // the number there, or the other row itself, that makes no pair with this one
+  const bool of_others_;  // whether `selves` has an entry for each of the other rows
+  int64_t self_ = -1;     // the entry, or the index of the other row, that makes no pair with this one
 };
 
 template <typename Terms>
@@ -175,7 +175,7 @@ struct Loss {
 
   // ---- statistics
 
-  // The pairs of a row; those of a kind that is null are passed over.
+  // Adds up the pairs of a row; those of a kind that is null are skipped.
   __device__ __forceinline__ void add_up(const Row& row, float negatives_lse, Partial<Terms::NEGATIVES>* neg,
                                          Partial<Terms::POSITIVES>* pos) const {
     const auto with_part = [&](auto kind, const auto& f) {
@@ -204,8 +204,8 @@ struct Loss {
     for_kinds([](auto& of) { of.combine_sums(); });
   }
 
-  // Loss and count of row i of side s as an anchor, and its weights in the gradient but for the means' counts. Returns
-  // the loss.
+  // Stores the loss and count of row i of side s as an anchor, and its weights in the gradient, without the division by
+  // the means' counts. Returns the loss.
   __device__ __forceinline__ double anchor(int s, int i) const {
     const Side side = p.side[s];
     const Row row(p, s, i);
@@ -243,7 +243,7 @@ struct Loss {
 
   // ---- slopes
 
-  // What the slopes of an anchor's pairs of one kind are made of, as store_weights left it.
+  // The weights of the slopes of an anchor's pairs of one kind, as store_weights stored them.
   struct Weights {
     float factor = 0, shift = 0, constant = 0, negatives_lse = 0;
     int extreme = -1;
@@ -279,8 +279,8 @@ struct Loss {
     return weight * slope_of<KIND>(terms, closeness, of.negatives_lse);
   }
 
-  // Replaces the scores of row i of side s. The scales are those of what the side's and the other side's anchors say,
-  // copies, since what is picked by its address has to lie in memory.
+  // Replaces the scores of row i of side s by slopes. `own` and `others` scale the slopes from this side's anchors and
+  // from the other side's; they are copies, since a value picked by its address has to lie in memory.
   __device__ __forceinline__ void slopes(int s, int i, Scales own, Scales others) const {
     const Side side = p.side[s], other = p.side[1 - s];
     const Row row(p, s, i);
@@ -290,10 +290,10 @@ struct Loss {
       as_anchor[Positive] = weights<Positive>(side, i);
     }
     SlopesOfRow slopes(p, side, other, i);
-    row.for_pairs<1>(  // more would make as many copies of what follows
+    row.for_pairs<1>(  // more would make as many copies of the code below
         [&](int j, float closeness, auto kind) {
           slopes.store(j, closeness, [&] {
-            // Under way while the first slope is computed.
+            // Being loaded while the first slope is computed.
             const Weights theirs = other.anchors ? weights<kind>(other, j) : Weights();
             float sum = 0;
             if (side.anchors) sum += own.of[kind] * slope<kind>(as_anchor[kind], j, closeness);
@@ -307,8 +307,8 @@ struct Loss {
 
   // ---- all anchors
 
-  // The sum or mean over the anchors of side s, the same in every thread of the grid, and what it multiplies slopes by.
-  // Writes the totals where they are the value.
+  // The sum or mean over the anchors of side s, the same in every thread of the grid, and the factors that it gives the
+  // slopes. Writes the totals where they are the value.
   __device__ double reduce(int s, double (&room)[WARPS], Scales* scales) const {
     const Side& side = p.side[s];
     double totals[TOTALS] = {};

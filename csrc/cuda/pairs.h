@@ -1,8 +1,8 @@
-// The phases of a kernel over pairs that know no loss: norms, scores, and the product of slopes and embeddings. Each is
-// shared by all blocks of the grid, and inlined into its kernel: only there does the compiler know that the problem is
-// constant and that its addresses are of global memory. Behind a call every store might change any field, and all are
-// loaded again for every pair. A side that is picked at run time is copied before a loop over pairs, since an index
-// makes a load even of a constant.
+// The phases of a kernel over pairs that are the same for every loss: norms, scores, and the product of slopes and
+// embeddings. Each is shared by all blocks of the grid, and inlined into its kernel: only there does the compiler know
+// that the problem is constant and its addresses are in global memory. Behind a call every store might change any
+// field, and all fields would be loaded again for every pair. A side that is picked at run time is copied before a loop
+// over pairs, since an index turns even a constant into a load.
 #pragma once
 
 #include <type_traits>
@@ -13,7 +13,7 @@
 
 namespace fastpair::cuda {
 
-// Row and column of tile t of those on and above the diagonal.
+// The row and column of tile t, counting only tiles on and above the diagonal.
 __device__ inline void upper_tile(int t, int tiles, int* row, int* col) {
   *row = 0;
   while (t >= tiles - *row) t -= tiles - (*row)++;
@@ -22,8 +22,8 @@ __device__ inline void upper_tile(int t, int tiles, int* row, int* col) {
 
 __host__ __device__ inline int tile_count(int n) { return (n + TILE - 1) / TILE; }
 
-// Before pairs are looked at: the rows in the form that the products take, where they are not given in it, and 1 / |x|
-// of unit rows.
+// Writes, before pairs are visited, the rows in the form that the products take, unless they are given in it, and
+// 1 / |x| of unit rows.
 template <typename T>
 __device__ __forceinline__ void prepare_rows(const Pairs& p) {
   const int n = p.side[0].n;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void prepare_rows(const Pairs& p) {
       if (lane() == 0) side.inverse_norms[i] = float(scale);
     }
     if (side.prepared) {
-      // One rounding, as near duplicates ask for: the inverse in single precision would be another.
+      // Rounded once, as near duplicates require: an inverse in single precision would be a second rounding.
       const double by = p.metric == Metric::Dot ? 1 : scale;
       for (int k = lane(); k < p.d; k += WARP) side.prepared[i * p.d + k] = float(by * to_float(x[k]));
     }
@@ -54,8 +54,8 @@ __device__ __forceinline__ void prepare(const Pairs& p) {
   grid_barrier();
 }
 
-// How products are taken. Half precision by the tensor cores, which multiply it exactly; float32 in float32; distances
-// as sums of squared differences: none is lost among large norms, and that of equal rows is 0.
+// How products are computed. Half precision by the tensor cores, which multiply it exactly; float32 in float32;
+// distances as sums of squared differences: none is lost among large norms, and that of equal rows is 0.
 struct InTensorCores {
   static constexpr bool DISTANCES = false;
   using Scores = TensorSums<false>;
@@ -78,8 +78,8 @@ __device__ __forceinline__ void with_products(const Pairs& p, const F& f) {
   f(InTensorCores());
 }
 
-// Writes every score, a product or a distance times `sign`, to where side[0] has it and, if there is a place, to where
-// side[1] has it. For the symmetric pairs that is the mirror image, and what lies below the diagonal is not computed.
+// Writes every score, a product or a distance times `sign`, to the scores of side[0] and, if it has any, to those of
+// side[1]. For symmetric pairs the latter are the mirror image, and tiles below the diagonal are not computed.
 template <typename Products>
 __device__ __forceinline__ void write_scores(const Pairs& p, Buffers& buffers, float sign) {
   const Side &rows = p.side[0], &cols = p.side[1];
@@ -112,8 +112,8 @@ __device__ __forceinline__ void write_closenesses(const Pairs& p, Buffers& buffe
   with_products(p, [&](auto products) { write_scores<decltype(products)>(p, buffers, -1); });
 }
 
-// How far one pair's part of the gradient by a unit row, the other row or its difference from this one, points along
-// that row, per unit of weight.
+// The component along a unit row, per unit of weight, of one pair's part of the gradient by that row: of the other row,
+// or of its difference from this one.
 __device__ __forceinline__ float along_row(Metric metric, float closeness, float other_inverse_norm) {
   if (metric == Metric::Dot) return closeness;
   const float squared = metric == Metric::Euclidean ? -(closeness * closeness) : closeness;
@@ -121,7 +121,7 @@ __device__ __forceinline__ float along_row(Metric metric, float closeness, float
   return (squared - dot_zero_row) / 2;
 }
 
-// Takes the slopes of row i of a side, from the lanes of a warp.
+// Receives the slopes of row i of a side, from the lanes of a warp.
 class SlopesOfRow {
  public:
   __device__ __forceinline__ SlopesOfRow(const Pairs& p, const Side& side, const Side& other, int i)
@@ -133,8 +133,8 @@ class SlopesOfRow {
         inverse_norm_(p.unit ? side.inverse_norms[i] : 0),
         along_rows_(side.along) {}
 
-  // Writes slope() over the closeness that it is the slope by, in the form that the product takes. The other row's norm
-  // is under way meanwhile.
+  // Overwrites a closeness with slope(), the derivative by it, in the form that the product takes. The other row's norm
+  // is being loaded meanwhile.
   template <typename F>
   __device__ __forceinline__ void store(int j, float closeness, const F& slope) {
     const float other = unit_ ? inverse_norms_[j] : 0;
@@ -146,7 +146,7 @@ class SlopesOfRow {
     scores_[j] = weight;
   }
 
-  // Where there is no pair.
+  // For an element that is no pair.
   __device__ __forceinline__ void store_none(int j) { scores_[j] = 0; }
 
   // After the last pair.
@@ -186,7 +186,7 @@ __device__ __forceinline__ void write_gradient(const Pairs& p, int s, Buffers& b
                          const int i = top + r;
                          if (p.unit) {
                            const float inverse = side.inverse_norms[i], x = own[r * side.stride + c];
-                           // Distances compare unit rows; for cosines the norms are among the weights.
+                           // Distances compare unit rows; for cosines the weights include the norms.
                            sum = p.metric == Metric::Dot ? sum - side.along[i] * inverse * (inverse * x)
                                                          : inverse * (sum - side.along[i] * x);
                            if (inverse == 0) sum = 0;  // a zero row has no direction to change

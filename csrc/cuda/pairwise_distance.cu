@@ -1,5 +1,4 @@
-// Scores of all pairs, and the gradient with respect to both sides given that with respect to the scores, each in one
-// launch.
+// The scores of all pairs, and the gradients by both sides given the gradient by the scores, each in one launch.
 
 #include "cuda/launch.h"
 #include "cuda/pairs.h"
@@ -18,7 +17,7 @@ __global__ void __launch_bounds__(THREADS, 2) gradient_kernel(const __grid_const
   prepare(p);
   write_closenesses(p, buffers);
   grid_barrier();
-  const float sign = p.metric == Metric::Dot ? 1 : -1;  // the incoming gradient is that by the distances
+  const float sign = p.metric == Metric::Dot ? 1 : -1;  // the incoming gradient is by the distances
   const auto incoming = [&](int row, int col) { return sign * p.incoming[row * p.row_stride + col * p.col_stride]; };
   for_gradients(p, [&](int s) {
     const Side side = p.side[s], other = p.side[1 - s];

@@ -1,4 +1,4 @@
-// What a kernel is told: addresses, sizes and settings, no tensors. Read by the operators, too.
+// The arguments of a kernel: addresses, sizes and settings, no tensors. The operators include this file, too.
 #pragma once
 
 #include <cstdint>
@@ -12,51 +12,51 @@ namespace fastpair::cuda {
 enum class Element { Float32, BFloat16, Float16 };
 
 // The weights of an anchor in the gradient: factor, shift and constant of the slopes of negatives and of positives, see
-// RoundedSlope in pair_losses/statistics.h, and what the terms of positives read of its negatives.
+// RoundedSlope in pair_losses/statistics.h, and the log-sum-exp over its negatives that terms of positives read.
 constexpr int WEIGHTS = 7;
-// Loss and count of an anchor, then those of its negatives where they have a mean of their own.
+// The loss and count of an anchor, then those of its negatives where these have a mean of their own.
 constexpr int TOTALS = 4;
 
-// Embeddings of one side of the pairs, and what is known of them as anchors. Arrays are contiguous, but for the rows,
-// and for the scores, whose ld is a multiple of SCORES_ALIGNMENT. No array has more than 2^31 - 1 elements.
+// The embeddings of one side of the pairs, and arrays for their results as anchors. Arrays are contiguous, except the
+// rows, and the scores, whose ld is a multiple of SCORES_ALIGNMENT. No array has more than 2^31 - 1 elements.
 constexpr int SCORES_ALIGNMENT = 32;
 struct Side {
   int n = 0;
   const void* given_rows = nullptr;  // (n, d), given_stride elements from one to the next
   int given_stride = 0;
   // (n, d): the rows as the products take them, float32, divided by their norms for distances between unit rows. They
-  // are those given, or are to be written to `prepared`, which is null otherwise.
+  // are the given rows, or the kernel writes them to `prepared`, which is null otherwise.
   const float* rows = nullptr;
   int stride = 0;
   float* prepared = nullptr;
   const int64_t* labels = nullptr;
   float* gradient = nullptr;       // (n, d), null where it is not wanted
   float* inverse_norms = nullptr;  // (n,), of unit rows: 0 for a zero row
-  // Of row i with the other side's rows, later replaced by the slopes, the derivatives by the scores in the form that
-  // the product for the gradient needs. Null for the second side where nothing is to be known of its rows.
+  // The scores of row i with the other side's rows, later replaced by the slopes, the derivatives by the scores in the
+  // form that the product for the gradient needs. Null for the second side if nothing is computed for its rows.
   float* scores = nullptr;  // (n, ld)
   int ld = 0;
-  float* along = nullptr;  // (n,), of unit rows: how far the sum of what the pairs say points along the row
+  float* along = nullptr;  // (n,), of unit rows: the component along the row of the sum over its pairs
 
   bool anchors = false;
   float* weights = nullptr;  // (WEIGHTS, n)
-  int* extremes = nullptr;   // (2, n), by kind: the pair that is the maximum, -1 for none
+  int* extremes = nullptr;   // (2, n), by kind: the pair that has the maximum, -1 for none
   double* totals = nullptr;  // (TOTALS, n)
 };
 
-// All pairs of rows of side[0] and side[1], which are the same where `symmetric`.
+// All pairs of rows of side[0] and side[1], which are the same if `symmetric`.
 struct Pairs {
   Side side[2];
   int d = 0;
   Element element = Element::Float32;
   Metric metric = Metric::Dot;
-  bool unit = false;  // compared are the rows divided by their norms
+  bool unit = false;  // whether the rows are compared after division by their norms
   bool symmetric = false;
 };
 
-// Of symmetric pairs those of a row with itself do not count.
+// If the pairs are symmetric, those of a row with itself do not count.
 struct PairLossProblem : Pairs {
-  int loss = 0;  // its place in the list
+  int loss = 0;  // its index in the list
   double params[3] = {};
   Reduction reduction = Reduction::Mean;
   bool two_sided = false;
@@ -70,8 +70,8 @@ struct ScoreGradient : Pairs {
   int64_t row_stride = 0, col_stride = 0;
 };
 
-// Losses and slopes of the rows of a matrix of logits: of products times `scale` and both norms where there are norms,
-// plus the bias where there is one.
+// The losses and slopes of the rows of a matrix of logits: products, times `scale` and both inverse norms if there are
+// norms, plus the bias if there is one.
 struct Softmax {
   int n = 0, classes = 0;
   const float* products = nullptr;  // (n, ld)
@@ -86,12 +86,12 @@ struct Softmax {
   const float* row_grad = nullptr;
   float* losses = nullptr;
   float* value = nullptr;
-  // (n, ld): derivatives by the products, null where they are not wanted; what is left of them after rounding.
+  // (n, ld): derivatives by the products, null where they are not wanted, and the remainders of their rounding.
   Element slope_element = Element::Float32;
   void *slopes = nullptr, *rest = nullptr;
 };
 
-// Of gradients with respect to the unit rows, made in place those with respect to the rows.
+// Turns gradients by the unit rows into gradients by the rows, in place.
 struct Projection {
   int n = 0, d = 0;
   Element element = Element::Float32;
@@ -100,10 +100,10 @@ struct Projection {
   float* gradient = nullptr;
 };
 
-// The place of a loss in the list of pair_losses/generated.h and how many parameters it has, or -1.
+// The index of a loss in the list of pair_losses/generated.h, or -1, and how many parameters it has.
 int find_pair_loss(std::string_view name, int* params);
 
-// On the current device. What went wrong, or null.
+// Launches on the current device. Each returns an error message, or null.
 using Stream = void*;
 const char* launch_pair_loss(const PairLossProblem& problem, Stream stream);
 const char* launch_softmax(const Softmax& problem, Stream stream);

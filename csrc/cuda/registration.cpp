@@ -1,4 +1,4 @@
-// The Python module fastpair._C_cuda, which ties the operators to PyTorch on CUDA.
+// The Python module fastpair._C_cuda, which registers the operators with PyTorch for CUDA.
 
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
@@ -25,7 +25,7 @@ OnDevice::OnDevice(const Tensor& t) : guard_(std::make_unique<Guard>(t.get_devic
 }
 OnDevice::~OnDevice() = default;
 
-// Straight to the allocator: the dispatcher would take half as long again as the allocation.
+// Calls the allocator directly: the dispatcher would add half of the time that the allocation takes.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes) {
   std::array<int64_t, 2> strides = {1, 1};
   if (sizes.size() == 2) strides[0] = *(sizes.begin() + 1);

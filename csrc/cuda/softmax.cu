@@ -1,4 +1,4 @@
-// From the logits of a linear classifier to losses and slopes, and what surrounds it where rows are divided by their
+// From the logits of a linear classifier to losses and slopes, and the steps around it where rows are divided by their
 // norms. The products before and after it are cuBLAS's.
 
 #include "cuda/launch.h"
@@ -7,7 +7,7 @@
 namespace fastpair::cuda {
 namespace {
 
-// The greatest of x over the block's threads, NaN passed over; as for block_sum.
+// The greatest x of the block's threads, NaN ignored; `room` as for block_sum.
 __device__ __forceinline__ float block_max(float x, float (&room)[WARPS]) {
   x = warp_max(x);
   if (lane() == 0) room[threadIdx.x / WARP] = x;
@@ -23,8 +23,8 @@ struct Room {
   double sums[WARPS];
 };
 
-// One block a row. Slopes are written in the type of the products, with what rounding leaves in `rest` where there is a
-// place; of float32, they may replace the logits.
+// One block per row. Slopes are written in type T, the remainder of rounding in `rest` unless that is null; in float32
+// they may overwrite the logits.
 template <typename T>
 __device__ void softmax_rows(const Softmax& p, Room& room) {
   double counted = 0;
@@ -61,7 +61,7 @@ __device__ void softmax_rows(const Softmax& p, Room& room) {
     const double sum_exp = block_sum(exponentials, room.sums);
     float loss = float(double(rest) * (highest - own_logit) + log(sum_exp));
     if (spread != 0) loss -= spread * float(block_sum(above, room.sums));
-    // An exception for a label that is no class would wait for the device.
+    // Raising an exception for a label out of range would mean waiting for the device.
     if (!known) loss = NAN;
     if (ignored) loss = 0;
     if (threadIdx.x == 0) p.losses[i] = loss;
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(THREADS) softmax_kernel(const __grid_constant_
 
 __global__ void __launch_bounds__(THREADS) norms_kernel(const __grid_constant__ Pairs p) { prepare(p); }
 
-// Takes from the gradient by a unit row what points along it.
+// Subtracts from the gradient by a unit row its component along that row.
 template <typename T>
 __device__ void project(const Projection& p) {
   for_each_warp(p.n, [&](int i) {

@@ -1,8 +1,8 @@
 // One block's share of a matrix product: 32 x 32 sums over k of a(i, k) with b(j, k).
 //
-// The matrices are small, so that there are hardly more tiles than multiprocessors and what counts is how soon a tile
-// is done: its eight warps share the depth, not the area. A warp holds all 32 x 32 sums over its part of each chunk of
-// 64, and the eight partial sums are added in a fixed order at the end.
+// The matrices are small, so that there are hardly more tiles than multiprocessors and the latency of a tile counts:
+// its eight warps share the depth, not the area. A warp holds all 32 x 32 sums over its part of each chunk of 64, and
+// the eight partial sums are added in a fixed order at the end.
 #pragma once
 
 #include <cuda_pipeline.h>
@@ -13,16 +13,16 @@
 namespace fastpair::cuda {
 
 constexpr int TILE = 32, CHUNK = 64, SLICE = CHUNK / WARPS;
-// Four more floats a row put the rows that a warp reads at once into different banks.
+// Four more floats per row put the rows that a warp reads at once into different banks.
 constexpr int PITCH = CHUNK + 4, SUMS_PITCH = TILE + 4;
 
 struct alignas(16) Buffers {
   float values[WARPS * TILE * SUMS_PITCH];  // two chunks of both matrices, then the partial sums
-  float own[TILE * SUMS_PITCH];             // elements at the places of the sums, for WeighDifference
+  float own[TILE * SUMS_PITCH];             // the operand `own` of WeighDifference, at the places of the sums
 };
 static_assert(WARPS * TILE * SUMS_PITCH >= 4 * TILE * PITCH);
 
-// How a pair of elements adds to a sum; `own` is an element of the result's row and column.
+// How a pair of elements adds to a sum; `own` is the element at the sum's row and column.
 struct Multiply {
   static constexpr bool OWN = false;
   __device__ static float add(float sum, float a, float b, float) { return fmaf(a, b, sum); }
@@ -31,13 +31,13 @@ struct SquareDifference {
   static constexpr bool OWN = false;
   __device__ static float add(float sum, float a, float b, float) { return fmaf(a - b, a - b, sum); }
 };
-// a (b - own): no sum of large products is taken from another.
+// a (b - own): no sum of large products is subtracted from another.
 struct WeighDifference {
   static constexpr bool OWN = true;
   __device__ static float add(float sum, float a, float b, float own) { return fmaf(a, b - own, sum); }
 };
 
-// The sums of a warp on the float32 units: a lane has 4 x 8, of rows lane / 4 + 8 r and columns lane % 4 + 4 c.
+// The sums of a warp on the float32 units: a lane has 4 x 8 sums, in rows lane / 4 + 8 r and columns lane % 4 + 4 c.
 template <typename Combine>
 struct LaneSums {
   float sums[4][8] = {};
@@ -81,8 +81,8 @@ struct LaneSums {
   __device__ __forceinline__ static int col(int c) { return lane() % 4 + 4 * c; }
 };
 
-// The sums of a warp on the tensor cores, for b that tf32 holds exactly: half precision. SPLIT takes a, any float32, as
-// two parts that it holds.
+// The sums of a warp on the tensor cores, for b in half precision, which tf32 holds exactly. SPLIT: a is any float32,
+// split into two parts that tf32 holds.
 template <bool SPLIT>
 struct TensorSums {
   float sums[2][4][4] = {};
@@ -128,18 +128,18 @@ struct TensorSums {
   }
 };
 
-// Elements (i, k) of a matrix from some row on, 0 beyond the last row and the last k.
+// The elements (i, k) of a matrix from some row on, 0 beyond the last row and the last k.
 struct Operand {
   const float* data;
   int ld, rows, depth;
 };
 
-// Copies a chunk into shared memory, while the block goes on. Threads next to each other copy elements that are next to
-// each other in memory: along k, or, where BY_COLUMN says that element (i, k) lies at k * ld + i, along i (in groups of
-// eight, which with four k go to 32 different banks).
+// Copies a chunk into shared memory, asynchronously. Neighbouring threads copy elements that are neighbours in memory:
+// along k, or, with BY_COLUMN, where element (i, k) lies at k * ld + i, along i (in groups of eight, which with four k
+// go to 32 different banks).
 template <bool BY_COLUMN>
 __device__ __forceinline__ void copy_chunk(const Operand& from, int first, float* to) {
-#pragma unroll 4  // whole, the addresses would take the registers that the sums need
+#pragma unroll 4  // fully unrolled, the addresses would take the registers that the sums need
   for (int step = 0; step < TILE * CHUNK / THREADS; ++step) {
     int i, k;
     if constexpr (BY_COLUMN) {
@@ -155,14 +155,14 @@ __device__ __forceinline__ void copy_chunk(const Operand& from, int first, float
   __pipeline_commit();
 }
 
-// f(i, j) for the elements of a tile, each by one thread.
+// f(i, j) for the elements of a tile, each in one thread.
 template <typename F>
 __device__ __forceinline__ void for_tile(const F& f) {
 #pragma unroll
   for (int i = threadIdx.x / WARP; i < TILE; i += WARPS) f(i, lane());
 }
 
-// emit(i, j, sum) for all of the tile.
+// Computes a tile's sums and calls emit(i, j, sum) for each.
 template <bool B_BY_COLUMN, typename Sums, typename Emit>
 __device__ __forceinline__ void tile_product(Buffers& buffers, Sums& sums, const Operand& a, const Operand& b,
                                              const Emit& emit) {
@@ -177,7 +177,7 @@ __device__ __forceinline__ void tile_product(Buffers& buffers, Sums& sums, const
   int turn = 0;
   for (int k = 0; k < a.depth; k += CHUNK, turn ^= 1) {
     __pipeline_wait_prior(0);
-    // Now all threads have this chunk, and none still reads the one before, which the next one replaces.
+    // Now all threads have this chunk, and none still reads the previous one, which the next one replaces.
     __syncthreads();
     if (k + CHUNK < a.depth) copy(k + CHUNK, turn ^ 1);
     sums.add(chunk_a(turn) + warp * SLICE, chunk_b(turn) + warp * SLICE);
