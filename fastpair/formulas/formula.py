@@ -75,36 +75,32 @@ class PairFormula:
 
     def __post_init__(self):
         """Refuses what a printer could not print, or a kernel would compute differently."""
-        parts, counts = len(self.written), len(self.counts)
-        if parts > 2 or counts != parts:
-            raise ValueError(f"{self.name}: the loss has one part or two, each with a count, not {parts} and {counts}")
-        if parts == 2:
-            for kind, of in ((N, self.parts[0]), (P, self.parts[1])):
-                if any(name.startswith(f"{kind.name}.") for name in variables(of)):
-                    raise ValueError(f"{self.name}: of two parts the first is of positives, the second of negatives")
-        if negatives_lse in {x for of in (self.negative, *self.parts, *self.counts) for x in subexpressions(of)}:
-            raise ValueError(f"{self.name}: negatives_lse is for the terms of positives alone")
-        for name in self.parameters:
-            if (
-                not name.isidentifier()
-                or keyword.iskeyword(name)
-                or name in RESERVED
-                or re.fullmatch("[tx][0-9]+", name)
-            ):
-                raise ValueError(f"{self.name}: {name!r} cannot be the name of a parameter")
-        for kind, term in ((P, self.positive), (N, self.negative)):
-            if self.reads(kind.mean) and kind not in self.needs:
-                raise ValueError(f"{self.name}: a mean is that of some pairs, which have to be among what it needs")
-            if self.pool(kind) != SUM and self.reads(kind.nonzero):
-                raise ValueError(f"{self.name}: the terms that are not zero are counted of sums alone")
-            if self.pool(kind) == MAX and term not in (s, -s):
-                raise ValueError(f"{self.name}: a maximum is that of s or -s; the rest belongs to the anchor's loss")
-            if self.pool(kind) == MAX and self.reads(kind.sum, kind.mean, kind.nonzero, kind.lse.highest):
-                raise ValueError(f"{self.name}: pairs of a kind have a maximum or something else, not both")
-        if self.pool(N) != SUM and self.reads(N.sum, N.mean):
-            raise ValueError(f"{self.name}: negatives have a sum or a log-sum-exp, not both")
-        if self.reads_negatives_lse and (self.pool(P), self.pool(N)) != (SUM, LOG_SUM_EXP):
-            raise ValueError(f"{self.name}: with negatives_lse, positives are summed and negatives need their lse")
+        pools = self.pool(P), self.pool(N)
+        maxima = [kind for kind, pool in zip((P, N), pools) if pool == MAX]
+        elsewhere = {x for of in (self.negative, *self.parts, *self.counts) for x in subexpressions(of)}
+        read = [{name.split(".")[0] for name in variables(of)} for of in self.parts]
+        named = [name for name in self.parameters if not name.isidentifier() or keyword.iskeyword(name)]
+        named += [name for name in self.parameters if name in RESERVED or re.fullmatch("[tx][0-9]+", name)]
+        for problem, found in (
+            ("the loss has one part or two, each with a count", len(self.counts) != len(self.parts) or len(read) > 2),
+            ("of two parts the first is of positives, the second of negatives", "neg" in read[0] and len(read) == 2),
+            ("of two parts the first is of positives, the second of negatives", "pos" in read[-1] and len(read) == 2),
+            ("negatives_lse is for the terms of positives alone", negatives_lse in elsewhere),
+            (f"a parameter cannot have the name {', '.join(named)}", named),
+            ("means are of kinds that it needs", any(self.reads(k.mean) and k not in self.needs for k in (P, N))),
+            ("both kinds have a maximum, or none", len(maxima) == 1),
+            ("a maximum is that of s or -s; the rest belongs to the anchor's loss",
+             maxima and not {self.positive, self.negative} <= {s, -s}),
+            ("pairs of a kind have a maximum or something else, not both",
+             any(self.reads(k.sum, k.mean, k.nonzero, k.lse.highest) for k in maxima)),
+            ("negatives have a sum or a log-sum-exp, not both", pools[1] != SUM and self.reads(N.sum, N.mean)),
+            ("the terms that are not zero are counted of sums alone",
+             any(pool != SUM and self.reads(k.nonzero) for k, pool in zip((P, N), pools))),
+            ("with negatives_lse, positives are summed and negatives need their lse",
+             self.reads_negatives_lse and pools != (SUM, LOG_SUM_EXP)),
+        ):  # fmt: skip
+            if found:
+                raise ValueError(f"{self.name}: {problem}")
 
     @cached_property
     def written(self) -> tuple[Expr, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .expressions import Expr, derivative, share, text, variables
-from .formula import MAX, SUM, Kind, N, P, PairFormula, negatives_lse, s
+from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
 HEADER = """\
 // The pair losses, one struct each. Made by `python -m fastpair.formulas` from the definitions in
@@ -36,8 +36,6 @@ def struct_name(formula: PairFormula) -> str:
 
 
 def struct(formula: PairFormula) -> str:
-    if (formula.pool(P) == MAX) != (formula.pool(N) == MAX):
-        raise ValueError(f"{formula.name}: the C++ kernels take maxima of both kinds or of none")
     name, parameters = struct_name(formula), formula.parameters
     flags = {
         "IS_SUM": formula.is_sum,
