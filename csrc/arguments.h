@@ -58,7 +58,7 @@ inline Reduction reduction_named(const std::string& name, bool has_totals = fals
   return Reduction::None;
 }
 
-// What is done to the logit of the own class. All logits but "linear" are cosines.
+// The margin on the logit of the own class. All logits but "linear" are cosines.
 inline Margin margin_named(const std::string& logits) {
   if (logits == "linear") return Margin::None;
   if (logits == "cosface") return Margin::CosFace;

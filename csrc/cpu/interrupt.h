@@ -1,4 +1,4 @@
-// Long computations that stop where the user asks for it.
+// Lets long computations stop when the user asks for it.
 #pragma once
 
 #include <chrono>

@@ -29,7 +29,7 @@ struct Block {
   size_t bytes;
 };
 
-// Says how much memory was asked for in vain.
+// An error that says how much memory could not be allocated.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(size_t bytes)

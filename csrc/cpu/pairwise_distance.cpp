@@ -63,7 +63,7 @@ Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const 
         const int64_t row = tile / across * BLOCK, rows = std::min(BLOCK, n - row);
         const int64_t col = tile % across * BLOCK, cols = std::min(BLOCK, m - col);
         const auto compute = [&](T* scores, int64_t ld) {
-          const T sign = 1;  // of distances
+          const T sign = 1;  // distances, not closenesses
           compute_scores<T>(sides.x, row, rows, sides.y(), col, cols, sides.distance.metric, scores, ld, nullptr, sign);
         };
         if constexpr (std::is_same_v<Out, T>) {

@@ -86,7 +86,7 @@ struct Samples {
       const T* g = gradient.get() + r * d;
       const T* row = rows + r * d;
       T* to = data + order[r] * d;
-      // Distances: d|x|^2/dx brings a multiple of the row. Cosines: the part along the row does not change its
+      // Distances: d|x|^2/dx adds a multiple of the row. Cosines: the part along the row does not change its
       // direction.
       const T along = !inverse_norms.empty() ? k.dot(row, g, d) : slope_sums.empty() ? T(0) : slope_sums[r];
       const T scale = inverse_norms.empty() ? T(1) : inverse_norms[r];

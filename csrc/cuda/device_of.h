@@ -1,4 +1,4 @@
-// Where a kernel is to run, and memory there.
+// The device that a kernel runs on, and memory there.
 #pragma once
 
 #include <initializer_list>

@@ -331,7 +331,7 @@ struct Loss {
   }
 };
 
-// From the scores to the slopes.
+// Turns the scores into the slopes.
 template <typename Terms>
 __device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, double (&room)[WARPS]) {
   const Loss<Terms> loss(p);

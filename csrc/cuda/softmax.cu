@@ -1,5 +1,5 @@
-// From the logits of a linear classifier to losses and slopes, and the steps around it where rows are divided by their
-// norms. The products before and after it are cuBLAS's.
+// Turns the logits of a linear classifier into losses and slopes, with the steps around this where rows are divided by
+// their norms. cuBLAS computes the products before and after it.
 
 #include "cuda/launch.h"
 #include "cuda/pairs.h"

@@ -58,12 +58,14 @@ OF_BOTH = dict(zip((both_lse.highest, both_lse.rest), logaddexp(P.lse, N.lse).pa
 
 @dataclass(frozen=True, eq=False)
 class PairFormula:
-    """Attributes:
-    name: as the operator ``fastpair::pair_loss`` takes it.
-    positive, negative: the terms u(s) and v(s).
-    anchor: the loss, or its two parts, that of the positives first, each with a mean of its own.
-    count: how much an anchor counts in the mean, or in the mean of each part.
-    needs: anchors without pairs of these kinds have loss 0 and do not count.
+    """The formula of a pair loss.
+
+    Attributes:
+        name: as the operator ``fastpair::pair_loss`` takes it.
+        positive, negative: the terms u(s) and v(s).
+        anchor: the loss, or its two parts, that of the positives first, each with a mean of its own.
+        count: how much an anchor counts in the mean, or in the mean of each part.
+        needs: anchors without pairs of these kinds have loss 0 and do not count.
     """
 
     name: str

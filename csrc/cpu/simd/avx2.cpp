@@ -3,7 +3,7 @@
 #include <string_view>
 #include <type_traits>
 
-// After the standard headers, whose functions must stay what they are everywhere else.
+// After the standard headers, whose functions must be compiled as they are everywhere else.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else

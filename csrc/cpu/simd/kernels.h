@@ -24,7 +24,7 @@ struct ScoreTile {
   const int64_t* self;
 };
 
-// What a tile contributes to the statistics of its rows, or of its columns, by kind:
+// The contribution of a tile to the statistics of its rows, or of its columns, by kind:
 //               of[kind][0]   of[kind][1]                                of[kind][2]
 //   Sum         sum           how many terms are not zero                derivative of the sum by negatives_lse
 //   LogSumExp   maximum       sum of the exponentials relative to it;    sum of the terms, where needed

@@ -1,4 +1,4 @@
-"""Elementary device functions, from which the formulas of the losses are built. Only ``step`` does not keep NaN."""
+"""Elementary device functions for the formulas of the losses. NaN stays NaN except in ``step`` and ``nonzero``."""
 
 import triton
 import triton.language as tl

@@ -66,7 +66,7 @@ def own_logit(logit, scale, margin, cos_margin, sin_margin, KIND: tl.constexpr):
     if KIND == COSFACE:
         out = logit - scale * margin
     if KIND == ARCFACE:
-        # In float64: 1 - c^2 loses the digits of small angles.
+        # In float64, as 1 - c^2 loses the digits of small angles.
         c = logit.to(tl.float64) / scale
         square = 1 - c * c
         root = 1 / tl.sqrt(tl.maximum(square, 1e-6))
