@@ -558,7 +558,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--loss", "ce,triplex"], "--loss names 'triplex', but the losses are ce, contrastive, spce"),
+        (["--loss", "ce,triplex"], "--loss names 'triplex', but the losses are ce, spce, contrastive"),
         (["--loss", "ce,ce"], "--loss is ce,ce, but must name at least one, and none twice"),
         (["--seeds", "1,1"], "--seeds is 1,1, but must name at least one, and none twice"),
         (["--epochs", "0"], "--epochs is 0, but must be at least 1"),
