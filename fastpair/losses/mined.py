@@ -1,6 +1,7 @@
 """Losses over listed pairs or triplets, as miners make them: the formulas applied to the listed scores.
 
-Shapes depend on the lists, so ``torch.compile`` breaks the graph here. Differentiable any number of times.
+Shapes depend on the lists, so ``torch.compile`` breaks the graph here. Differentiable once, or any number of times
+with ``backend="reference"``.
 """
 
 from __future__ import annotations
