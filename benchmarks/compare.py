@@ -29,7 +29,7 @@ from torch import Tensor
 import fastpair
 import fastpair.functional as FP
 from fastpair.backends.dense import evaluated
-from fastpair.formulas.pair_losses import DEFINITIONS
+from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS
 
 ROOT = Path(__file__).parents[1]
 DIM = 512
@@ -51,7 +51,7 @@ def masks(labels: Tensor) -> tuple[Tensor, Tensor]:
 def dense(name: str, **settings) -> Callable:
     """The formula of a loss on cosines, evaluated on whole matrices in the dtype of the embeddings."""
     of = DEFINITIONS[name]
-    formula = evaluated(next(iter(of.choices.values())))
+    formula = evaluated(FORMULAS[of.formulas[0]])
     params = of.params({x.name: x.default for x in of.settings} | settings, similarity=True)
 
     def loss(x: Tensor, labels: Tensor) -> Tensor:

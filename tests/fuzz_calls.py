@@ -11,7 +11,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair import losses, retrieval
-from fastpair.formulas.pair_losses import DEFINITIONS, Choice, Definition
+from fastpair.formulas.pair_losses import DEFINITIONS, Definition
 
 DTYPES = (torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SMALL, LARGE = (0, 1, 1, 2, 2, 3, 5, 8, 13, 16, 17, 33, 40), (127, 128, 129, 255, 256, 257, 300)
@@ -119,7 +119,7 @@ def drawn(of: Definition) -> dict:
         "finite": lambda default: lambda draw: draw.margin(-1),
     }
     settings = {x.name: ranges[x.check](x.default) for x in of.settings}
-    choice = {of.formula.name: tuple(of.formula.formulas)} if isinstance(of.formula, Choice) else {}
+    choice = {of.choice.name: tuple(of.choice.formulas)} if of.choice else {}
     return {**settings, **choice, **PAIRS, "distance": SIMILARITIES if of.similarities else METRICS}
 
 

@@ -232,7 +232,7 @@ def test_formulas_that_no_kernel_has(arguments, message):
 
 def test_parameters_are_those_of_the_settings():
     for definition in DEFINITIONS.values():
-        for formula in definition.choices.values():
+        for formula in (FORMULAS[name] for name in definition.formulas):
             assert sorted(formula.parameters) == sorted(setting.parameter for setting in definition.settings)
 
 

@@ -133,18 +133,31 @@ class Definition:
     def __post_init__(self):
         # What a call needs is computed here: torch.compile cannot trace the first access to a cached property.
         by_parameter = {x.parameter: x for x in self.settings}
-        for formula in self.choices.values():
-            if set(formula.parameters) != set(by_parameter):
-                raise ValueError(f"{self.name}: the settings must give {formula.parameters}, not {list(by_parameter)}")
-            object.__setattr__(self, "_by_parameter", tuple(by_parameter[name] for name in formula.parameters))
+        order, *others = (FORMULAS[name].parameters for name in self.formulas)
+        if set(order) != set(by_parameter) or any(parameters != order for parameters in others):
+            raise ValueError(f"{self.name}: the settings must give {order}, and {others}, not {list(by_parameter)}")
+        object.__setattr__(self, "_by_parameter", tuple(by_parameter[name] for name in order))
         object.__setattr__(self, "option", self.option or self.name)
 
     @property
-    def choices(self) -> Mapping[int | None, PairFormula]:
-        """The formulas, keyed by the value of the setting that picks one, the default first; by None without one."""
-        if isinstance(self.formula, str):
-            return {None: FORMULAS[self.formula]}
-        return {value: FORMULAS[name] for value, name in self.formula.formulas.items()}
+    def choice(self) -> Choice | None:
+        return self.formula if isinstance(self.formula, Choice) else None
+
+    @property
+    def formulas(self) -> list[str]:
+        """The keys of ``FORMULAS`` that settings may pick, the default first."""
+        return list(self.choice.formulas.values()) if self.choice else [self.formula]
+
+    @property
+    def named(self) -> tuple[Setting | Choice, ...]:
+        """All settings of its own, the one that picks the formula last."""
+        return (*self.settings, self.choice) if self.choice else self.settings
+
+    def picked(self, settings: Mapping[str, float]) -> str:
+        """The key of ``FORMULAS`` that the settings pick."""
+        if self.choice is None:
+            return self.formula
+        return next(name for value, name in self.choice.formulas.items() if value == settings[self.choice.name])
 
     def params(self, settings: Mapping[str, float], similarity: bool) -> list[float]:
         """The parameters of the formula, in the formula's order."""

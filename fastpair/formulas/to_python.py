@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from .pair_losses import Choice, Definition
+from .pair_losses import Definition
 
 HEADER = '''\
 """The losses over the pairs that labels make, as {what}. Made by ``python -m fastpair.formulas`` from
@@ -128,28 +128,28 @@ def documentation(title: str, formula: str, notes: str, source: str, named: Iter
 def settings(of: Definition) -> dict[str, str]:
     """Types and defaults of the settings, in the order in which modules take them."""
     numbers = {x.name: f"float = {x.default}" for x in of.settings}
-    choice = {of.formula.name: f"int = {of.formula.default}"} if isinstance(of.formula, Choice) else {}
+    choice = {of.choice.name: f"int = {of.choice.default}"} if of.choice else {}
     return {**numbers, "distance": f'str = "{of.distance}"', **choice, "reduction": 'str = "mean"'}
 
 
 def blanks(of: Definition) -> dict[str, str]:
     """The texts that fill in the templates."""
-    named = [*of.settings, of.formula] if isinstance(of.formula, Choice) else of.settings
     documented = documentation(
         of.title,
         of.text,
         of.notes,
         of.source,
-        [f"{x.name}: {x.what}" for x in named],
+        [f"{x.name}: {x.what}" for x in of.named],
         distance=SIMILARITY if of.similarities else METRIC,
         mean=of.mean,
         repeats=REPEATS,
     )
+    typed = "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items())
     return {
         **{name: getattr(of, name) for name in ("name", "module", "title", "text")},
-        "typed": "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items()),
-        "typed_further": "".join(f"        {name}: {kind},\n" for name, kind in settings(of).items()),
-        "given": ", ".join(f'"{x.name}": {x.name}' for x in named),
+        "typed": typed,
+        "typed_further": textwrap.indent(typed, "    "),
+        "given": ", ".join(f'"{x.name}": {x.name}' for x in of.named),
         "all": "".join(f"            {name}={name},\n" for name in settings(of)),
         "documentation": textwrap.indent(documented, "    ").lstrip(),
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastpair import ops
-from fastpair.formulas.pair_losses import DEFINITIONS, Choice, Definition
+from fastpair.formulas.pair_losses import DEFINITIONS, Definition
 from fastpair.losses import options
 from fastpair.losses.mined import mined_pair_loss
 from fastpair.metrics import METRICS
@@ -15,7 +15,7 @@ from fastpair.ops import checks
 
 def rules(of: Definition) -> dict[str, options.Rule]:
     by_name = {"positive": options.positive, "finite": options.finite, "margin": options.not_nan}
-    choice = {of.formula.name: options.one_of_numbers(*of.formula.formulas)} if isinstance(of.formula, Choice) else {}
+    choice = {of.choice.name: options.one_of_numbers(*of.choice.formulas)} if of.choice else {}
     return {
         **{x.name: by_name[x.check] for x in of.settings},
         **choice,
@@ -39,10 +39,7 @@ def formula_of(name: str, settings: dict, distance: str, reduction: str) -> tupl
     """The formula and the parameters of a loss of ``DEFINITIONS``, whose settings are checked first."""
     check_settings(name, settings, distance, reduction)
     of = DEFINITIONS[name]
-    formula = of.formula
-    if isinstance(formula, Choice):
-        formula = next(name for value, name in formula.formulas.items() if value == settings[formula.name])
-    return formula, of.params(settings, METRICS[distance].similarity)
+    return of.picked(settings), of.params(settings, METRICS[distance].similarity)
 
 
 def pair_loss(
