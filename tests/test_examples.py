@@ -2,6 +2,7 @@
 on as if it had not been."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -32,7 +33,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
 from dml import model, settings  # noqa: E402
-from dml.data import DATASETS  # noqa: E402
+from dml.data import DATASETS, preprocessing  # noqa: E402
 from dml.errors import UserError  # noqa: E402
 from dml.losses import LOSSES  # noqa: E402
 from dml.processes import Processes  # noqa: E402
@@ -474,6 +475,22 @@ def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     assert done.returncode == 0, done.stderr
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
     assert result["steps"] == len(result["history"]["loss"]) == 120
+
+
+def test_a_reader_passes_over_signals_that_come_before_it_has_left_the_group(monkeypatch):
+    leave = os.setpgrp
+
+    def interrupted():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        leave()
+
+    monkeypatch.setattr(os, "setpgrp", interrupted)
+    reader = multiprocessing.get_context("fork").Process(target=preprocessing._leave_group, args=(0,))
+    with preprocessing._no_stop():
+        reader.start()
+    reader.join()
+    assert reader.exitcode == 0
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, options):

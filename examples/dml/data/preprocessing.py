@@ -159,13 +159,12 @@ def _no_stop() -> Iterator[None]:
 
 def _leave_group(_) -> None:
     # A Ctrl-C, or what a launcher sends, goes to the whole group: what to do about it is for the process that trains to
-    # say, which needs its workers to the end of the step. One that came before is passed over.
+    # say, which needs its workers to the end of the step. To ignore a signal drops one that waits, but while it is
+    # blocked a new one waits all the same: none must come after, so the group is left first.
+    os.setpgrp()
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
-    os.setpgrp()
-    # The handlers of the process that trains were inherited.
-    for number in _STOPS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)  # in place of the inherited handler of the process that trains
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
