@@ -489,7 +489,7 @@ def test_a_reader_passes_over_signals_that_come_before_it_has_left_the_group(mon
     reader = multiprocessing.get_context("fork").Process(target=preprocessing._leave_group, args=(0,))
     with preprocessing._no_stop():
         reader.start()
-    reader.join()
+    reader.join(timeout=60)
     assert reader.exitcode == 0
 
 

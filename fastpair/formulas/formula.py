@@ -85,8 +85,8 @@ class PairFormula:
         named += [name for name in self.parameters if name in RESERVED or re.fullmatch("[tx][0-9]+", name)]
         for problem, found in (
             ("the loss has one part or two, each with a count", len(self.counts) != len(self.parts) or len(read) > 2),
-            ("of two parts the first is of positives, the second of negatives", "neg" in read[0] and len(read) == 2),
-            ("of two parts the first is of positives, the second of negatives", "pos" in read[-1] and len(read) == 2),
+            ("of two parts the first is of positives, the second of negatives",
+             len(read) == 2 and ("neg" in read[0] or "pos" in read[1])),
             ("negatives_lse is for the terms of positives alone", negatives_lse in elsewhere),
             (f"a parameter cannot have the name {', '.join(named)}", named),
             ("means are of kinds that it needs", any(self.reads(k.mean) and k not in self.needs for k in (P, N))),
