@@ -155,6 +155,8 @@ def native_build() -> dict:
         library_dirs=library_paths(),
         # Not torch_python, whose ABI changes from release to release.
         libraries=["c10", "torch_cpu", "torch"],
+        # A loss that is compiled while the package is in use takes the same flags.
+        define_macros=[("FASTPAIR_CXX_FLAGS", f'"{shlex.join(CXX_FLAGS)}"')],
         extra_compile_args={"cxx": CXX_FLAGS},
         language="c++",
     )

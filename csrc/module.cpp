@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cpu/interrupt.h"
+#include "cpu/simd/added_loss.h"
 #include "cpu/simd/level.h"
 
 namespace py = pybind11;
@@ -37,6 +38,7 @@ py::dict build_info() {
   info["compiler"] = compiler();
   info["cplusplus"] = static_cast<int64_t>(__cplusplus);
   info["simd_level"] = fastpair::simd_level();
+  info["cxx_flags"] = FASTPAIR_CXX_FLAGS;
   info["has_blas"] = fastpair::has_blas();
   return info;
 }
@@ -52,7 +54,8 @@ void check_signals() {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   fastpair::set_signal_check(&check_signals);
   m.doc() = "Host-side facts about fastpair's compiled kernels.";
+  m.def("add_loss", &fastpair::add_loss, "Loads the library of a pair loss that was compiled for this machine.");
   m.def("build_info", &build_info,
-        "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus) and what it "
+        "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus, cxx_flags) and what it "
         "found on this machine (simd_level: \"avx512\", \"avx2\" or \"baseline\"; has_blas: bool).");
 }

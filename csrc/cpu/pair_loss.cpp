@@ -16,11 +16,13 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "cpu/pair_sweep.h"
 #include "cpu/rows.h"
 #include "cpu/samples.h"
+#include "cpu/simd/added_loss.h"
 #include "cpu/simd/kernels.h"
 #include "cpu/triplets.h"
 
@@ -29,14 +31,12 @@ namespace {
 
 template <typename T>
 const PairKernels<T>& find_loss(const PairLossArguments& args) {
-  const Kernels<T>& k = kernels<T>();
-  for (int i = 0; i < k.pair_loss_count; ++i) {
-    const PairKernels<T>& loss = k.pair_losses[i];
-    if (loss.name != args.loss) continue;
-    args.check_params(loss.param_count);
-    return loss;
-  }
-  STD_TORCH_CHECK(false, "no CPU kernel for the loss ", args.loss);
+  const std::span losses(kernels<T>().pair_losses, kernels<T>().pair_loss_count);
+  const auto found = std::ranges::find(losses, args.loss, &PairKernels<T>::name);
+  const PairKernels<T>* loss = found != losses.end() ? &*found : added_loss<T>(args.loss);
+  STD_TORCH_CHECK(loss != nullptr, "no CPU kernel for the loss ", args.loss);
+  args.check_params(loss->param_count);
+  return *loss;
 }
 
 // The arguments of a call as the kernels take them.

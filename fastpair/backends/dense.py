@@ -18,6 +18,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastpair.backends.call import CrossEntropyCall, PairLossCall
 from fastpair.formulas import to_torch
@@ -56,6 +57,18 @@ def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
 
 
 relu, square = F.relu, torch.square
+
+
+def minimum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where((a < b) | (a != a), a, b)
+
+
+def maximum_of(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where((a > b) | (a != a), a, b)
+
+
+def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(condition != 0, a, b)
 
 
 def step(x: Tensor) -> Tensor:
@@ -108,6 +121,35 @@ def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth
 def evaluated(formula: PairFormula) -> Callable[..., tuple]:
     """The function that computes a formula."""
     return function(*to_torch.loss(formula), globals())
+
+
+# Scores of the rows that are evaluated at once where a loss has no kernels.
+BLOCK_SCORES = 1 << 22
+
+
+def in_blocks(call: PairLossCall) -> Tensor:
+    """A pair loss by blocks of anchors, each computed again in backward: memory for a block of scores, not for all."""
+    x = call.embeddings
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(accumulate_dtype(x.dtype))
+        y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
+        ref_labels = call.labels if call.ref_labels is None else call.ref_labels
+        columns = torch.arange(len(y), device=x.device)
+        own = columns[: len(x)] if call.ref_emb is None else call.self_index
+        params = [x.new_tensor(value) for value in call.params]
+
+        def block(x: Tensor, y: Tensor, labels: Tensor, own: Tensor | None):
+            positive = labels[:, None] == ref_labels[None, :]
+            pair = torch.ones_like(positive) if own is None else own[:, None] != columns[None, :]
+            s = closeness(x, y, call.distance)
+            return PAIR_LOSSES[call.loss](s, positive & pair, ~positive & pair, *params)
+
+        rows = max(BLOCK_SCORES // max(len(y), 1), 1)
+        splits = [x.split(rows), call.labels.split(rows), (None,) * len(x) if own is None else own.split(rows)]
+        made = [checkpoint(block, x, y, labels, own, use_reentrant=False) for x, labels, own in zip(*splits)]
+        per_anchor, *parts = zip(*made)
+        totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
+        return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)
 
 
 PAIR_LOSSES = {

@@ -21,6 +21,27 @@ class _Operators:
     __sub__, __rsub__ = (lambda a, b: subtract(a, b)), (lambda a, b: subtract(b, a))
     __mul__, __rmul__ = (lambda a, b: multiply(a, b)), (lambda a, b: multiply(b, a))
     __truediv__, __rtruediv__ = (lambda a, b: divide(a, b)), (lambda a, b: divide(b, a))
+    __pow__, __rpow__ = (lambda a, b: power(a, b)), (lambda a, b: power(b, a))
+    # Comparisons are 1 where they hold and 0 elsewhere, for ``where``.
+    __gt__, __lt__ = (lambda a, b: step(a - b)), (lambda a, b: step(b - a))
+    __ge__, __le__ = (lambda a, b: 1 - step(b - a)), (lambda a, b: 1 - step(a - b))
+
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return absolute(self)
+
+    def __bool__(self):
+        raise TypeError("a formula cannot branch on a value: write where(condition, a, b)")
+
+    def __float__(self):
+        raise TypeError("a formula has no numbers yet: write exp, log and so on of fastpair.formulas, not of math")
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", function)
+        raise TypeError(f"torch.{name} cannot be in a formula: write the functions of fastpair.formulas")
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,11 @@ def as_expr(x: Expr | LogSumExp | float) -> Expr:
         return x.highest + x.rest
     if isinstance(x, Expr):
         return x
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(
+            f"a formula is made of its arguments, numbers and the functions of fastpair.formulas, got {x!r}, which is "
+            f"{type(x).__name__}"
+        )
     if not math.isfinite(x):
         raise ValueError(f"the numbers of a formula must be finite, got {x}")
     return Expr("number", (x,))
@@ -142,6 +168,44 @@ nonzero = operation("nonzero")  # 0 for 0, else 1
 sigmoid = operation("sigmoid")  # 1 / (1 + exp(-x))
 softplus = operation("softplus")  # log(1 + exp(x))
 constant = operation("constant")  # x, treated as constant by the gradient
+exp = operation("exp")
+log = operation("log")
+sqrt = operation("sqrt")
+absolute = operation("absolute")
+tanh = operation("tanh")
+
+
+def minimum(a, b) -> Expr:
+    return Expr("minimum", (as_expr(a), as_expr(b)))
+
+
+def maximum(a, b) -> Expr:
+    return Expr("maximum", (as_expr(a), as_expr(b)))
+
+
+def where(condition, a, b) -> Expr:
+    """a where the condition is not 0, else b. Conditions are comparisons, or what ``step`` makes."""
+    condition, a, b = map(as_expr, (condition, a, b))
+    return a if a == b else Expr("where", (condition, a, b))
+
+
+def power(a, b) -> Expr:
+    """a to the power of b: products where b is a whole number, else exp(b log a), which is NaN for negative a."""
+    a, b = as_expr(a), as_expr(b)
+    if b.number == 0.5:
+        return sqrt(a)
+    if b.number is None or b.number != int(b.number) or abs(b.number) > 64:
+        return exp(b * log(a))
+    exponent = int(abs(b.number))
+    if exponent == 0:
+        return as_expr(1)
+    made, squared = None, a
+    while exponent:
+        if exponent & 1:
+            made = squared if made is None else made * squared
+        exponent >>= 1
+        squared = square(squared) if exponent else squared
+    return made if b.number > 0 else 1 / made
 
 
 def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
@@ -163,6 +227,14 @@ RULES: dict[str, Callable[..., Expr]] = {
     "sigmoid": lambda x, dx: sigmoid(x) * sigmoid(-x) * dx,
     "softplus": lambda x, dx: sigmoid(x) * dx,
     "constant": lambda x, dx: as_expr(0),
+    "exp": lambda x, dx: exp(x) * dx,
+    "log": lambda x, dx: dx / x,
+    "sqrt": lambda x, dx: dx / (2 * sqrt(x)),
+    "absolute": lambda x, dx: (step(x) - step(-x)) * dx,
+    "tanh": lambda x, dx: (1 - square(tanh(x))) * dx,
+    "minimum": lambda a, b, da, db: where(step(a - b), db, da),
+    "maximum": lambda a, b, da, db: where(step(a - b), da, db),
+    "where": lambda condition, a, b, dc, da, db: where(condition, da, db),
 }
 
 
@@ -222,7 +294,8 @@ def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]],
 
 Interval = tuple[float, float]
 
-# The values of the operations, monotone in each operand except for square, nonzero and the divisor.
+# The values of the operations, monotone in each operand except for square, absolute, nonzero, a condition and the
+# divisor.
 VALUES: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -236,6 +309,14 @@ VALUES: dict[str, Callable[..., float]] = {
     "sigmoid": lambda x: math.exp(min(x, 0.0)) / (1 + math.exp(-abs(x))),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
     "constant": lambda x: x,
+    "exp": lambda x: math.exp(x) if x < 709 else math.inf,
+    "log": lambda x: math.log(x) if x > 0 else -math.inf if x == 0 else math.nan,
+    "sqrt": lambda x: math.sqrt(x) if x >= 0 else math.nan,
+    "absolute": abs,
+    "tanh": math.tanh,
+    "minimum": min,
+    "maximum": max,
+    "where": lambda condition, a, b: a if condition else b,
 }
 
 
@@ -244,13 +325,15 @@ def interval(of: Expr, ranges: Mapping[str, Interval]) -> Interval:
     if not of.operands:
         return ranges[of.args[0]] if of.op == "variable" else (of.number, of.number)
     limits = [interval(x, ranges) for x in of.operands]
+    if of.op == "where":
+        return min(low for low, _ in limits[1:]), max(high for _, high in limits[1:])
     within_zero = limits[-1][0] <= 0 <= limits[-1][1]
     if of.op == "divide" and within_zero:
         return -math.inf, math.inf
     corners = [VALUES[of.op](*corner) for corner in itertools.product(*limits)]
     if any(corner != corner for corner in corners):
         return -math.inf, math.inf
-    return min(corners + [0.0] * (of.op in ("square", "nonzero") and within_zero)), max(corners)
+    return min(corners + [0.0] * (of.op in ("square", "absolute", "nonzero") and within_zero)), max(corners)
 
 
 # ---- printing

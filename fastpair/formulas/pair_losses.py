@@ -56,6 +56,9 @@ FORMULAS = {
     )
 }
 
+# Those that users added while the package is in use.
+ADDED: dict[str, PairFormula] = {}
+
 
 @dataclass(frozen=True)
 class Setting:

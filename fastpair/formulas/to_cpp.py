@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from .expressions import Expr, derivative, share, text, variables
 from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
+# The names of csrc/elementary.h for operations that the C++ library has as well.
+CALLS = {"exp": "exponential({})", "log": "logarithm({})", "sqrt": "square_root({})"}
+
 HEADER = """\
 // The pair losses, one struct each. Made by `python -m fastpair.formulas` from the definitions in
 // fastpair/formulas/pair_losses.py: not to be edited.
@@ -67,7 +70,7 @@ def struct(formula: PairFormula) -> str:
 
 
 def pair_function(name: str, of: Expr, rounded: bool) -> str:
-    calls = {"number": "T({})", **({"multiply": "product({}, {})"} if rounded else {})}
+    calls = {**CALLS, "number": "T({})", **({"multiply": "product({}, {})"} if rounded else {})}
     used = variables(of)
     arguments = ", ".join(f"T {x}" if x in used else "T" for x in ("s", "negatives_lse"))
     return f"  FASTPAIR_INLINE T {name}({arguments}) const {{ return {text(of, calls=calls)}; }}"
@@ -89,7 +92,7 @@ def anchor_function(formula: PairFormula) -> list[str]:
     outputs = {name: of for name, of in formula.outputs().items() if of.number != 0}
     shared, values = share(list(outputs.values()), "x")
     names = statistics(P, formula) | statistics(N, formula)
-    written = [text(of, names) for of in [*(of for _, of in shared), *values]]
+    written = [text(of, names, CALLS) for of in [*(of for _, of in shared), *values]]
     reads = {x.split(".")[0] for of in [*(of for _, of in shared), *values] for x in variables(of)}
     missing = " || ".join(f"{kind.name}.pairs == 0" for kind in formula.needs)
     reads |= {kind.name for kind in formula.needs}

@@ -33,7 +33,8 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     symbols = statistics(P) | statistics(N) | {both_lse.highest: "log_sum_exp(u, positive | negative)"}
     read = {x for of in (*parts, *counts) for x in subexpressions(of)}
     names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}
-    calls = {"constant": "{}.detach()"}
+    calls = {"constant": "{}.detach()", **{op: f"torch.{op}({{}})" for op in ("exp", "log", "sqrt", "absolute", "tanh")}}
+    calls["maximum"] = "maximum_of({}, {})"
     counted = " & ".join(f"{MASKS[kind.name]}.any(1)" for kind in formula.needs)
     shared, values = share([*parts, *counts], "x")
     values = [text(of, names, calls) for of in values]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from .expressions import Expr, derivative, share, text
 from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
+CALLS = {op: f"tl.{name}({{}})" for op, name in (("exp", "exp"), ("log", "log"), ("sqrt", "sqrt"), ("absolute", "abs"))}
+
 
 def terms(formula: PairFormula) -> tuple[str, str]:
     """Name and source of a function of the closeness, the anchor's ``negatives_lse`` and the parameters that returns u,
@@ -19,7 +21,7 @@ def terms(formula: PairFormula) -> tuple[str, str]:
         derivative(formula.positive, negatives_lse),
     ]
     shared, outputs = share(outputs, "x")
-    lines = [f"{name} = {text(of)}" for name, of in shared]
+    lines = [f"{name} = {text(of, calls=CALLS)}" for name, of in shared]
     return printed(formula, "terms", "s, negatives_lse", lines, map(value, outputs))
 
 
@@ -29,7 +31,7 @@ def anchor(formula: PairFormula) -> tuple[str, str]:
     shared, outputs = share(list(formula.outputs().values()), "x")
     fields = statistics(P, formula) | statistics(N, formula)
     names = {symbol: symbol.replace(".", "_") for symbol in fields}
-    made = [f"{name} = {text(of, names)}" for name, of in shared]
+    made = [f"{name} = {text(of, names, CALLS)}" for name, of in shared]
     values = [value(of, names) for of in outputs]
     if formula.needs:
         # For anchors that do not count, values that give no NaN.
@@ -53,7 +55,7 @@ def printed(
 
 def value(of: Expr, names: dict[str, str] | None = None) -> str:
     """A bare number gets a decimal point: the compiler would take it for an integer."""
-    return text(of, names) if of.number is None else repr(float(of.number))
+    return text(of, names, CALLS) if of.number is None else repr(float(of.number))
 
 
 def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:

@@ -16,6 +16,7 @@ from fastpair.losses.classes import (
 from fastpair.losses.classes import (
     ClassLoss as ClassLoss,
 )
+from fastpair.losses.custom import CustomPairLoss
 from fastpair.losses.generated_modules import *  # noqa: F403
 from fastpair.losses.memory import CrossBatchMemory
 from fastpair.losses.triplet import TripletMarginLoss
@@ -26,6 +27,7 @@ __all__ = [
     "CenterLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
+    "CustomPairLoss",
     "InfoNCELoss",
     "LinearCrossEntropyLoss",
     "NormalizedSoftmaxLoss",

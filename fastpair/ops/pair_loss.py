@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastpair.backends import choose_backend, dense
+from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
+from fastpair.formulas.pair_losses import ADDED
 from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
 
@@ -48,15 +49,17 @@ def pair_loss(
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
+    device = embeddings.device.type
     backend = choose_backend(
-        embeddings.device.type,
+        device,
         backend,
         embeddings.dtype,
-        lacking=("cuda",) if loss in TRIPLETS else (),
+        lacking=added.lacking(loss, device) if loss in ADDED else ("cuda",) if loss in TRIPLETS else (),
         large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
     )
     if backend == "reference":
-        return dense.pair_loss(PairLossCall(*tensors, None, *settings, False, False))
+        evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
+        return evaluate(PairLossCall(*tensors, None, *settings, False, False))
     return fused_loss("pair_loss", backend, tensors, settings)
 
 

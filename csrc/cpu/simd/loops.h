@@ -5,7 +5,12 @@
 #include <type_traits>
 
 #include "cpu/simd/kernels.h"
-#include "pair_losses/generated.h"
+
+// A header as fastpair/formulas/to_cpp.py prints it: the package's own, or that of an added loss, see added_loss.h.
+#ifndef FASTPAIR_FORMULAS
+#define FASTPAIR_FORMULAS "pair_losses/generated.h"
+#endif
+#include FASTPAIR_FORMULAS
 
 namespace fastpair::FASTPAIR_SIMD_LEVEL {
 namespace {

@@ -42,3 +42,31 @@ def softplus(x):
 @triton.jit
 def sigmoid(x):
     return 1 / (1 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """Below 0.3 a series, as the quotient of exponentials would lose digits there."""
+    q = x * x
+    y = tl.exp(-2 * tl.abs(x))
+    quotient = (1 - y) / (1 + y)
+    p = 62 / 2835 - q * (1382 / 155925)
+    p = 17 / 315 - q * p
+    p = 2 / 15 - q * p
+    p = 1 / 3 - q * p
+    return tl.where(q < 0.1, x - x * q * p, tl.where(x < 0, -quotient, quotient))
+
+
+@triton.jit
+def minimum(a, b):
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def where(condition, a, b):
+    return tl.where(condition == 0, b, a)

@@ -26,7 +26,7 @@ from fastpair.backends.triton.tiles import SlopeArguments
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
 from fastpair.formulas.formula import s
-from fastpair.formulas.pair_losses import FORMULAS
+from fastpair.formulas.pair_losses import ADDED, FORMULAS
 from fastpair.metrics import METRICS, Metric
 
 # Anchors per program of the O(n) kernels.
@@ -247,7 +247,7 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
     if call.loss in TRIPLET_LOSSES:
         return triplet_loss(call)
-    metric, loss = METRICS[call.distance], loss_of(FORMULAS[call.loss])
+    metric, loss = METRICS[call.distance], loss_of(FORMULAS.get(call.loss) or ADDED[call.loss])
     labels = call.labels, call.ref_labels
     x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, labels)
     sweep = PairSweep(x, y, call.self_index, loss, call.params, metric)

@@ -1,0 +1,113 @@
+"""Pair losses that users write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from torch import Tensor
+
+from fastpair.backends import added
+from fastpair.formulas.expressions import text
+from fastpair.formulas.formula import N, P, PairFormula
+from fastpair.formulas.tracing import traced
+from fastpair.losses import options
+from fastpair.losses.base import PairLoss
+from fastpair.losses.pair import pair_loss
+
+__all__ = ["CustomPairLoss"]
+
+KINDS = {"positives": P, "negatives": N}
+RULES = {"distance": options.distance, "reduction": options.pair_reduction}
+
+
+def custom_pair_loss(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    formula: PairFormula,
+    distance: str,
+    reduction: str,
+    indices_tuple: tuple[Tensor, ...] | None = None,
+    exclude_self: bool | Tensor | None = None,
+    backend: str | None = None,
+    **parameters: float,
+) -> Tensor:
+    return pair_loss(
+        formula.name,
+        [float(parameters[name]) for name in formula.parameters],
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        distance=distance,
+        reduction=reduction,
+        indices_tuple=indices_tuple,
+        exclude_self=exclude_self,
+        backend=backend,
+    )
+
+
+class CustomPairLoss(PairLoss):
+    """A pair loss of your own, computed with its gradient as the losses of this package are.
+
+        l_i = anchor(P, N),   P and N the statistics of u(s) over the positives and of v(s) over the negatives of i
+
+    The functions are called once, with symbols: they are made of operators, comparisons and the functions of
+    :mod:`fastpair.formulas`. ``s`` is the closeness of a pair, a similarity or -d for a distance d; ``p`` has the
+    parameters as attributes. ``P`` and ``N`` have ``lse``, ``sum``, ``mean``, ``max``, ``nonzero`` (how many terms are
+    not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once for
+    all processes: see :mod:`fastpair.backends.added`.
+
+    Args:
+        positive, negative: functions (s, p) of a pair's closeness: the terms u and v.
+        anchor: a function (P, N, p): the loss of an anchor, or its two parts, the positives' first, each with a mean of
+            its own.
+        count: how much an anchor counts in the mean, or in each part's: a function (P, N, p), or 1.
+        needs: "positives", "negatives": anchors without such pairs have loss 0 and do not count. Default: those of
+            which ``anchor`` reads the mean or the maximum.
+        distance, reduction: as for the other pair losses.
+        **parameters: numbers, attributes of the loss.
+
+    Raises:
+        TypeError: a function cannot be traced, as with a branch on a value or a function of another library.
+        ValueError: a formula that kernels cannot compute; the message says why.
+    """
+
+    def __init__(
+        self,
+        positive: Callable,
+        negative: Callable,
+        anchor: Callable,
+        *,
+        count: Callable | float = 1,
+        needs: Collection[str] | None = None,
+        distance: str = "cosine",
+        reduction: str = "mean",
+        **parameters: float,
+    ):
+        options.check(RULES, distance=distance, reduction=reduction)
+        for name, value in parameters.items():
+            options.finite(name, value)
+        for kind in needs or ():
+            options.one_of("needs", kind, tuple(KINDS))
+        formula = traced(positive, negative, anchor, parameters, count, [KINDS[kind] for kind in needs or ()])
+        added.add(formula)
+        super().__init__(
+            partial(custom_pair_loss, formula=formula), **parameters, distance=distance, reduction=reduction
+        )
+
+    @property
+    def formula(self) -> PairFormula:
+        return self._function.keywords["formula"]
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        added.add(self.formula)
+
+    def extra_repr(self) -> str:
+        formula = self.formula
+        terms = f"positive={text(formula.positive)}, negative={text(formula.negative)}"
+        return f"{terms}, anchor={', '.join(map(text, formula.parts))}, {super().extra_repr()}"
