@@ -31,8 +31,7 @@ SIMD_FLAGS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
 }
 _lock = threading.Lock()
-# Why there are no CPU kernels for an added loss, None where there are.
-_problems: dict[str, str | None] = {}
+_compiled: dict[str, bool] = {}
 
 
 def add(formula: PairFormula) -> None:
@@ -43,18 +42,15 @@ def add(formula: PairFormula) -> None:
 
 
 @_constant_when_traced
-def lacking(name: str, device_type: str) -> tuple[str, ...]:
-    """The backends that cannot compute an added loss. Its CPU kernels are compiled here, at the first call."""
-    without = ("cuda",)
-    if device_type != "cpu" or cpu_extension is None:
-        return without
+def compiled(name: str) -> bool:
+    """Whether an added loss has CPU kernels, which are compiled at the first call."""
     with _lock:
-        if name not in _problems:
-            _problems[name] = _compile(ADDED[name])
-    return without if _problems[name] is None else (*without, "cpu")
+        if name not in _compiled:
+            _compiled[name] = _compile(ADDED[name])
+    return _compiled[name]
 
 
-def _compile(formula: PairFormula) -> str | None:
+def _compile(formula: PairFormula) -> bool:
     try:
         cpu_extension.add_loss(str(library(formula)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -65,8 +61,8 @@ def _compile(formula: PairFormula) -> str | None:
             RuntimeWarning,
             stacklevel=2,
         )
-        return problem
-    return None
+        return False
+    return True
 
 
 def compiler() -> list[str]:

@@ -56,7 +56,7 @@ def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
 # ---- pair losses: the building blocks of their formulas
 
 
-relu, square = F.relu, torch.square
+relu, square, sigmoid = F.relu, torch.square, torch.sigmoid
 
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
@@ -146,7 +146,8 @@ def in_blocks(call: PairLossCall) -> Tensor:
 
         rows = max(BLOCK_SCORES // max(len(y), 1), 1)
         splits = [x.split(rows), call.labels.split(rows), (None,) * len(x) if own is None else own.split(rows)]
-        made = [checkpoint(block, x, y, labels, own, use_reentrant=False) for x, labels, own in zip(*splits)]
+        run = partial(checkpoint, use_reentrant=False) if len(splits[0]) > 1 else lambda function, *args: function(*args)
+        made = [run(block, x, y, labels, own) for x, labels, own in zip(*splits)]
         per_anchor, *parts = zip(*made)
         totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
         return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)

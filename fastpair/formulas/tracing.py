@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 
-from .expressions import Expr, as_expr, subexpressions, variable
-from .formula import RESERVED, Kind, N, P, PairFormula, s
+from .expressions import Expr, as_expr, subexpressions, substitute, text, variable
+from .formula import Kind, N, P, PairFormula, s
+
+# Before the names of parameters, which could mean something else in the printed code.
+PREFIX = "p_"
 
 
 class Parameters:
     """What a function of a formula gets as its last argument: the parameters as attributes."""
 
     def __init__(self, names: Collection[str]):
-        self.__dict__.update({name: variable(name) for name in names})
+        self.__dict__.update({name: variable(PREFIX + name) for name in names})
 
     def __getattr__(self, name: str):
         known = ", ".join(self.__dict__) or "none"
@@ -34,9 +37,6 @@ def traced(
         TypeError: a function cannot be traced, or returns something else than an expression.
         ValueError: a formula that kernels cannot compute.
     """
-    for name in names:
-        if name in RESERVED:
-            raise ValueError(f"a parameter cannot have the name {name!r}, which the printed code uses")
     p = Parameters(names)
     terms = {"positive": called("positive", positive, s, p), "negative": called("negative", negative, s, p)}
     per_anchor = called("anchor", anchor, P, N, p)
@@ -67,3 +67,15 @@ def needed(anchor: Expr | tuple[Expr, ...]) -> tuple[Kind, ...]:
     parts = anchor if isinstance(anchor, tuple) else (anchor,)
     read = {x for part in parts for x in subexpressions(part)}
     return tuple(kind for kind in (P, N) if {kind.mean, kind.max} & read)
+
+
+def as_written(formula: PairFormula) -> dict[str, str]:
+    """The terms and the anchor's loss of a traced formula, as its functions were written."""
+    names = {name: f"p.{name.removeprefix(PREFIX)}" for name in formula.parameters}
+    whole = {}
+    for letter, kind in (("P", P), ("N", N)):
+        names.update({f"{kind.name}.{what}": f"{letter}.{what}" for what in ("pairs", "sum", "mean", "nonzero", "max")})
+        names[f"{kind.name}.highest"] = f"{letter}.lse"
+        whole[kind.lse.rest] = as_expr(0)
+    parts = ", ".join(text(substitute(part, whole), names) for part in formula.parts)
+    return {"positive": text(formula.positive, names), "negative": text(formula.negative, names), "anchor": parts}

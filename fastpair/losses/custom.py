@@ -8,9 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from fastpair.backends import added
-from fastpair.formulas.expressions import text
 from fastpair.formulas.formula import N, P, PairFormula
-from fastpair.formulas.tracing import traced
+from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
 from fastpair.losses.pair import pair_loss
@@ -37,7 +36,7 @@ def custom_pair_loss(
 ) -> Tensor:
     return pair_loss(
         formula.name,
-        [float(parameters[name]) for name in formula.parameters],
+        [float(parameters[name.removeprefix(PREFIX)]) for name in formula.parameters],
         embeddings,
         labels,
         ref_emb,
@@ -108,6 +107,5 @@ class CustomPairLoss(PairLoss):
         added.add(self.formula)
 
     def extra_repr(self) -> str:
-        formula = self.formula
-        terms = f"positive={text(formula.positive)}, negative={text(formula.negative)}"
-        return f"{terms}, anchor={', '.join(map(text, formula.parts))}, {super().extra_repr()}"
+        written = ", ".join(f"{name}={formula}" for name, formula in as_written(self.formula).items())
+        return f"{written}, {super().extra_repr()}"

@@ -49,14 +49,15 @@ def pair_loss(
     ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
-    device = embeddings.device.type
     backend = choose_backend(
-        device,
+        embeddings.device.type,
         backend,
         embeddings.dtype,
-        lacking=added.lacking(loss, device) if loss in ADDED else ("cuda",) if loss in TRIPLETS else (),
+        lacking=("cuda",) if loss in TRIPLETS or loss in ADDED else (),
         large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
     )
+    if backend == "cpu" and loss in ADDED and not added.compiled(loss):
+        backend = "reference"
     if backend == "reference":
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
         return evaluate(PairLossCall(*tensors, None, *settings, False, False))
