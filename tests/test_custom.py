@@ -209,7 +209,7 @@ def test_an_empty_batch():
         (lambda s, p: p.gamma * s, "the loss has no parameter 'gamma'; it was given alpha"),
         (lambda s, p: "x", "got 'x', which is str"),
         (lambda s, p: torch.ones(2), "which is Tensor"),
-        (lambda s, p: 1.0 * (s == 0), "got False, which is bool"),
+        (lambda s, p: s * (s == 0), "got False, which is bool"),
         (lambda s: s, "positive cannot be traced: .* takes 1 positional argument but 2 were given"),
         (3.0, "positive must be a function, got float"),
     ],

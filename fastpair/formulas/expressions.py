@@ -104,9 +104,10 @@ def variable(name: str) -> Expr:
 # ---- operations
 
 
-def of_numbers(op: str, a: Expr, b: Expr) -> Expr | None:
-    """The result for two numbers, computed here because C++ would truncate a quotient of integers."""
-    return None if a.number is None or b.number is None else as_expr(VALUES[op](a.number, b.number))
+def made(op: str, *operands: Expr) -> Expr:
+    """The operation; of numbers its result, computed here because C++ would truncate a quotient of integers."""
+    numbers = [x.number for x in operands]
+    return Expr(op, operands) if None in numbers else as_expr(VALUES[op](*numbers))
 
 
 def add(a, b) -> Expr:
@@ -115,7 +116,7 @@ def add(a, b) -> Expr:
         return b
     if b.number == 0:
         return a
-    return subtract(a, b.args[0]) if b.op == "negative" else of_numbers("add", a, b) or Expr("add", (a, b))
+    return subtract(a, b.args[0]) if b.op == "negative" else made("add", a, b)
 
 
 def subtract(a, b) -> Expr:
@@ -126,7 +127,7 @@ def subtract(a, b) -> Expr:
         return a
     if a.number == 1 and b.op == "sigmoid":
         return sigmoid(-b.args[0])
-    return add(a, b.args[0]) if b.op == "negative" else of_numbers("subtract", a, b) or Expr("subtract", (a, b))
+    return add(a, b.args[0]) if b.op == "negative" else made("subtract", a, b)
 
 
 def negative(a) -> Expr:
@@ -147,18 +148,18 @@ def multiply(a, b) -> Expr:
             return one
         if one.op == "relu" and other.op == "negative" and other.args[0] == step(one.args[0]):
             return negative(one)
-    return of_numbers("multiply", a, b) or Expr("multiply", (a, b))
+    return made("multiply", a, b)
 
 
 def divide(a, b) -> Expr:
     a, b = as_expr(a), as_expr(b)
     if b.number == 0:
         raise ValueError("a formula divides by 0")
-    return a if a.number == 0 or b.number == 1 else of_numbers("divide", a, b) or Expr("divide", (a, b))
+    return a if a.number == 0 or b.number == 1 else made("divide", a, b)
 
 
 def operation(op: str) -> Callable[..., Expr]:
-    return lambda x: Expr(op, (as_expr(x),))
+    return lambda x: made(op, as_expr(x))
 
 
 square = operation("square")
@@ -176,11 +177,11 @@ tanh = operation("tanh")
 
 
 def minimum(a, b) -> Expr:
-    return Expr("minimum", (as_expr(a), as_expr(b)))
+    return made("minimum", as_expr(a), as_expr(b))
 
 
 def maximum(a, b) -> Expr:
-    return Expr("maximum", (as_expr(a), as_expr(b)))
+    return made("maximum", as_expr(a), as_expr(b))
 
 
 def where(condition, a, b) -> Expr:
@@ -199,13 +200,13 @@ def power(a, b) -> Expr:
     exponent = int(abs(b.number))
     if exponent == 0:
         return as_expr(1)
-    made, squared = None, a
+    product, squared = None, a
     while exponent:
         if exponent & 1:
-            made = squared if made is None else made * squared
+            product = squared if product is None else product * squared
         exponent >>= 1
         squared = square(squared) if exponent else squared
-    return made if b.number > 0 else 1 / made
+    return product if b.number > 0 else 1 / product
 
 
 def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
