@@ -71,7 +71,7 @@ struct PairLossArguments {
   const Tensor& embeddings;
   const std::optional<Tensor>& ref_emb;
   const Tensor& labels;
-  const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
+  const std::optional<Tensor>&ref_labels, &self_index, &ids, &ref_ids, &pairs, &row_grad;
   const std::string& loss;
   const std::vector<double>& params;
   const Distance distance;
@@ -82,7 +82,7 @@ struct PairLossArguments {
   void check() const {
     check_matrix("embeddings", embeddings);
     const int64_t n = embeddings.size(0);
-    check_length("labels", labels, n);
+    check_labels("labels", labels, n);
     STD_TORCH_CHECK(ref_emb.has_value() == ref_labels.has_value(), "ref_emb and ref_labels go together");
     STD_TORCH_CHECK(!grad_ref || ref_emb, "grad_ref needs ref_emb");
     STD_TORCH_CHECK(!self_index || ref_emb, "self_index needs ref_emb");
@@ -90,11 +90,32 @@ struct PairLossArguments {
     STD_TORCH_CHECK(!two_sided || reduction != Reduction::Totals, "two_sided has no totals");
     if (ref_emb) {
       check_like("ref_emb", *ref_emb, embeddings);
-      check_length("ref_labels", *ref_labels, ref_emb->size(0));
+      check_labels("ref_labels", *ref_labels, ref_emb->size(0));
       STD_TORCH_CHECK(!two_sided || ref_emb->size(0) == n, "two_sided needs as many references as anchors");
     }
     if (self_index) check_length("self_index", *self_index, n);
+    if (ids) check_length("ids", *ids, n);
+    STD_TORCH_CHECK(ids && ref_emb ? ref_ids.has_value() : !ref_ids.has_value(),
+                    "ref_ids must go with ids and ref_emb");
+    if (ref_ids) check_length("ref_ids", *ref_ids, ref_emb->size(0));
+    if (pairs) check_pairs();
     if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
+  }
+
+  // One label a sample, or a set of them, whose bits are those of 32-bit words.
+  void check_labels(const char* name, const Tensor& t, int64_t n) const {
+    if (t.dim() != 2) return check_length(name, t, n);
+    STD_TORCH_CHECK(
+        labels.dim() == 2 && t.size(0) == n && t.size(1) == labels.size(1) && t.scalar_type() == ScalarType::Int, name,
+        " must be int32 (", n, ", words)");
+  }
+
+  void check_pairs() const {
+    STD_TORCH_CHECK(ref_emb && !ids && !self_index && !two_sided && labels.dim() == 1,
+                    "pairs need ref_emb, single labels, and no ids, self_index or two_sided");
+    STD_TORCH_CHECK(pairs->dim() == 2 && pairs->size(0) == embeddings.size(0) && pairs->size(1) == ref_emb->size(0) &&
+                        pairs->scalar_type() == ScalarType::Char && pairs->is_contiguous(),
+                    "pairs must be a contiguous int8 matrix of anchors and references");
   }
 
   void check_params(int64_t count) const {
@@ -109,13 +130,16 @@ using PairLossResults = std::tuple<Tensor, Tensor, Tensor>;
 template <PairLossResults (*RUN)(const PairLossArguments&)>
 PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                                    const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
-                                   const std::optional<Tensor>& row_grad, const std::string& loss,
-                                   const std::vector<double>& params, const std::string& distance, bool two_sided,
-                                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
+                                   const std::optional<Tensor>& ids, const std::optional<Tensor>& ref_ids,
+                                   const std::optional<Tensor>& pairs, const std::optional<Tensor>& row_grad,
+                                   const std::string& loss, const std::vector<double>& params,
+                                   const std::string& distance, bool two_sided, const std::string& reduction,
+                                   bool grad_embeddings, bool grad_ref) {
   const Distance scores = distance_named(distance);
   const Reduction reduced = reduction_named(reduction, true);
-  const PairLossArguments arguments{embeddings, ref_emb, labels,    ref_labels, self_index,      row_grad, loss,
-                                    params,     scores,  two_sided, reduced,    grad_embeddings, grad_ref};
+  const PairLossArguments arguments{embeddings, ref_emb, labels,          ref_labels, self_index, ids,
+                                    ref_ids,    pairs,   row_grad,        loss,       params,     scores,
+                                    two_sided,  reduced, grad_embeddings, grad_ref};
   arguments.check();
   return RUN(arguments);
 }

@@ -53,7 +53,8 @@ class GlobalBatchLoss(nn.Module):
 
     Raises:
         TypeError: ``loss`` is not of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
-        ValueError: ``indices_tuple``, ``ref_emb``, ``ref_labels`` or ``exclude_self`` is given, or PCE has no ``lam``.
+        ValueError: ``indices_tuple``, ``ref_emb``, ``ref_labels``, ``exclude_self``, ``pairs`` or ``ref_ids`` is given,
+            or PCE has no ``lam``.
     """
 
     def __init__(self, loss: nn.Module, group: dist.ProcessGroup | None = None):
@@ -151,6 +152,8 @@ class _Ranks:
         self.sizes: list[int] | None = None
 
     def gather(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bool:  # which not every library of collectives takes
+            return self.gather(x.byte()).bool()
         if self.sizes is None:
             sizes = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(self.count)]
             dist.all_gather(sizes, torch.full_like(sizes[0], len(x)), self.group)
@@ -167,12 +170,12 @@ class _Ranks:
         """Rows whose gradient DDP will average."""
         return _Scaled.apply(x, self.count)
 
-    def call(self, loss: nn.Module, args: tuple, **settings) -> Tensor:
-        """``loss(*args)`` with other settings, and gradients of its parameters that are summed over the ranks."""
+    def call(self, loss: nn.Module, args: tuple, kwargs: dict | None = None, **settings) -> Tensor:
+        """``loss(*args, **kwargs)`` with other settings, and gradients of its parameters that are summed over the ranks."""
         loss = copy.copy(loss)
         for name, value in settings.items():
             setattr(loss, name, value)
-        return functional_call(loss, {name: self.whole(p) for name, p in loss.named_parameters()}, args)
+        return functional_call(loss, {name: self.whole(p) for name, p in loss.named_parameters()}, args, kwargs)
 
     def reduced(self, run: Callable[[str], Tensor], reduction: str, count: int | Tensor | None = None) -> Tensor:
         """The loss of the whole batch, ``run(reduction)`` being that of this rank's anchors. ``count``: how many of
@@ -202,19 +205,25 @@ def _pair_loss(
     ref_emb: None = None,
     ref_labels: None = None,
     exclude_self: None = None,
+    *,
+    ids: Tensor | None = None,
+    **unused: None,
 ) -> Tensor:
     given = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels, "exclude_self": exclude_self}
-    for name, value in given.items():
+    for name, value in {**given, **unused}.items():
         if value is not None:
             raise ValueError(
                 f"{name} must be None: the anchors are compared with the rows of all ranks but themselves, "
                 f"got {type(value).__name__}"
             )
-    checks.embeddings_and_labels(embeddings, labels)
+    checks.matrix("embeddings", embeddings)
+    checks.labels_or_sets("labels", labels, "embeddings", embeddings)
+    checks.ids(ids, None, embeddings, None)
     x = ranks.scaled(embeddings)
     # The first references are the anchors themselves.
     args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)
-    return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction)
+    of_ids = {} if ids is None else {"ids": ids, "ref_ids": ranks.gather(ids)}
+    return ranks.reduced(lambda reduction: ranks.call(loss, args, of_ids, reduction=reduction), loss.reduction)
 
 
 def _class_loss(

@@ -50,14 +50,18 @@ struct Batch {
 
   explicit Batch(const PairLossArguments& arguments)
       : args(arguments),
-        x(args.embeddings, &args.labels),
-        y(args.ref_emb ? std::optional<Samples<T>>(std::in_place, *args.ref_emb, &*args.ref_labels) : std::nullopt),
+        x(args.embeddings, single(args.labels)),
+        y(args.ref_emb ? std::optional<Samples<T>>(std::in_place, *args.ref_emb, single(*args.ref_labels))
+                       : std::nullopt),
         row_grad(args.row_grad ? floating_vector<T>(*args.row_grad) : std::vector<T>()) {
     const std::vector<T> center = center_of<T>(args.embeddings, args.distance);
     x.load(args.embeddings, args.distance, center, args.grad_embeddings);
     if (y) y->load(*args.ref_emb, args.distance, center, args.grad_ref);
     find_selves();
   }
+
+  // The relation of the anchors to the references.
+  Relation relation() { return Relation(args, x, references(), self()); }
 
   bool gradients() const { return args.grad_embeddings || args.grad_ref; }
   Samples<T>& references() { return y ? *y : x; }
@@ -86,6 +90,9 @@ struct Batch {
   }
 
  private:
+  // The labels that samples are sorted by.
+  static const Tensor* single(const Tensor& labels) { return labels.dim() == 1 ? &labels : nullptr; }
+
   void find_selves() {
     if (!y) {
       selves.resize(x.n);
@@ -110,9 +117,8 @@ PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   Samples<T>& x = batch.x;
   std::vector<T> weights(x.n);
   for (int64_t i = 0; i < x.n; ++i) weights[i] = T(batch.weight(x, i, Positive, false));
-  const TripletSums sums =
-      sweep_triplets<T>(terms, batch.args.distance.metric, x, batch.references(), Positives(x, batch.references()),
-                        batch.self(), batch.gradients() ? weights.data() : nullptr);
+  const TripletSums sums = sweep_triplets<T>(terms, batch.args.distance.metric, x, batch.references(), batch.relation(),
+                                             batch.self(), batch.gradients() ? weights.data() : nullptr);
   const double loss = sum(sums.losses), count = sum(sums.counts);
   const double share = batch.args.reduction == Reduction::Mean ? 1 / std::max(count, 1.0) : 1;
   if (share != 1) batch.scale_gradients(share);
@@ -126,8 +132,9 @@ template <typename T>
 class PairLoss {
  public:
   PairLoss(const PairKernels<T>& loss, const PairLossArguments& args)
-      : loss_(loss), args_(args), batch_(args), rows_(loss, batch_.x, batch_.references()) {
-    if (batch_.y) other_.emplace(loss, *batch_.y, batch_.x);
+      : loss_(loss), args_(args), batch_(args), rows_(loss, batch_.x, batch_.relation()) {
+    if (!batch_.y) return;
+    other_.emplace(loss, *batch_.y, args.two_sided ? Relation(args, *batch_.y, batch_.x, nullptr, true) : Relation());
   }
 
   PairLossResults run() {
@@ -182,12 +189,7 @@ class PairLoss {
   }
 
   Statistic statistic(const AnchorSide<T>& side, Kind kind, int64_t i) const {
-    const int64_t self = batch_.selves.empty() ? -1 : batch_.selves[i];
-    const int64_t begin = side.positives.begin[i], end = side.positives.end[i], positives = end - begin;
-    const bool among_positives = self >= begin && self < end;
-    const int64_t others = (&side == &rows_ && batch_.y ? *batch_.y : batch_.x).n;
-    const double pairs =
-        kind == Positive ? positives - among_positives : others - positives - (self >= 0 && !among_positives);
+    const double pairs = side.relation.pairs[kind][i];
     const auto& [a, b, c] = side.totals[kind][i].of;
     switch (loss_.pool[kind]) {
       case Pool::Sum:

@@ -10,12 +10,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "cpu/interrupt.h"
 #include "cpu/parallel.h"
+#include "cpu/relation.h"
 #include "cpu/samples.h"
 #include "cpu/simd/kernels.h"
 
@@ -45,13 +47,15 @@ void for_kinds(const F& f) {
 template <typename T>
 struct AnchorSide {
   Samples<T>& samples;
-  const Positives positives;
+  const Relation relation;
   std::vector<Total> totals[2];
   std::vector<T> negatives_lse;
   std::vector<T> factor[2], shift[2], constant[2];
 
-  AnchorSide(const PairKernels<T>& loss, Samples<T>& anchors, const Samples<T>& others)
-      : samples(anchors), positives(anchors, others), negatives_lse(loss.reads_negatives_lse ? anchors.n : 0, T(0)) {
+  AnchorSide(const PairKernels<T>& loss, Samples<T>& anchors, Relation to_others)
+      : samples(anchors),
+        relation(std::move(to_others)),
+        negatives_lse(loss.reads_negatives_lse ? anchors.n : 0, T(0)) {
     for_kinds([&](Kind kind) {
       const double none = loss.pool[kind] == Pool::Sum ? 0 : -std::numeric_limits<double>::infinity();
       totals[kind].assign(samples.n, Total{{none, 0, 0}});
@@ -156,8 +160,8 @@ class PairSweep {
     if (!pass.only_positives) return true;
     const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
     const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
-    // Labels are sorted: the positives of the tile's rows are consecutive ranges.
-    return rows_.positives.begin[first] < end && rows_.positives.end[last] > begin;
+    // Labels are sorted: the ranges of the tile's rows are consecutive.
+    return rows_.relation.begin[first] < end && rows_.relation.end[last] > begin;
   }
 
   // The scores of block row I of a square form a panel of their own.
@@ -248,17 +252,19 @@ class PairSweep {
 
   void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
     const int64_t at_row = I * block_, at_col = J * block_;
-    const ScoreTile<T> tile{
+    ScoreTile<T> tile{
         .scores = scores_at(I, at_col),
         .ld = ld(I),
         .row = s.top + at_row,
         .rows = std::min(block_, s.rows - at_row),
         .col = s.left + at_col,
         .cols = std::min(block_, s.cols - at_col),
-        .pos_begin = rows_.positives.begin.data(),
-        .pos_end = rows_.positives.end.data(),
+        .pos_begin = rows_.relation.begin.data(),
+        .pos_end = rows_.relation.end.data(),
         .self = self_,
     };
+    std::unique_ptr<uint8_t[]> kinds = kinds_of(tile);
+    tile.kinds = kinds.get();
     const bool diagonal = symmetric_ && tile.row == tile.col;
 
     for_kinds([&](Kind kind) {
@@ -279,6 +285,19 @@ class PairSweep {
                    col_sums);
       take_out(tile, close_at(I, J), row_sums, col_sums);
     }
+  }
+
+  // See ScoreTile; null where ranges say it all.
+  std::unique_ptr<uint8_t[]> kinds_of(const ScoreTile<T>& tile) const {
+    const Relation& relation = rows_.relation;
+    int64_t r = 0;
+    while (r < tile.rows && relation.is_range(tile.row + r, tile.col, tile.cols)) ++r;
+    if (r == tile.rows) return nullptr;
+    auto kinds = std::make_unique_for_overwrite<uint8_t[]>(tile.rows * MAX_BLOCK);
+    for (r = 0; r < tile.rows; ++r) {
+      relation.write_kinds(tile.row + r, tile.col, tile.cols, kinds.get() + r * MAX_BLOCK);
+    }
+    return kinds;
   }
 
   // The close pairs of a tile: see is_close.

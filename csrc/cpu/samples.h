@@ -102,20 +102,6 @@ struct Samples {
   }
 };
 
-// The range of each anchor's positives among the other side's samples.
-struct Positives {
-  std::vector<int64_t> begin, end;
-
-  template <typename T>
-  Positives(const Samples<T>& anchors, const Samples<T>& others) : begin(anchors.n), end(anchors.n) {
-    for (int64_t i = 0; i < anchors.n; ++i) {
-      const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
-      begin[i] = stretch.first - others.labels.begin();
-      end[i] = stretch.second - others.labels.begin();
-    }
-  }
-};
-
 // The new origin. Distances do not change when the origin moves, and their squares cancel less near the middle of the
 // samples. Only columns that lie far from zero for their spread are moved: there the subtraction hardly rounds,
 // elsewhere it gains nothing. Empty where nothing is moved.

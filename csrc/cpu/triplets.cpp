@@ -195,7 +195,7 @@ struct TripletSweep {
   const TripletTerms& terms;
   Metric metric;
   Samples<T>&x, &y;
-  const Positives& positives;
+  const Relation& relation;
   const int64_t* self;
   const T* weights;
 
@@ -253,29 +253,54 @@ struct TripletSweep {
     });
   }
 
+  // What the columns are to anchor i, empty where the range of its positives says it.
+  std::vector<uint8_t> kinds_of(int64_t i) const {
+    std::vector<uint8_t> kinds(relation.is_range(i, 0, y.n) ? 0 : y.n);
+    if (!kinds.empty()) relation.write_kinds(i, 0, y.n, kinds.data());
+    return kinds;
+  }
+
   // f(begin, end, place) for the columns [begin, end) of anchor i, negatives before positives, which are packed from
   // `place` on. Returns the numbers of negatives and positives.
   template <typename F>
-  std::pair<int64_t, int64_t> for_columns(int64_t i, const F& f) const {
+  std::pair<int64_t, int64_t> for_columns(int64_t i, const std::vector<uint8_t>& kinds, const F& f) const {
     const int64_t own = self ? self[i] : -1;
     int64_t place = 0;
-    const auto stretch = [&](int64_t begin, int64_t end) {
-      if (begin <= own && own < end) {
-        f(begin, own, place);
-        place += own - begin;
-        begin = own + 1;
-      }
+    const auto add = [&](int64_t begin, int64_t end) {
       f(begin, end, place);
-      return place += end - begin;
+      place += end - begin;
     };
-    stretch(0, positives.begin[i]);
-    const int64_t negatives = stretch(positives.end[i], y.n);
-    return {negatives, stretch(positives.begin[i], positives.end[i]) - negatives};
+    const auto stretch = [&](int64_t begin, int64_t end, Kind kind) {
+      if (!kinds.empty()) {
+        while (begin < end) {
+          const auto last = kinds.begin() + end, first = std::find(kinds.begin() + begin, last, uint8_t(kind));
+          const auto next = std::find_if(first, last, [&](uint8_t k) { return k != kind; });
+          add(first - kinds.begin(), next - kinds.begin());
+          begin = next - kinds.begin();
+        }
+      } else if (begin <= own && own < end) {
+        add(begin, own);
+        add(own + 1, end);
+      } else {
+        add(begin, end);
+      }
+    };
+    const int64_t first = relation.begin[i], last = relation.end[i];
+    if (kinds.empty()) {
+      stretch(0, first, Negative);
+      stretch(last, y.n, Negative);
+    } else {
+      stretch(0, y.n, Negative);
+    }
+    const int64_t negatives = place;
+    stretch(first, last, Positive);
+    return {negatives, place - negatives};
   }
 
   // Replaces the scores of anchor i by the derivatives of its loss, times its weight, by the dot products.
   void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s) {
-    const auto [negatives, positives] = for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
+    const std::vector<uint8_t> kinds = kinds_of(i);
+    const auto [negatives, positives] = for_columns(i, kinds, [&](int64_t begin, int64_t end, int64_t place) {
       T* __restrict d = row.distances() + place - begin;
       for (int64_t j = begin; j < end; ++j) d[j] = -s[j];
     });
@@ -285,7 +310,8 @@ struct TripletSweep {
     if (!weights) return;
     const T factor = -weights[i] * closeness_slope(metric, T(1));
     if (self && self[i] >= 0) s[self[i]] = 0;
-    for_columns(i, [&](int64_t begin, int64_t end, int64_t place) {
+    for (size_t j = 0; j < kinds.size(); ++j) s[j] = kinds[j] == NO_PAIR ? T(0) : s[j];
+    for_columns(i, kinds, [&](int64_t begin, int64_t end, int64_t place) {
       const T* __restrict slopes = row.slopes() + place - begin;
       if (metric == Metric::Euclidean) {
         for (int64_t j = begin; j < end; ++j) s[j] = s[j] == T(0) ? T(0) : factor * slopes[j] / s[j];
@@ -360,21 +386,21 @@ std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
 
 template <typename T>
 TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
-                           const Positives& positives, const int64_t* self, const T* row_weights) {
+                           const Relation& relation, const int64_t* self, const T* row_weights) {
   TripletSweep<T> sweep{.terms = terms,
                         .metric = metric,
                         .x = anchors,
                         .y = references,
-                        .positives = positives,
+                        .relation = relation,
                         .self = self,
                         .weights = row_weights};
   sweep.run();
   return std::move(sweep.sums);
 }
 
-template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&, const Positives&,
+template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&, const Relation&,
                                     const int64_t*, const float*);
-template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<double>&, Samples<double>&, const Positives&,
+template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<double>&, Samples<double>&, const Relation&,
                                     const int64_t*, const double*);
 
 }  // namespace fastpair

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/relation.h"
 #include "cpu/samples.h"
 
 namespace fastpair {
@@ -26,11 +27,11 @@ struct TripletSums {
   std::vector<double> losses, counts;
 };
 
-// Visits the triplets of every anchor, whose negatives are all references but its positives. self[i] is the place of
-// the anchor's own copy among the references, or -1; null: there is none. Unless row_weights is null, the anchors'
+// Visits the triplets of every anchor. self[i] is the place of the anchor's own copy among the references, or -1;
+// null: there is none. Unless row_weights is null, the anchors'
 // gradients, times their weights, are added to those of the samples that have them.
 template <typename T>
 TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
-                           const Positives& positives, const int64_t* self, const T* row_weights);
+                           const Relation& relation, const int64_t* self, const T* row_weights);
 
 }  // namespace fastpair

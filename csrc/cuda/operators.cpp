@@ -152,6 +152,7 @@ void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", pro
 }  // namespace
 
 PairLossResults pair_loss(const PairLossArguments& args) {
+  STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids && !args.pairs, "the CUDA kernels take single labels alone");
   const OnDevice device(args.embeddings);
   PairLossProblem problem;
   int param_count = 0;

@@ -123,36 +123,6 @@ def evaluated(formula: PairFormula) -> Callable[..., tuple]:
     return function(*to_torch.loss(formula), globals())
 
 
-# Scores of the rows that are evaluated at once where a loss has no kernels.
-BLOCK_SCORES = 1 << 22
-
-
-def in_blocks(call: PairLossCall) -> Tensor:
-    """A pair loss by blocks of anchors, each computed again in backward: memory for a block of scores, not for all."""
-    x = call.embeddings
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(accumulate_dtype(x.dtype))
-        y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
-        ref_labels = call.labels if call.ref_labels is None else call.ref_labels
-        columns = torch.arange(len(y), device=x.device)
-        own = columns[: len(x)] if call.ref_emb is None else call.self_index
-        params = [x.new_tensor(value) for value in call.params]
-
-        def block(x: Tensor, y: Tensor, labels: Tensor, own: Tensor | None):
-            positive = labels[:, None] == ref_labels[None, :]
-            pair = torch.ones_like(positive) if own is None else own[:, None] != columns[None, :]
-            s = closeness(x, y, call.distance)
-            return PAIR_LOSSES[call.loss](s, positive & pair, ~positive & pair, *params)
-
-        rows = max(BLOCK_SCORES // max(len(y), 1), 1)
-        splits = [x.split(rows), call.labels.split(rows), (None,) * len(x) if own is None else own.split(rows)]
-        run = partial(checkpoint, use_reentrant=False) if len(splits[0]) > 1 else lambda function, *args: function(*args)
-        made = [run(block, x, y, labels, own) for x, labels, own in zip(*splits)]
-        per_anchor, *parts = zip(*made)
-        totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
-        return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)
-
-
 PAIR_LOSSES = {
     **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
     "triplet": partial(triplet, smooth=False, semihard=False),
@@ -162,16 +132,53 @@ PAIR_LOSSES = {
 }
 
 
+def kinds(call: PairLossCall, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """The masks of the positive and of the negative pairs of some anchors."""
+    if call.pairs is not None:
+        return call.pairs[rows] > 0, call.pairs[rows] < 0
+    labels, ref_labels = call.labels[rows], call.labels if call.ref_labels is None else call.ref_labels
+    if labels.ndim == 1:
+        positive = labels[:, None] == ref_labels[None, :]
+    else:
+        words = zip(labels.unbind(1), ref_labels.unbind(1))
+        positive = sum((own[:, None] & other[None, :]) != 0 for own, other in words) > 0
+    columns = torch.arange(len(ref_labels), device=labels.device)
+    own = columns if call.ref_emb is None else call.self_index
+    pair = torch.ones_like(positive) if own is None else own[rows, None] != columns[None, :]
+    if call.ids is not None:
+        pair = pair & (call.ids[rows, None] != (call.ids if call.ref_ids is None else call.ref_ids)[None, :])
+    return positive & pair, ~positive & pair
+
+
+# Scores of the anchors that are evaluated at once where a loss has no kernels.
+BLOCK_SCORES = 1 << 22
+
+
+def in_blocks(call: PairLossCall) -> Tensor:
+    """A pair loss by blocks of anchors, each computed again in backward: memory for a block of scores, not for all."""
+    x = call.embeddings
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(accumulate_dtype(x.dtype))
+        y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
+        params = [x.new_tensor(value) for value in call.params]
+
+        def block(x: Tensor, y: Tensor, rows: slice):
+            return PAIR_LOSSES[call.loss](closeness(x[rows], y, call.distance), *kinds(call, rows), *params)
+
+        length = max(BLOCK_SCORES // max(len(y), 1), 1)
+        rows = [slice(first, first + length) for first in range(0, max(len(x), 1), length)]
+        run = partial(checkpoint, block, use_reentrant=False) if len(rows) > 1 else block
+        per_anchor, *parts = zip(*(run(x, y, some) for some in rows))
+        totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
+        return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)
+
+
 def pair_loss(call: PairLossCall) -> Tensor:
     x = call.embeddings
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(accumulate_dtype(x.dtype))
         y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
-        positive = call.labels[:, None] == (call.labels if call.ref_labels is None else call.ref_labels)[None, :]
-        columns = torch.arange(len(y), device=x.device)
-        own = columns[: len(x)] if call.ref_emb is None else call.self_index
-        pair = torch.ones_like(positive) if own is None else own[:, None] != columns[None, :]
-        positive, negative = positive & pair, ~positive & pair
+        positive, negative = kinds(call)
         s, formula = closeness(x, y, call.distance), PAIR_LOSSES[call.loss]
         value = reduced_pairs(*formula(s, positive, negative, *call.params), reduction=call.reduction)
         if call.two_sided:

@@ -33,6 +33,9 @@ def {name}_loss(
     *,
 {typed}    indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """{documentation}
@@ -50,6 +53,9 @@ def {name}_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 '''
@@ -78,8 +84,8 @@ from fastpair.losses.pair import check_settings"""
 # The arguments that pair losses share; the names in braces differ from loss to loss.
 ARGUMENTS = """\
 embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-labels: integers (n,). May be None where ``indices_tuple`` is given.
-ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label, or have one in common. May be None where ``indices_tuple`` is given.
+ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors themselves.
 {settings}
 distance: the score of a pair, {distance}.
 reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
@@ -92,13 +98,15 @@ is then plain PyTorch on the listed scores, whose memory grows with the list.
 exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and only when \
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have, are no pair. ``ref_ids`` goes with ``ref_emb``.
 backend: the kernels, see :func:`fastpair.use_backend`.
 """
 REPEATS = "A pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss."
 METRIC = "a metric of :func:`fastpair.functional.pairwise_distance`"
 SIMILARITY = '"cosine" or "dot"'
 SYMBOLS = (
-    "P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a "
+    "P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity or −d for a "
     "distance d."
 )
 ERRORS = "TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value."

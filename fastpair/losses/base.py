@@ -26,7 +26,8 @@ class FunctionLoss(nn.Module):
 
 class PairLoss(FunctionLoss):
     """The base of the pair losses, called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None)``, with the arguments of the functions in :mod:`fastpair.functional`."""
+    ref_labels=None, exclude_self=None, pairs=None, ids=None, ref_ids=None)``, with the arguments of the functions in
+    :mod:`fastpair.functional`."""
 
     def forward(
         self,
@@ -36,6 +37,10 @@ class PairLoss(FunctionLoss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
         exclude_self: bool | Tensor | None = None,
+        *,
+        pairs: Tensor | None = None,
+        ids: Tensor | None = None,
+        ref_ids: Tensor | None = None,
     ) -> Tensor:
         return self._function(
             embeddings,
@@ -44,5 +49,8 @@ class PairLoss(FunctionLoss):
             ref_labels,
             indices_tuple=indices_tuple,
             exclude_self=exclude_self,
+            pairs=pairs,
+            ids=ids,
+            ref_ids=ref_ids,
             **self.settings(),
         )

@@ -31,6 +31,9 @@ def custom_pair_loss(
     reduction: str,
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
     **parameters: float,
 ) -> Tensor:
@@ -45,6 +48,9 @@ def custom_pair_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 

@@ -34,22 +34,27 @@ def contrastive_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Contrastive loss over all pairs.
 
         Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     For a similarity s the signs are flipped, [m₊ − s]₊ and [s − m₋]₊, so that pos_margin 1 and neg_margin 0 are the
     usual choice.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         pos_margin: m₊, in units of the distance, for which it is not negative.
         neg_margin: m₋, in units of the distance, for which it is not negative.
         power: p, 1 or 2.
@@ -67,6 +72,9 @@ def contrastive_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -87,6 +95,9 @@ def contrastive_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -102,19 +113,24 @@ def snca_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Scalable neighbourhood component analysis.
 
         log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         temperature: τ, the paper's σ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
@@ -128,6 +144,9 @@ def snca_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -148,6 +167,9 @@ def snca_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -163,22 +185,27 @@ def nca_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Neighbourhood components analysis.
 
         log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Computed from logarithms of sums: pytorch-metric-learning, whose probabilities underflow, leaves far anchors out
     and is NaN where all are far.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         softmax_scale: σ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
@@ -192,6 +219,9 @@ def nca_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -212,6 +242,9 @@ def nca_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -227,19 +260,24 @@ def supcon_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised contrastive loss.
 
         log Σ_{P∪N} exp(s/τ) − mean_P s/τ
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
@@ -254,6 +292,9 @@ def supcon_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -274,6 +315,9 @@ def supcon_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -289,19 +333,24 @@ def dcl_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Decoupled contrastive loss, whose denominator has no positives.
 
         log Σ_N exp(s/τ) − mean_P s/τ
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
@@ -316,6 +365,9 @@ def dcl_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -336,6 +388,9 @@ def dcl_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -351,21 +406,26 @@ def sincere_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised InfoNCE revisited, each positive against the anchor's negatives.
 
         mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     NTXentLoss is the sum over the positives in place of their mean.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
@@ -379,6 +439,9 @@ def sincere_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -399,6 +462,9 @@ def sincere_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -414,22 +480,27 @@ def ntxent_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
 
         Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Computed from logarithms of sums: pytorch-metric-learning's probabilities underflow for small temperatures, and
     its loss stops at 87.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         temperature: τ, positive.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
@@ -443,6 +514,9 @@ def ntxent_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -464,6 +538,9 @@ def ntxent_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -481,19 +558,24 @@ def multi_similarity_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Multi-similarity loss.
 
         log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         alpha: α, the weight of the positives, positive.
         beta: β, the weight of the negatives, positive.
         base: λ, the similarity, or distance, at which a pair is neither.
@@ -509,6 +591,9 @@ def multi_similarity_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -529,6 +614,9 @@ def multi_similarity_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -545,21 +633,26 @@ def circle_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Circle loss with pairwise labels.
 
         log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     The weights [·]₊ are constants of the gradient.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         m: the margin.
         gamma: γ, the scale, positive.
         distance: the score of a pair, "cosine" or "dot".
@@ -575,6 +668,9 @@ def circle_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -595,6 +691,9 @@ def circle_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )
 
@@ -611,21 +710,26 @@ def generalized_lifted_structure_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Lifted structure loss over all positives and negatives of an anchor.
 
         [log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊
 
-    P are the references of the anchor's class, N the others; s is the closeness of a pair, a similarity or −d for a
-    distance d.
+    P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity
+    or −d for a distance d.
 
     For a similarity the signs are flipped.
 
     Args:
         embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-        labels: integers (n,). May be None where ``indices_tuple`` is given.
-        ref_emb, ref_labels: references (m, d) and (m,), of the embeddings' dtype. Default: the anchors themselves.
+        labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label,
+            or have one in common. May be None where ``indices_tuple`` is given.
+        ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
+            themselves.
         neg_margin: m₋, in units of the distance.
         pos_margin: m₊, in units of the distance.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
@@ -641,6 +745,9 @@ def generalized_lifted_structure_loss(
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
+        pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
+        ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
+            are no pair. ``ref_ids`` goes with ``ref_emb``.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -661,5 +768,8 @@ def generalized_lifted_structure_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
     )

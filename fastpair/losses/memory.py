@@ -30,11 +30,22 @@ class CrossBatchMemory(nn.Module):
         memory_size: how many embeddings are kept, at least as many as a batch has.
         miner: called ``miner(embeddings, labels, ref_emb, ref_labels)``, returns the indices_tuple of a batch and the
             memory, from which pairs of a sample with its own copy are dropped.
+        label_sets: L, where samples have sets of labels, boolean (n, L); by default they have one each.
+        keep_ids: whether batches come with ids, which the memory keeps: samples with equal ids are no pair.
 
     Source: Wang et al., CVPR 2020 (arXiv 1912.06798).
     """
 
-    def __init__(self, loss: nn.Module, embedding_size: int, memory_size: int = 1024, miner: Callable | None = None):
+    def __init__(
+        self,
+        loss: nn.Module,
+        embedding_size: int,
+        memory_size: int = 1024,
+        miner: Callable | None = None,
+        *,
+        label_sets: int | None = None,
+        keep_ids: bool = False,
+    ):
         super().__init__()
         options.at_least("embedding_size", embedding_size, 1)
         options.at_least("memory_size", memory_size, 1)
@@ -48,13 +59,21 @@ class CrossBatchMemory(nn.Module):
         self.loss = loss
         self.miner = miner
         self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size, dtype=torch.float32))
-        self.register_buffer("label_memory", torch.zeros(memory_size, dtype=torch.int64))
+        if label_sets is None:
+            label_memory = torch.zeros(memory_size, dtype=torch.int64)
+        else:
+            options.at_least("label_sets", label_sets, 1)
+            label_memory = torch.zeros(memory_size, label_sets, dtype=torch.bool)
+        self.register_buffer("label_memory", label_memory)
+        self.register_buffer("id_memory", torch.zeros(memory_size, dtype=torch.int64) if keep_ids else None)
         self.reset_queue()
 
     def reset_queue(self) -> None:
         """Forget everything."""
         self.embedding_memory.zero_()
         self.label_memory.zero_()
+        if self.id_memory is not None:
+            self.id_memory.zero_()
         self.queue_idx = 0
         self.filled = 0
 
@@ -70,55 +89,75 @@ class CrossBatchMemory(nn.Module):
         labels: Tensor,
         indices_tuple: tuple[Tensor, ...] | None = None,
         enqueue_mask: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """Enqueue a batch and return its loss.
 
         Args:
-            embeddings, labels: (n, d) and (n,).
+            embeddings, labels: (n, d) and (n,), or (n, label_sets).
             indices_tuple: pairs or triplets within the batch, row numbers of ``embeddings`` on both sides, that count
                 in addition to those with the memory.
             enqueue_mask: booleans (n,). The samples where it is true are enqueued but are no anchors; the others are
                 anchors but are not enqueued. Default: all samples are both.
+            ids: integers (n,), where the memory keeps ids: samples with equal ids are no pair.
         """
-        checks.embeddings_and_labels(embeddings, labels)
+        checks.matrix("embeddings", embeddings)
+        checks.labels_or_sets("labels", labels, "embeddings", embeddings)
+        checks.ids(ids, None, embeddings, None)
+        if labels.shape[1:] != self.label_memory.shape[1:]:
+            expected = f"sets of label_sets = {self.label_memory.shape[1]} labels" if self.label_memory.ndim == 2 else "(n,)"
+            raise ValueError(f"labels must be {expected}, got {labels.dtype} {tuple(labels.shape)}")
+        if (ids is None) != (self.id_memory is None):
+            raise ValueError(
+                f"ids must be given if and only if keep_ids is true, got {type(ids).__name__} with keep_ids = "
+                f"{self.id_memory is not None}"
+            )
+        if ids is not None and not (self.miner is None and indices_tuple is None):
+            raise ValueError("ids must be None where a miner or indices_tuple lists the pairs, got Tensor")
         memory_size, d = self.embedding_memory.shape
         if embeddings.shape[1] != d:
             raise ValueError(f"embeddings must have embedding_size = {d} columns, got {embeddings.shape[1]}")
         if enqueue_mask is None:
-            queued, queued_labels = embeddings, labels
+            queued, queued_labels, queued_ids = embeddings, labels, ids
         else:
             if indices_tuple is not None:
                 raise ValueError("indices_tuple must be None where enqueue_mask is given, got both")
             checks.tensor("enqueue_mask", enqueue_mask, "a tensor of booleans")
-            if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape:
+            if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape[:1]:
                 raise ValueError(
-                    f"enqueue_mask must be booleans of shape {tuple(labels.shape)}, got {enqueue_mask.dtype} "
+                    f"enqueue_mask must be booleans of shape {tuple(labels.shape[:1])}, got {enqueue_mask.dtype} "
                     f"{tuple(enqueue_mask.shape)}"
                 )
             queued, queued_labels = embeddings[enqueue_mask], labels[enqueue_mask]
             embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
+            if ids is not None:
+                queued_ids, ids = ids[enqueue_mask], ids[~enqueue_mask]
         if len(queued) > memory_size:
             raise ValueError(f"embeddings must have at most memory_size = {memory_size} rows, got {len(queued)}")
         if indices_tuple is not None:
             checks.indices_tuple(indices_tuple, embeddings, embeddings)
 
-        places = self._enqueue(queued, queued_labels)
+        places = self._enqueue(queued, queued_labels, queued_ids)
         ref_emb = self.embedding_memory[: self.filled].to(embeddings.dtype)
         ref_labels = self.label_memory[: self.filled]
-        own = places if enqueue_mask is None else torch.full_like(labels, -1, dtype=torch.int64)
+        own = places if enqueue_mask is None else torch.full((len(labels),), -1, device=labels.device)
         if self.miner is None and indices_tuple is None:
-            return self.loss(embeddings, labels, None, ref_emb, ref_labels, own)
+            of_ids = {} if ids is None else {"ids": ids, "ref_ids": self.id_memory[: self.filled]}
+            return self.loss(embeddings, labels, None, ref_emb, ref_labels, own, **of_ids)
         pairs = self._pairs(embeddings, labels, ref_emb, ref_labels, own)
         if indices_tuple is not None:
             pairs = _joined(pairs, indices_tuple, places)
         return self.loss(embeddings, labels, pairs, ref_emb, ref_labels)
 
     @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def _enqueue(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> Tensor:
         n, memory_size = len(embeddings), len(self.embedding_memory)
         places = torch.arange(self.queue_idx, self.queue_idx + n, device=embeddings.device) % memory_size
         self.embedding_memory[places] = embeddings.to(self.embedding_memory.dtype)
         self.label_memory[places] = labels.to(self.label_memory.dtype)
+        if ids is not None:
+            self.id_memory[places] = ids.to(self.id_memory.dtype)
         self.queue_idx = (self.queue_idx + n) % memory_size
         self.filled = min(self.filled + n, memory_size)
         return places
@@ -130,7 +169,10 @@ class CrossBatchMemory(nn.Module):
         if self.miner is not None:
             anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
         else:
-            same = labels[:, None] == ref_labels[None, :]
+            if labels.ndim == 1:
+                same = labels[:, None] == ref_labels[None, :]
+            else:
+                same = labels.float() @ ref_labels.float().T > 0
             (anchor, positive), negatives = same.nonzero(as_tuple=True), (~same).nonzero(as_tuple=True)
         another = own[anchor] != positive
         if len(negatives) == 1:  # triplets

@@ -53,13 +53,14 @@ def pair_loss(
     distance: str,
     reduction: str,
     indices_tuple: tuple[Tensor, ...] | None,
-    exclude_self: bool | Tensor | None,
     backend: str | None,
     swap: bool = False,
+    **of_pairs: bool | Tensor | None,
 ) -> Tensor:
-    """A formula evaluated over the pairs that labels or lists define."""
+    """A formula evaluated over the pairs that labels or lists define. ``of_pairs``: the further arguments of
+    ``relation``."""
     if indices_tuple is not None:
-        checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, exclude_self)
+        checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, **of_pairs)
         settings = {"distance": distance, "reduction": reduction, "backend": backend, "swap": swap}
         return mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings)
     return ops.pair_loss(
@@ -72,5 +73,5 @@ def pair_loss(
         distance=distance,
         reduction=reduction,
         backend=backend,
-        exclude_self=exclude_self,
+        **of_pairs,
     )

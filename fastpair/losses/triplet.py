@@ -46,6 +46,9 @@ def triplet_margin_loss(
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     options.check(
@@ -69,6 +72,9 @@ def triplet_margin_loss(
         reduction=reduction,
         indices_tuple=indices_tuple,
         exclude_self=exclude_self,
+        pairs=pairs,
+        ids=ids,
+        ref_ids=ref_ids,
         backend=backend,
         swap=swap,
     )

@@ -41,6 +41,20 @@ def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     same_device(name, value, of, owner)
 
 
+def labels_or_sets(name: str, value: Tensor, of: str, owner: Tensor) -> None:
+    """Integers (n,), or sets of labels as a boolean matrix (n, L)."""
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        tensor(name, value)
+        if value.ndim != 2 or value.shape[0] != owner.shape[0]:
+            raise ValueError(
+                f"{name}, sets of labels as they are boolean, must have shape ({owner.shape[0]}, L), a row for each of "
+                f"{of}, got {tuple(value.shape)}"
+            )
+        same_device(name, value, of, owner)
+    else:
+        class_labels(name, value, of, owner)
+
+
 def class_range(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or len(labels) == 0:
         return  # reading the values would wait for the device
@@ -109,21 +123,22 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
                 raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
 
 
-def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, exclude_self) -> None:
-    """Arguments that are unused where pairs are listed, but must be valid all the same."""
+def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, **others) -> None:
+    """Arguments that are unused where pairs are listed, but must be valid all the same; ``others`` must be None."""
     matrix("embeddings", embeddings)
     if labels is not None:
-        class_labels("labels", labels, "embeddings", embeddings)
+        labels_or_sets("labels", labels, "embeddings", embeddings)
     if ref_labels is not None:
         if ref_emb is None:
             raise ValueError("ref_emb must be given with ref_labels, got None")
         matrix("ref_emb", ref_emb)
-        class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
-    if exclude_self is not None:
-        raise ValueError(
-            "exclude_self must be None where indices_tuple lists the pairs, which leaves out what is not listed, "
-            f"got {type(exclude_self).__name__}"
-        )
+        labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be None where indices_tuple lists the pairs, which leaves out what is not listed, "
+                f"got {type(value).__name__}"
+            )
 
 
 def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
@@ -150,7 +165,7 @@ def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:
         )
 
 
-def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
+def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None, labels: Tensor) -> None:
     if ref_emb is None and ref_labels is None:
         return
     if ref_labels is None:
@@ -158,7 +173,45 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
     if ref_emb is None:
         raise ValueError("ref_emb must be given with ref_labels, got None")
     like("ref_emb", ref_emb, "embeddings", embeddings)
-    class_labels("ref_labels", ref_labels, "ref_emb", ref_emb)
+    labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
+    if ref_labels.shape[1:] != labels.shape[1:]:
+        expected = f"sets of {labels.shape[1]} labels" if labels.ndim == 2 else "one integer a row"
+        raise ValueError(f"ref_labels must be like labels, {expected}, got {ref_labels.dtype} {tuple(ref_labels.shape)}")
+
+
+def pairs(
+    value: Tensor, embeddings: Tensor, ref_emb: Tensor | None, labels: Tensor | None, ref_labels: Tensor | None
+) -> None:
+    """A matrix (n, m) of 1 for positive pairs, -1 for negative ones and 0, in place of labels."""
+    for name, unused in (("labels", labels), ("ref_labels", ref_labels)):
+        if unused is not None:
+            raise ValueError(f"{name} must be None where pairs says which pairs there are, got {type(unused).__name__}")
+    if ref_emb is not None:
+        like("ref_emb", ref_emb, "embeddings", embeddings)
+    tensor("pairs", value, "a tensor of integers")
+    if value.dtype not in INTEGER or value.dtype == torch.uint8:
+        raise TypeError(f"pairs must have a signed integer dtype, got {value.dtype}")
+    shape = len(embeddings), len(embeddings if ref_emb is None else ref_emb)
+    if value.shape != shape:
+        raise ValueError(f"pairs must have shape {shape}, anchors and references, got {tuple(value.shape)}")
+    same_device("pairs", value, "embeddings", embeddings)
+    on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    low, high = (int(v) for v in value.aminmax()) if on_cpu and value.numel() else (-1, 1)
+    if low < -1 or high > 1:
+        raise ValueError(f"pairs must hold 1 (positive), -1 (negative) and 0 (none), got values from {low} to {high}")
+
+
+def ids(value: Tensor | None, of_references: Tensor | None, embeddings: Tensor, ref_emb: Tensor | None) -> None:
+    if value is not None:
+        class_labels("ids", value, "embeddings", embeddings)
+    elif of_references is not None:
+        raise ValueError(f"ids must be given with ref_ids, got None and {type(of_references).__name__}")
+    if of_references is not None:
+        if ref_emb is None:
+            raise ValueError("ref_emb must be given with ref_ids, got None")
+        class_labels("ref_ids", of_references, "ref_emb", ref_emb)
+    elif value is not None and ref_emb is not None and ref_emb is not embeddings:
+        raise ValueError("ref_ids must be given with ids and ref_emb, got None")
 
 
 def probabilities(value: Tensor, embeddings: Tensor) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
 from fastpair.formulas.pair_losses import ADDED
-from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
+from fastpair.ops.relation import relation
 
 # On a GPU a score matrix of up to this many elements is held whole, as the launches for visiting it in parts would cost
 # the host more: see benchmarks/PREDICTIONS.md.
@@ -32,29 +31,29 @@ def pair_loss(
     loss: str,
     params: list[float],
     embeddings: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
     *,
     distance: str,
     reduction: str,
     backend: str | None = None,
-    exclude_self: bool | Tensor | None = None,
     two_sided: bool = False,
+    **of_pairs: bool | Tensor | None,
 ) -> Tensor:
-    """``loss`` and ``params``: see ``PairLossCall``. ``exclude_self`` None: True if the references are the embeddings
-    themselves."""
-    checks.embeddings_and_labels(embeddings, labels)
-    checks.references(embeddings, ref_emb, ref_labels)
-    ref_emb, ref_labels, self_index = _references(embeddings, labels, ref_emb, ref_labels, exclude_self)
+    """``loss`` and ``params``: see ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
+    given = relation(embeddings, labels, ref_emb, ref_labels, **of_pairs)
     settings = (loss, params, distance, two_sided, reduction)
-    tensors = (embeddings, ref_emb, labels, ref_labels, self_index)
+    tensors = (embeddings, *given)
+    lacking = ()
+    if loss in TRIPLETS or loss in ADDED or not given.by_labels:
+        lacking = ("cuda", "triton") if loss in TRIPLETS and not given.by_labels else ("cuda",)
     backend = choose_backend(
         embeddings.device.type,
         backend,
         embeddings.dtype,
-        lacking=("cuda",) if loss in TRIPLETS or loss in ADDED else (),
-        large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
+        lacking=lacking,
+        large=is_large(embeddings, embeddings if given.ref_emb is None else given.ref_emb),
     )
     if backend == "cpu" and loss in ADDED and not added.compiled(loss):
         backend = "reference"
@@ -62,32 +61,3 @@ def pair_loss(
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
         return evaluate(PairLossCall(*tensors, None, *settings, False, False))
     return fused_loss("pair_loss", backend, tensors, settings)
-
-
-def _references(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-    exclude_self: bool | Tensor | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The references, their labels and each anchor's own row among them; all None for the batch's own pairs."""
-    if exclude_self is None:
-        exclude_self = ref_emb is None or ref_emb is embeddings
-    if isinstance(exclude_self, bool):
-        if ref_emb is None or ref_emb is embeddings:
-            if exclude_self and (ref_labels is None or ref_labels is labels):
-                return None, None, None
-            ref_emb, ref_labels = embeddings, labels if ref_labels is None else ref_labels
-        if not exclude_self:
-            return ref_emb, ref_labels, None
-        if ref_emb.shape[0] < embeddings.shape[0]:
-            raise ValueError(
-                "exclude_self=True says that the first rows of ref_emb are the embeddings, but it has "
-                f"{len(ref_emb)} rows for {len(embeddings)} embeddings"
-            )
-        return ref_emb, ref_labels, torch.arange(embeddings.shape[0], device=embeddings.device)
-    if ref_emb is None:
-        raise ValueError("exclude_self must be True, False or None without ref_emb, got a tensor")
-    checks.self_index(embeddings, ref_emb, exclude_self)
-    return ref_emb, ref_labels, exclude_self

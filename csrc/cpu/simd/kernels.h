@@ -12,9 +12,12 @@ namespace fastpair {
 // The most rows and columns of a tile: it stays in the second-level cache while it is worked on.
 constexpr int64_t MAX_BLOCK = 256;
 
+constexpr uint8_t NO_PAIR = 2;  // beside the values of Kind
+
 // A tile of the score matrix. `row` and `col` are its place in the matrix; references are sorted by label, so that the
 // positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], if `self` is not null, is the same
-// sample as row i and makes no pair with it.
+// sample as row i and makes no pair with it. Where that does not say it all, `kinds` does, in rows of MAX_BLOCK: each
+// column is a Kind or NO_PAIR, and the positives are among [pos_begin[i], pos_end[i]).
 template <typename T>
 struct ScoreTile {
   T* scores;
@@ -22,6 +25,7 @@ struct ScoreTile {
   int64_t row, rows, col, cols;
   const int64_t *pos_begin, *pos_end;
   const int64_t* self;
+  const uint8_t* kinds = nullptr;
 };
 
 // The contribution of a tile to the statistics of its rows, or of its columns, by kind:

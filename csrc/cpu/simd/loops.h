@@ -32,7 +32,12 @@ FASTPAIR_INLINE void row_pairs(const ScoreTile<T>& tile, int64_t r, const F& f) 
   const int64_t i = tile.row + r, self = tile.self ? tile.self[i] - tile.col : -1;
   const int64_t pos_begin = clip(tile.pos_begin[i] - tile.col, tile.cols);
   const int64_t pos_end = clip(tile.pos_end[i] - tile.col, tile.cols);
-  if (KIND == Positive) {
+  if (tile.kinds) {
+    const int64_t begin = KIND == Positive ? pos_begin : 0, end = KIND == Positive ? pos_end : tile.cols;
+    const auto has = [kinds = tile.kinds + r * MAX_BLOCK + begin](Count<T> k)
+                         __attribute__((always_inline)) { return kinds[k] == KIND; };
+    f(begin, Count<T>(end - begin), has);
+  } else if (KIND == Positive) {
     const auto all = [](Count<T>) __attribute__((always_inline)) { return true; };
     const bool among = self >= pos_begin && self < pos_end;
     const int64_t begin = among ? self + 1 : pos_begin;
@@ -279,7 +284,12 @@ void slopes_of(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>& r
     write_slopes<Negative, false, M>(tile, terms, rows, cols, row_sums, col_sums);
     write_slopes<Positive, false, M>(tile, terms, rows, cols, row_sums, col_sums);
   }
-  if (tile.self == nullptr) return;
+  for (int64_t r = 0; tile.kinds && r < tile.rows; ++r) {
+    const uint8_t* kinds = tile.kinds + r * MAX_BLOCK;
+    T* __restrict s = tile.scores + r * tile.ld;
+    for (Count<T> k = 0; k < Count<T>(tile.cols); ++k) s[k] = kinds[k] == NO_PAIR ? T(0) : s[k];
+  }
+  if (tile.kinds || tile.self == nullptr) return;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t self = tile.self[tile.row + r] - tile.col;
     if (self >= 0 && self < tile.cols) tile.scores[r * tile.ld + self] = 0;

@@ -34,8 +34,9 @@ def whole(length: int, block: int) -> int:
 
 
 def roomy(x: Tensor) -> Tensor:
-    """``x`` (n,), or a copy of it with room at the end, so that whole tiles can be read."""
-    return torch.nn.functional.pad(x, (0, whole(len(x), ROOM) - len(x))) if len(x) % ROOM else x
+    """``x`` (..., n), or a copy of it with room at the end of each row, so that whole tiles can be read."""
+    n = x.shape[-1]
+    return torch.nn.functional.pad(x, (0, whole(n, ROOM) - n)) if n % ROOM else x
 
 
 @dataclass(frozen=True)

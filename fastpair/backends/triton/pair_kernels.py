@@ -59,31 +59,40 @@ class AnchorResults(NamedTuple):
 
 
 @triton.jit
-def same_classes(x, y, rows, cols):
-    return tl.load(x.labels + rows.index)[:, None] == tl.load(y.labels + cols.index)[None, :]
-
-
-@triton.jit
-def all_pairs(rows, cols, self_index, SELF: tl.constexpr):
-    """Which elements of a tile are pairs at all."""
+def related(x, y, rows, cols, links, SELF: tl.constexpr):
+    """Which elements of a tile are pairs at all, and which of those that are would be positive."""
     inside = rows.index < rows.end
     pair = inside[:, None] & (cols.index < cols.end)[None, :]
+    if links.pairs is not None:
+        at = links.pairs + rows.index.to(tl.int64)[:, None] * links.ld + cols.index[None, :]
+        kind = tl.load(at, mask=pair, other=0)
+        pair &= kind != 0
+        same = kind > 0
+    elif x.sets is not None:
+        same = tl.zeros(pair.shape, tl.int1)
+        for word in range(x.words):
+            own, others = tl.load(x.sets + word * x.room + rows.index), tl.load(y.sets + word * y.room + cols.index)
+            same |= (own[:, None] & others[None, :]) != 0
+    else:
+        same = tl.load(x.labels + rows.index)[:, None] == tl.load(y.labels + cols.index)[None, :]
+    if x.ids is not None:
+        pair &= tl.load(x.ids + rows.index)[:, None] != tl.load(y.ids + cols.index)[None, :]
     if SELF == SAME_INDEX:
         pair &= rows.index[:, None] != cols.index[None, :]
     if SELF == LISTED_SELF:
-        own = tl.load(self_index + rows.index, mask=inside, other=-1)
-        pair &= own[:, None] != cols.index[None, :]
-    return pair
+        own_col = tl.load(links.self_index + rows.index, mask=inside, other=-1)
+        pair &= own_col[:, None] != cols.index[None, :]
+    return pair, same
 
 
 @triton.jit
-def has_others(rows, cols, SELF: tl.constexpr):
+def has_others(x, rows, cols, links, SELF: tl.constexpr):
     """Whether a tile may have elements that are no pairs."""
     rows_end, cols_end = rows.first + rows.index.shape[0], cols.first + cols.index.shape[0]
     out = (rows_end > rows.end) | (cols_end > cols.end)
     if SELF == SAME_INDEX:
         out |= (rows.first < cols_end) & (cols.first < rows_end)
-    if SELF == LISTED_SELF:
+    if SELF == LISTED_SELF or x.ids is not None or links.pairs is not None:
         out |= True
     return out
 
@@ -197,7 +206,7 @@ def take_in(at, room, first, second, again, POOL: tl.constexpr):
 def statistics_kernel(
     x,
     y,
-    self_index,
+    links,
     products,
     partial,
     again,
@@ -236,8 +245,7 @@ def statistics_kernel(
     begin = left + split * aligned(span)
     for start in range(begin, tl.minimum(begin + span, right), BLOCK_N):
         cols = stretch(y, start, left, right, BLOCK_N)
-        same = same_classes(x, y, rows, cols)
-        pair = all_pairs(rows, cols, self_index, SELF)
+        pair, same = related(x, y, rows, cols, links, SELF)
         made = tile_products(products, x, y, rows, cols, DEPTH)
         s, _close = closeness(made, x, y, rows, cols, pair, METRIC)
         u, _du, v, _dv, by_negatives_lse = TERMS(s, of_anchor, *parameters)
@@ -262,7 +270,7 @@ def statistics_kernel(
             # The comparisons are always true: they make pairs be counted in the registers of the closenesses, where
             # rows are summed in a few steps.
             count = tl.where((s <= float("inf")) | (s != s), 1.0, 0.0)
-            if has_others(rows, cols, SELF):
+            if has_others(x, rows, cols, links, SELF):
                 terms, part = tl.where(pair, terms, 0.0), tl.where(pair, part, 0.0)
                 thirds = tl.where(pair, thirds, 0.0)
                 pairs = tl.sum(tl.where(same & pair, count, 0.0), 1)
@@ -337,6 +345,7 @@ def anchor_kernel(
     slots,
     room,
     self_index,
+    non_pairs,
     row_grad,
     out,
     n,
@@ -347,7 +356,8 @@ def anchor_kernel(
     SELF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Computes ``out``, an AnchorResults, from the statistics of the anchors."""
+    """Computes ``out``, an AnchorResults, from the statistics of the anchors. ``non_pairs``: with how many of the m
+    references an anchor makes no pair, unless that is only itself."""
     POSITIVES: tl.constexpr = POOLS.positives
     NEGATIVES: tl.constexpr = POOLS.negatives
     pid = tl.program_id(0)
@@ -356,13 +366,15 @@ def anchor_kernel(
     pos_first, pos_second = over_slots(partial, slots, room, rows, POSITIVES)
     pos_third, pos_pairs = over_slots(partial + 2 * room, slots, room, rows, SUM)
     neg_first, neg_second = over_slots(partial + 4 * room, slots, room, rows, NEGATIVES)
-    selves = tl.zeros(rows.shape, tl.float64)
-    if SELF == SAME_INDEX:
-        selves += 1
-    if SELF == LISTED_SELF:
-        selves += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
+    others = tl.zeros(rows.shape, tl.float64)
+    if non_pairs is not None:
+        others += tl.load(non_pairs + rows, mask=inside, other=0).to(tl.float64)
+    elif SELF == SAME_INDEX:
+        others += 1
+    elif SELF == LISTED_SELF:
+        others += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
     pos = statistic(pos_pairs, pos_first, pos_second, pos_third, POSITIVES)
-    neg = statistic(m - pos_pairs - selves, neg_first, neg_second, neg_second, NEGATIVES)
+    neg = statistic(m - pos_pairs - others, neg_first, neg_second, neg_second, NEGATIVES)
 
     loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, *parameters)
     tl.store(out.losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
@@ -481,7 +493,7 @@ def add_totals(totals, terms, positive, visits):
 def slopes_kernel(
     x,
     y,
-    self_index,
+    links,
     products,
     out,
     totals,
@@ -517,8 +529,7 @@ def slopes_kernel(
         if first_col < first_row:
             return
     rows, cols = stretch(x, first_row, top, bottom, BLOCK_M), stretch(y, first_col, left, right, BLOCK_N)
-    positive = same_classes(x, y, rows, cols)
-    pair = all_pairs(rows, cols, self_index, SELF)
+    pair, positive = related(x, y, rows, cols, links, SELF)
     if DEPTH == 0:
         positive &= pair
     made = tile_products(products, x, y, rows, cols, DEPTH)
@@ -528,7 +539,7 @@ def slopes_kernel(
     terms, part = bounded_terms(u, v, positive, POOLS)
     mixed = True
     if DEPTH > 0:
-        mixed = has_others(rows, cols, SELF)
+        mixed = has_others(x, rows, cols, links, SELF)
     if totals is not None:
         if mixed:
             terms = tl.where(pair, terms, 0.0)

@@ -22,7 +22,7 @@ from fastpair.backends.triton import pair_kernels as kernels
 from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, whole
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Side, sides
 from fastpair.backends.triton.terms import SUM, Loss, loss_of
-from fastpair.backends.triton.tiles import SlopeArguments
+from fastpair.backends.triton.tiles import Links, SlopeArguments
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
 from fastpair.formulas.formula import s
@@ -50,7 +50,8 @@ def can_make(x: Tensor, metric: Metric) -> bool:
 class PairSweep(Pairs):
     """Passes over all pairs for the statistics and the slopes of one loss."""
 
-    def __init__(self, x: Side, y: Side, self_index: Tensor | None, loss: Loss, params: list[float], metric: Metric):
+    def __init__(self, x: Side, y: Side, call: PairLossCall, loss: Loss, metric: Metric):
+        params, self_index, pairs = call.params, call.self_index, call.pairs
         rows, longest = x.rows.x, max(len(x), len(y))
         making = can_make(rows, metric) and loss.bounded(params, metric, longest)
         statistics_tile, tile = making_tiles_for(rows, loss.simple) if making else (None, None)
@@ -58,7 +59,9 @@ class PairSweep(Pairs):
         self.statistics_tile = statistics_tile or self.tile
         self.loss = loss
         self.parameters = tuple(params) or (0.0,)
-        self.self_index = None if self_index is None else self_index.int().contiguous()
+        self_index = None if self_index is None else self_index.int().contiguous()
+        self.links = Links(self_index, pairs, None if pairs is None else pairs.stride(0))
+        self.non_pairs = dict(zip((y, x), reversed(non_pairs(call))))
         self.self_kind = kernels.SAME_INDEX.value if y is x else kernels.NO_SELF.value
         if self_index is not None:
             self.self_kind = kernels.LISTED_SELF.value
@@ -99,7 +102,7 @@ class PairSweep(Pairs):
             kernels.statistics_kernel[(rectangle.tiles(tile)[0], ceil_div(rectangle.shape[1], span))](
                 rows.arguments(negatives_lse=negatives_lse),
                 cols.arguments(),
-                self.self_index,
+                self.links,
                 self.dot_products(rows, cols, rectangle),
                 partial,
                 int(rectangle.left > 0),
@@ -140,7 +143,8 @@ class PairSweep(Pairs):
             partial,
             len(partial),
             rows.room,
-            self.self_index,
+            self.links.self_index,
+            self.non_pairs[rows],
             row_grad,
             results,
             n,
@@ -181,7 +185,7 @@ class PairSweep(Pairs):
             kernels.slopes_kernel[(count,)](
                 x.arguments(**x_anchors._asdict()),
                 y.arguments(**y_anchors._asdict() if both else {}),
-                self.self_index,
+                self.links,
                 products,
                 SlopeArguments() if slopes is None else slopes.arguments(),
                 sums,
@@ -248,14 +252,34 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     if call.loss in TRIPLET_LOSSES:
         return triplet_loss(call)
     metric, loss = METRICS[call.distance], loss_of(FORMULAS.get(call.loss) or ADDED[call.loss])
-    labels = call.labels, call.ref_labels
-    x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, labels)
-    sweep = PairSweep(x, y, call.self_index, loss, call.params, metric)
+    of_pairs = (call.labels, call.ref_labels), (call.ids, call.ref_ids)
+    x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, *of_pairs)
+    sweep = PairSweep(x, y, call, loss, metric)
     some = len(x) > 0 and len(y) > 0
     # The totals of one sweep hold no losses of single anchors, no number of counted anchors and no second side.
     one_sweep = some and loss.is_sum and call.reduction in ("mean", "sum") and not call.two_sided
     value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
     return value, x.finished(), y.finished() if y is not x else x.new(0)
+
+
+def non_pairs(call: PairLossCall) -> tuple[Tensor | None, Tensor | None]:
+    """With how many of the other side's samples each anchor, or each reference, makes no pair. None where that is only
+    the sample itself."""
+    if call.pairs is not None:
+        return (call.pairs == 0).sum(1), None
+    if call.ids is None:
+        return None, None
+    own, other = call.ids, call.ids if call.ref_ids is None else call.ref_ids
+
+    def equal(ids: Tensor, others: Tensor) -> Tensor:
+        others = others.sort().values
+        return torch.searchsorted(others, ids, right=True) - torch.searchsorted(others, ids)
+
+    of_anchors = equal(own, other)
+    if call.self_index is not None and len(other):
+        index = call.self_index.long()
+        of_anchors += (index >= 0) & (other[index.clamp(min=0)] != own)
+    return of_anchors, equal(other, own)
 
 
 def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:

@@ -26,11 +26,13 @@ HEIGHT, WIDTH = 2048, 4096
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The rows of one side, their labels, and, where a gradient is wanted, the sums that it is made of. ``factor``
+    """The rows of one side, their labels, or sets of them, and ids as kernels read them, and, where a gradient is wanted, the sums that it is made of. ``factor``
     multiplies slopes by the rows, if either side wants a gradient."""
 
     rows: Rows
     labels: Tensor | None
+    sets: Tensor | None
+    ids: Tensor | None
     gradient: Tensor | None
     slope_sums: Tensor | None
     factor: Factor | None
@@ -47,8 +49,9 @@ class Side:
         return whole(len(self), ROOM)
 
     def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
-        rows = self.rows
-        return SideArguments(rows.x, rows.x.shape[1], self.labels, rows.norm, rows.scale, self.room, **of_anchors)
+        rows, words = self.rows, None if self.sets is None else len(self.sets)
+        own = (rows.x, rows.x.shape[1], self.labels, rows.norm, rows.scale, self.room, self.sets, words, self.ids)
+        return SideArguments(*own, **of_anchors)
 
     def finished(self) -> Tensor:
         """The gradient with respect to the tensor that the rows came from, empty where it is not wanted."""
@@ -62,30 +65,34 @@ def sides(
     grad_x: bool = False,
     grad_y: bool = False,
     labels: tuple[Tensor | None, Tensor | None] = (None, None),
+    ids: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Side, Side]:
-    """Both sides of a call, which are the same object if y is not given."""
+    """Both sides of a call, which are the same object if y is not given. ``labels``, ``ids``: see ``PairLossCall``."""
     distances = metric.kind != "dot"
     # The squared norms of unit vectors are constant.
     with_norms = distances and not metric.unit
     if with_norms and x.dtype == torch.float32 and len(x):
         x, y = centered(x, y)
 
-    def side(x: Tensor, labels: Tensor | None, wanted: bool) -> Side:
+    def side(x: Tensor, labels: Tensor | None, ids: Tensor | None, wanted: bool) -> Side:
         rows = Rows(x, metric.unit, distances)
+        single = labels is not None and labels.ndim == 1
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float32, device=x.device)
 
         return Side(
             rows,
-            None if labels is None else roomy(labels.long().contiguous()),
+            roomy(labels.long().contiguous()) if single else None,
+            None if single or labels is None else roomy(labels.T.contiguous()),
+            None if ids is None else roomy(ids.long().contiguous()),
             zeros(*x.shape) if wanted else None,
             zeros(len(x)) if wanted and with_norms else None,
             Factor(rows.x, with_norms) if grad_x or grad_y else None,
         )
 
-    first = side(x, labels[0], grad_x)
-    return first, first if y is None else side(y, labels[1], grad_y)
+    first = side(x, labels[0], ids[0], grad_x)
+    return first, first if y is None else side(y, labels[1], ids[1], grad_y)
 
 
 class Slopes(NamedTuple):

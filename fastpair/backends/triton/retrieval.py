@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastpair.backends.triton.pair_kernels import NO_SELF, SAME_INDEX, all_pairs, same_classes
+from fastpair.backends.triton.pair_kernels import NO_SELF, SAME_INDEX, related
 from fastpair.backends.triton.pairs import Pairs, sides
-from fastpair.backends.triton.tiles import aligned, closeness, stretch, tile_products
+from fastpair.backends.triton.tiles import Links, aligned, closeness, stretch, tile_products
 from fastpair.metrics import METRICS
 
 
@@ -41,8 +41,8 @@ def best_kernel(
     before = tl.load(rank + rows.index, mask=inside, other=0)
     for start in range(left, right, BLOCK_N):
         cols = stretch(y, start, left, right, BLOCK_N)
-        pair = all_pairs(rows, cols, None, SELF)
-        positive = pair & same_classes(x, y, rows, cols)
+        pair, same = related(x, y, rows, cols, Links(None, None, None), SELF)
+        positive = pair & same
         s, _close = closeness(tile_products(products, x, y, rows, cols, 0), x, y, rows, cols, pair, METRIC)
         s = tl.where(s != s, -float("inf"), s)
         if COUNT:

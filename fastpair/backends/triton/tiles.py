@@ -22,7 +22,7 @@ CLOSE = tl.constexpr(1 / 64)
 
 class SideArguments(NamedTuple):
     """The arguments of a kernel for one side: its rows of length d, and vectors over the rows, with room for whole
-    tiles. ``weights``: vectors of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of
+    tiles. ``sets``, in place of ``labels``: vectors of bits, ``words`` of ``room`` numbers each. ``weights``: vectors of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of
     negatives, for the mean."""
 
     x: Tensor
@@ -31,9 +31,20 @@ class SideArguments(NamedTuple):
     norm: Tensor | None
     scale: Tensor | None
     room: int
+    sets: Tensor | None = None
+    words: int | None = None
+    ids: Tensor | None = None
     negatives_lse: Tensor | None = None
     weights: Tensor | None = None
     multipliers: Tensor | None = None
+
+
+class Links(NamedTuple):
+    """What single pairs (i, j) are: see ``PairLossCall``, whose ``pairs`` come in rows of length ``ld``."""
+
+    self_index: Tensor | None = None
+    pairs: Tensor | None = None
+    ld: int | None = None
 
 
 class Products(NamedTuple):

@@ -1,0 +1,103 @@
+"""Which pairs of samples are positive, negative or none: from what users give to what the operator takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastpair.ops import checks
+
+# Labels in a word of a packed set, whose sign stays unused.
+WORD = 31
+
+
+class Relation(NamedTuple):
+    """The references, and the tensors of a :class:`fastpair.backends.call.PairLossCall` that say what pairs are."""
+
+    ref_emb: Tensor | None
+    labels: Tensor
+    ref_labels: Tensor | None
+    self_index: Tensor | None
+    ids: Tensor | None
+    ref_ids: Tensor | None
+    pairs: Tensor | None
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether single labels decide, as for all kernels they may."""
+        return self.ids is None and self.pairs is None and self.labels.ndim == 1
+
+
+def relation(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    exclude_self: bool | Tensor | None = None,
+    pairs: Tensor | None = None,
+    ids: Tensor | None = None,
+    ref_ids: Tensor | None = None,
+) -> Relation:
+    """Checks the arguments, which are those of the pair losses."""
+    checks.matrix("embeddings", embeddings)
+    if pairs is None:
+        checks.labels_or_sets("labels", labels, "embeddings", embeddings)
+        checks.references(embeddings, ref_emb, ref_labels, labels)
+    else:
+        checks.pairs(pairs, embeddings, ref_emb, labels, ref_labels)
+    checks.ids(ids, ref_ids, embeddings, ref_emb)
+    same = pairs is None and (ref_labels is None or ref_labels is labels) and (ref_ids is None or ref_ids is ids)
+    ref_emb, self_index = _references(embeddings, ref_emb, exclude_self, same)
+    if pairs is not None:
+        pairs = pairs.to(torch.int8)
+        if ids is not None:
+            pairs = pairs.where(ids[:, None] != (ids if ref_ids is None else ref_ids)[None, :], 0)
+        if self_index is not None:
+            columns = torch.arange(len(ref_emb), device=pairs.device)
+            pairs = pairs.where(self_index[:, None] != columns[None, :], 0)
+        labels, ref_labels = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in (embeddings, ref_emb))
+        return Relation(ref_emb, labels, ref_labels, None, None, None, pairs.contiguous())
+    if ref_emb is None:
+        ref_labels = ref_ids = None
+    else:
+        ref_labels, ref_ids = labels if ref_labels is None else ref_labels, ids if ref_ids is None else ref_ids
+    if labels.ndim == 2:
+        labels, ref_labels = packed(labels), None if ref_labels is None else packed(ref_labels)
+    return Relation(ref_emb, labels, ref_labels, self_index, ids, ref_ids, None)
+
+
+def packed(sets: Tensor) -> Tensor:
+    """Sets of labels, boolean (n, L), as the bits of int32 words (n, at least 1)."""
+    length = max(-(-sets.shape[1] // WORD), 1) * WORD
+    bits = F.pad(sets, (0, length - sets.shape[1])).view(len(sets), -1, WORD)
+    return (bits.int() << torch.arange(WORD, dtype=torch.int32, device=sets.device)).sum(2, dtype=torch.int32)
+
+
+def _references(
+    embeddings: Tensor, ref_emb: Tensor | None, exclude_self: bool | Tensor | None, same: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The references and each anchor's own row among them; None for the batch's own pairs. ``same``: whether labels and
+    ids of references that are the embeddings are the anchors'."""
+    own = ref_emb is None or ref_emb is embeddings
+    if exclude_self is None:
+        exclude_self = own
+    if isinstance(exclude_self, bool):
+        if own:
+            if exclude_self and same:
+                return None, None
+            ref_emb = embeddings
+        if not exclude_self:
+            return ref_emb, None
+        if ref_emb.shape[0] < embeddings.shape[0]:
+            raise ValueError(
+                "exclude_self=True says that the first rows of ref_emb are the embeddings, but it has "
+                f"{len(ref_emb)} rows for {len(embeddings)} embeddings"
+            )
+        return ref_emb, torch.arange(embeddings.shape[0], device=embeddings.device)
+    if ref_emb is None:
+        raise ValueError("exclude_self must be True, False or None without ref_emb, got a tensor")
+    checks.self_index(embeddings, ref_emb, exclude_self)
+    return ref_emb, exclude_self
