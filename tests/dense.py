@@ -30,13 +30,21 @@ def pairwise_distance(x, y=None, metric="sqeuclidean"):
     return scores(x, x if y is None else y, metric)
 
 
-def pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self=None):
+def pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self=None, pairs=None, ids=None, ref_ids=None):
     """Scores, similar pairs having the large ones, and the masks of positives and negatives."""
     own = ref_emb is None
     y, y_labels = (embeddings, labels) if own else (ref_emb, ref_labels)
     s = scores(embeddings, y, distance)
-    same = labels[:, None] == y_labels[None, :]
-    pair = torch.ones_like(same)
+    if pairs is not None:
+        same, pair = pairs == 1, pairs != 0
+    elif labels.dtype == torch.bool:
+        same = torch.einsum("il,jl->ij", labels.int(), y_labels.int()) > 0
+        pair = torch.ones_like(same)
+    else:
+        same = labels[:, None] == y_labels[None, :]
+        pair = torch.ones_like(same)
+    if ids is not None:
+        pair = pair & (ids[:, None] != (ids if own else ref_ids)[None, :])
     if own or exclude_self is True:
         pair[range(len(s)), range(len(s))] = False
     elif isinstance(exclude_self, torch.Tensor):
@@ -83,9 +91,9 @@ def contrastive_loss(
     distance="unit_euclidean",
     power=1,
     reduction="mean",
-    exclude_self=None,
+    **of_pairs,
 ):
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     if distance in ("cosine", "dot"):
         u, v = (pos_margin - s).clamp(min=0), (s - neg_margin).clamp(min=0)
     else:
@@ -96,8 +104,8 @@ def contrastive_loss(
 
 
 def snca_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
-              reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+              reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     of_positives, of_all = lse(s / temperature, positive), lse(s / temperature, positive | negative)
     return over_anchors([None if a is None else b - a for a, b in zip(of_positives, of_all)], s, reduction)
 
@@ -107,8 +115,8 @@ def nca_loss(*batch, softmax_scale=1.0, distance="unit_sqeuclidean", **settings)
 
 
 def supcon_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
-                reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     u = s / temperature
     of_all = lse(u, positive | negative)
     losses = [b - row[p].mean() if p.any() else None for row, p, b in zip(u, positive, of_all)]
@@ -116,8 +124,8 @@ def supcon_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperatur
 
 
 def ntxent_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.07, distance="cosine",
-                reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     u, losses = s / temperature, []
     for row, p, n in zip(u, positive, negative):
         pulled, pushed = row[p][:, None], row[n].expand(int(p.sum()), -1)
@@ -126,8 +134,8 @@ def ntxent_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperatur
 
 
 def dcl_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
-             reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+             reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     u = s / temperature
     losses = [b - row[p].mean() if p.any() and b is not None else None
               for row, p, b in zip(u, positive, lse(u, negative))]  # fmt: skip
@@ -135,8 +143,8 @@ def dcl_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0
 
 
 def sincere_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperature=0.1, distance="cosine",
-                 reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                 reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     u, losses = s / temperature, []
     for row, p, n in zip(u, positive, negative):
         above = [torch.cat([row[j][None], row[n]]).logsumexp(0) - row[j] for j in p.nonzero()[:, 0]]
@@ -145,8 +153,8 @@ def sincere_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, temperatu
 
 
 def multi_similarity_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, alpha=2.0, beta=50.0, base=0.5,
-                          distance="cosine", reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                          distance="cosine", reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     excess = s - base if distance in ("cosine", "dot") else s + base
     pull = torch.where(positive, -alpha * excess, -torch.inf).exp().sum(1)
     push = torch.where(negative, beta * excess, -torch.inf).exp().sum(1)
@@ -155,8 +163,8 @@ def multi_similarity_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, 
 
 
 def circle_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, m=0.4, gamma=80.0, distance="cosine",
-                reduction="mean", exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                reduction="mean", **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     pull = -gamma * (1 + m - s.detach()).clamp(min=0) * (s - (1 - m))
     push = gamma * (s.detach() + m).clamp(min=0) * (s - m)
     both = zip(lse(pull, positive), lse(push, negative))
@@ -166,8 +174,8 @@ def circle_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, m=0.4, gam
 
 def generalized_lifted_structure_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, neg_margin=1.0,
                                       pos_margin=0.0, distance="unit_euclidean", reduction="mean",
-                                      exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                                      **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     if distance in ("cosine", "dot"):
         both = zip(lse(pos_margin - s, positive), lse(s - neg_margin, negative))
     else:
@@ -178,8 +186,8 @@ def generalized_lifted_structure_loss(embeddings, labels, ref_emb=None, ref_labe
 
 def triplet_margin_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, margin=0.05, smooth_loss=False,
                         triplets_per_anchor="all", distance="unit_euclidean", reduction="mean",
-                        exclude_self=None):  # fmt: skip
-    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, exclude_self)
+                        **of_pairs):  # fmt: skip
+    s, positive, negative = pairs(embeddings, labels, ref_emb, ref_labels, distance, **of_pairs)
     losses, count = [], 0
     for d, p, n in zip(-s, positive, negative):
         d_p, d_n = d[p], d[n]

@@ -192,6 +192,51 @@ LOSSES = {
 for name in DEFINITIONS:
     if not any(of.fused.func is getattr(FP, f"{name}_loss") for of in LOSSES.values()):
         LOSSES |= pair_loss(f"{name}_loss")
+# One loss of every way through the kernels, with all that can say which pairs there are.
+WAYS = (
+    ("contrastive_loss", {"distance": "cosine", "pos_margin": 0.9, "neg_margin": -0.05}),
+    ("contrastive_loss", {"distance": "euclidean", "power": 2, "neg_margin": 1.5}),
+    ("supcon_loss", {"distance": "cosine", "temperature": 0.1}),
+    ("ntxent_loss", {"distance": "sqeuclidean", "temperature": 0.5}),
+    ("multi_similarity_loss", {"distance": "unit_euclidean", "alpha": 3.0, "beta": 10.0, "base": 1.0}),
+    ("triplet_margin_loss", {"distance": "unit_euclidean", "triplets_per_anchor": "hard"}),
+)
+TRIPLETS = tuple(
+    ("triplet_margin_loss", {"distance": distance, "triplets_per_anchor": which, "margin": 0.2})
+    for distance, which in (("euclidean", "all"), ("cosine", "semihard"))
+)
+
+
+def related(n, d, pattern, generator, *, by, references):
+    """A batch whose pairs are said by ``by``: any of sets, pairs and ids."""
+    inputs = (batch_and_references if references else batch)(n, d, pattern, generator)
+    sides = {"": n, "ref_": len(inputs["ref_emb"])} if references else {"": n}
+    for side, length in sides.items():
+        if "sets" in by:
+            # More than a word of them, and samples without any.
+            inputs[f"{side}labels"] = torch.rand(length, 70, generator=generator) < 0.06
+        if "ids" in by:
+            inputs[f"{side}ids"] = torch.randint(n // 2 + 1, (length,), generator=generator)
+        if "pairs" in by:
+            inputs[f"{side}labels"] = None
+    if "pairs" in by:
+        inputs["pairs"] = torch.randint(-1, 2, (n, sides.get("ref_", n)), generator=generator)
+    return {name: t for name, t in inputs.items() if name == "labels" or t is not None}
+
+
+RELATED = {
+    "-".join([name, *(str(v) for v in settings.values() if isinstance(v, str)), *by, *(["refs"] * references)]): loss(
+        name,
+        partial(related, by=by, references=references),
+        ("embeddings", "ref_emb") if references else ("embeddings",),
+        totals=True,
+        **settings,
+    )
+    for name, settings in WAYS + TRIPLETS
+    for by in (("ids",), ("sets",), ("pairs",), ("sets", "ids"), ("pairs", "ids"))
+    for references in (False, True)
+}
+every_relation = pytest.mark.parametrize("loss", RELATED.values(), ids=RELATED.keys())
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 
@@ -216,17 +261,17 @@ def operator_calls():
     ):
         margins = ([0.1, 1.4], "euclidean", False, reduction)
         refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
-        own = torch.arange(9) % (len(y) + 1) - 1
-        yield "pair_loss", (*refs, own, row_grad, "contrastive", *margins, wanted, wanted)
-        yield "pair_loss", (*itself, None, row_grad, "squared_contrastive", *margins, wanted, False)
+        own, by_labels = torch.arange(9) % (len(y) + 1) - 1, (None, None, None)
+        yield "pair_loss", (*refs, own, *by_labels, row_grad, "contrastive", *margins, wanted, wanted)
+        yield "pair_loss", (*itself, None, *by_labels, row_grad, "squared_contrastive", *margins, wanted, False)
         scale = ([5.0], "cosine", False, reduction)
-        yield "pair_loss", (*itself, None, row_grad, "ntxent", *scale, wanted, False)
-        yield "pair_loss", (*itself, None, row_grad, "hard_triplet", *scale, wanted, False)
-        yield "pair_loss", (*refs, None, row_grad, "semihard_triplet", *scale, wanted, wanted)
+        yield "pair_loss", (*itself, None, *by_labels, row_grad, "ntxent", *scale, wanted, False)
+        yield "pair_loss", (*itself, None, *by_labels, row_grad, "hard_triplet", *scale, wanted, False)
+        yield "pair_loss", (*refs, None, *by_labels, row_grad, "semihard_triplet", *scale, wanted, wanted)
         if reduction == "totals":
             continue
         views = (x, x.flip(0), labels, labels)
-        yield "pair_loss", (*views, None, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
+        yield "pair_loss", (*views, None, *by_labels, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
         yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], None, linear["labels"], row_grad)
@@ -242,17 +287,18 @@ def operator_calls():
 
 
 def cast(inputs: dict, dtype: torch.dtype) -> dict:
-    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+    floating = {name: t.to(dtype) for name, t in inputs.items() if t is not None and t.is_floating_point()}
+    return {**inputs, **floating}
 
 
 def on_cpu(inputs: dict, incoming: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
     """Where what the kernels are held against is computed: a GPU would take a launch for each of its operations."""
-    return {name: t.cpu() for name, t in inputs.items()}, None if incoming is None else incoming.cpu()
+    return {name: None if t is None else t.cpu() for name, t in inputs.items()}, None if incoming is None else incoming.cpu()
 
 
 def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], incoming=None) -> dict:
     """``run(**inputs)`` and the gradients with respect to its inputs named in ``trained``."""
-    leaves = {name: t.detach().requires_grad_(name in trained) for name, t in inputs.items()}
+    leaves = {name: t.detach().requires_grad_() if name in trained else t for name, t in inputs.items()}
     value = run(**leaves)
     incoming = torch.ones_like(value) if incoming is None else incoming.to(value.dtype)
     gradients = torch.autograd.grad(value, [leaves[name] for name in trained], incoming)

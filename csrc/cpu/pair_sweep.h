@@ -114,6 +114,7 @@ class PairSweep {
     }
     scores_ = Scratch<T>(size);
     close_.resize(blocks(square_rows_) * blocks(square_cols_));
+    kinds_.resize(close_.size());
     partial_[0] = Scratch<T>(CHANNELS * blocks(square_cols_) * square_rows_);
     if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
@@ -263,7 +264,9 @@ class PairSweep {
         .pos_end = rows_.relation.end.data(),
         .self = self_,
     };
-    std::unique_ptr<uint8_t[]> kinds = kinds_of(tile);
+    // They stay as long as the scores do.
+    std::unique_ptr<uint8_t[]>& kinds = kinds_[I * blocks(square_cols_) + J];
+    if (pass.compute_scores) kinds = kinds_of(tile);
     tile.kinds = kinds.get();
     const bool diagonal = symmetric_ && tile.row == tile.col;
 
@@ -444,6 +447,7 @@ class PairSweep {
   std::vector<int64_t> panels_;
   Scratch<T> scores_;
   std::vector<std::vector<SinglePair<T>>> close_;  // of each tile of a square
+  std::vector<std::unique_ptr<uint8_t[]>> kinds_;  // likewise, see ScoreTile
   Scratch<T> partial_[2];
 };
 

@@ -9,6 +9,7 @@
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
 #include "cpu/samples.h"
+#include "cpu/simd/kernels.h"
 
 namespace fastpair {
 
@@ -68,7 +69,8 @@ class Relation {
       const int8_t* __restrict given = pairs_ + i * columns_ + col;
       for (int64_t k = 0; k < cols; ++k) out[k] = given[k] == 0 ? NO_PAIR : given[k] > 0 ? Positive : Negative;
     } else if (words_) {
-      write_shared(own_sets_.data() + i * words_, col, cols, out);
+      kernels<float>().shared_labels(own_sets_.data() + i * words_, other_sets_.data() + col, words_, columns_, cols,
+                                     out);
     } else {
       const int64_t first = std::clamp(begin[i] - col, int64_t(0), cols), last = std::clamp(end[i] - col, first, cols);
       std::fill(out, out + cols, uint8_t(Negative));
@@ -93,20 +95,6 @@ class Relation {
       for (int64_t w = 0; w < words; ++w) out[by_sample ? i * words + w : w * n + i] = data[i * down + w * across];
     }
     return out;
-  }
-
-  // Positive where the sets of labels have an element in common.
-  void write_shared(const int32_t* own, int64_t col, int64_t cols, uint8_t* __restrict out) const {
-    constexpr int64_t CHUNK = 256;
-    for (int64_t start = 0; start < cols; start += CHUNK) {
-      const int64_t count = std::min(CHUNK, cols - start);
-      int32_t shared[CHUNK] = {};
-      for (int64_t w = 0; w < words_; ++w) {
-        const int32_t* __restrict others = other_sets_.data() + w * columns_ + col + start;
-        for (int64_t k = 0; k < count; ++k) shared[k] |= others[k] & own[w];
-      }
-      for (int64_t k = 0; k < count; ++k) out[start + k] = shared[k] != 0 ? Positive : Negative;
-    }
   }
 
   static std::vector<int64_t> sorted(const Tensor& ids, const std::vector<int64_t>& order) {
@@ -140,8 +128,10 @@ class Relation {
       } else {
         std::vector<uint8_t> kinds(columns_);
         write_kinds(i, 0, columns_, kinds.data());
-        pairs[Positive][i] = std::count(kinds.begin(), kinds.end(), uint8_t(Positive));
-        pairs[Negative][i] = std::count(kinds.begin(), kinds.end(), uint8_t(Negative));
+        int32_t positives = 0, negatives = 0;
+        for (const uint8_t kind : kinds) positives += kind == Positive, negatives += kind == Negative;
+        pairs[Positive][i] = positives;
+        pairs[Negative][i] = negatives;
       }
     });
   }

@@ -152,7 +152,7 @@ void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", pro
 }  // namespace
 
 PairLossResults pair_loss(const PairLossArguments& args) {
-  STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids && !args.pairs, "the CUDA kernels take single labels alone");
+  STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids, "the CUDA kernels take single labels, or pairs");
   const OnDevice device(args.embeddings);
   PairLossProblem problem;
   int param_count = 0;
@@ -179,6 +179,7 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   if (args.ref_labels) vectors[3] = as_vector(*args.ref_labels, ScalarType::Long);
   const auto data = [&](int i) { return vectors[i] ? vectors[i]->const_data_ptr() : nullptr; };
   problem.self_index = static_cast<const int64_t*>(data(0));
+  if (args.pairs) problem.pairs = static_cast<const int8_t*>(args.pairs->const_data_ptr());
   problem.row_grad = static_cast<const float*>(data(1));
   problem.side[0].labels = static_cast<const int64_t*>(data(2));
   problem.side[1].labels = static_cast<const int64_t*>(data(3));

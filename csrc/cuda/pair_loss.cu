@@ -108,10 +108,14 @@ class Row {
       : n_(p.side[1 - s].n),
         scores_(p.side[s].scores + i * p.side[s].ld),
         labels_(p.side[1 - s].labels),
-        label_(p.side[s].labels[i]),
+        label_(p.pairs ? 1 : p.side[s].labels[i]),
         selves_(p.self_index),
-        of_others_(s == 1 && p.self_index) {
-    if (p.symmetric || of_others_) {
+        of_others_(s == 1 && p.self_index),
+        pairs_(p.pairs ? p.pairs + (s == 0 ? i * n_ : i) : nullptr),
+        pairs_stride_(s == 0 ? 1 : p.side[1].n) {
+    if (p.pairs) {
+      self_ = 0;
+    } else if (p.symmetric || of_others_) {
       self_ = i;
     } else if (p.self_index) {
       self_ = p.self_index[i];
@@ -129,7 +133,13 @@ class Row {
 #pragma unroll
       for (int k = 0; k < AHEAD; ++k) {
         const int j = first + k * WARP;
-        if (j < n_) scores[k] = scores_[j], labels[k] = labels_[j], selves[k] = of_others_ ? selves_[j] : j;
+        if (j >= n_) continue;
+        scores[k] = scores_[j];
+        if (pairs_) {
+          labels[k] = selves[k] = pairs_[j * pairs_stride_];
+        } else {
+          labels[k] = labels_[j], selves[k] = of_others_ ? selves_[j] : j;
+        }
       }
 #pragma unroll
       for (int k = 0; k < AHEAD; ++k) {
@@ -153,7 +163,9 @@ class Row {
   const int64_t label_;
   const int64_t* const selves_;
   const bool of_others_;  // whether `selves` has an entry for each of the other rows
-  int64_t self_ = -1;     // the entry, or the index of the other row, that makes no pair with this one
+  const int8_t* const pairs_;  // null where labels say which pairs there are, else both label and self
+  const int pairs_stride_;
+  int64_t self_ = -1;  // the entry, or the index of the other row, that makes no pair with this one
 };
 
 template <typename Terms>

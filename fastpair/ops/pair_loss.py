@@ -45,9 +45,9 @@ def pair_loss(
     given = relation(embeddings, labels, ref_emb, ref_labels, **of_pairs)
     settings = (loss, params, distance, two_sided, reduction)
     tensors = (embeddings, *given)
-    lacking = ()
-    if loss in TRIPLETS or loss in ADDED or not given.by_labels:
-        lacking = ("cuda", "triton") if loss in TRIPLETS and not given.by_labels else ("cuda",)
+    lacking = ("cuda",) if loss in TRIPLETS or loss in ADDED else ()
+    if loss in TRIPLETS and not given.by_labels:
+        lacking = ("cuda", "triton")
     backend = choose_backend(
         embeddings.device.type,
         backend,
@@ -60,4 +60,6 @@ def pair_loss(
     if backend == "reference":
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
         return evaluate(PairLossCall(*tensors, None, *settings, False, False))
+    if backend == "cuda" and not given.by_labels:  # these batches are small
+        tensors = (embeddings, *given.as_pairs(embeddings))
     return fused_loss("pair_loss", backend, tensors, settings)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastpair.backends import dense
 from fastpair.ops import checks
 
 # Labels in a word of a packed set, whose sign stays unused.
@@ -29,6 +30,12 @@ class Relation(NamedTuple):
     def by_labels(self) -> bool:
         """Whether single labels decide, as for all kernels they may."""
         return self.ids is None and self.pairs is None and self.labels.ndim == 1
+
+    def as_pairs(self, embeddings: Tensor) -> Relation:
+        """The same as a matrix."""
+        positive, negative = dense.kinds(self)
+        references = embeddings if self.ref_emb is None else self.ref_emb
+        return listed(positive.to(torch.int8) - negative.to(torch.int8), embeddings, references)
 
 
 def relation(
@@ -58,8 +65,7 @@ def relation(
         if self_index is not None:
             columns = torch.arange(len(ref_emb), device=pairs.device)
             pairs = pairs.where(self_index[:, None] != columns[None, :], 0)
-        labels, ref_labels = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in (embeddings, ref_emb))
-        return Relation(ref_emb, labels, ref_labels, None, None, None, pairs.contiguous())
+        return listed(pairs, embeddings, ref_emb)
     if ref_emb is None:
         ref_labels = ref_ids = None
     else:
@@ -67,6 +73,12 @@ def relation(
     if labels.ndim == 2:
         labels, ref_labels = packed(labels), None if ref_labels is None else packed(ref_labels)
     return Relation(ref_emb, labels, ref_labels, self_index, ids, ref_ids, None)
+
+
+def listed(pairs: Tensor, embeddings: Tensor, ref_emb: Tensor) -> Relation:
+    """The relation of a matrix of ``pairs`` (n, m), int8, without more. Labels that the operator does not read."""
+    labels, ref_labels = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in (embeddings, ref_emb))
+    return Relation(ref_emb, labels, ref_labels, None, None, None, pairs.contiguous())
 
 
 def packed(sets: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from support import (
     LOSSES,
     METRICS,
     REDUCTIONS,
+    RELATED,
     assert_matches_oracle,
     cast,
     embeddings,
@@ -49,7 +50,8 @@ shapes = pytest.mark.parametrize(("shape", "reductions"), SHAPES.items(), ids=la
 
 def inputs_of(loss, n, d, pattern, device, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(1000 * n + d + seed)
-    return {k: t.to(device) for k, t in cast(loss.inputs(n, d, pattern, generator), dtype).items()}
+    inputs = cast(loss.inputs(n, d, pattern, generator), dtype)
+    return {k: None if t is None else t.to(device) for k, t in inputs.items()}
 
 
 def incoming_of(loss, inputs, reduction):
@@ -69,6 +71,14 @@ def test_loss_and_gradients(loss, shape, reductions, backend, device):
         if shape[1] == 1 and loss is LOSSES["arcface"]:
             continue
         assert_matches_oracle(loss, inputs, reduction, incoming, results, backend=backend)
+
+
+@pytest.mark.parametrize("name", [name for name in RELATED if "-hard" in name or "triplet" not in name])
+def test_relations(name, backend, device):
+    inputs = inputs_of(RELATED[name], 37, 5, "few", device)
+    for reduction in ("mean", "none"):
+        incoming = incoming_of(RELATED[name], inputs, reduction)
+        assert_matches_oracle(RELATED[name], inputs, reduction, incoming, backend=backend)
 
 
 @pytest.fixture
@@ -151,7 +161,7 @@ def test_made_up_formulas(name, distance, backend, device, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     x, labels = embeddings(33, 6, generator), torch.randint(7, (33,), generator=generator)
     settings = (name, params, distance, False, "mean", True, False)
-    call = PairLossCall(x.float().to(device), None, labels.to(device), None, None, None, *settings)
+    call = PairLossCall(x.float().to(device), None, labels.to(device), *(None,) * 6, *settings)
     got, gradient, _ = triton_backend.pair_loss(call)
     x.requires_grad_()
     same, others = labels[:, None] == labels[None, :], ~torch.eye(33, dtype=bool)

@@ -1,4 +1,5 @@
-// A pair loss that is compiled while the package is in use, for the machine at hand: a library of its own with one symbol.
+// A pair loss that is compiled while the package is in use, for the machine at hand: a library of its own with one
+// symbol.
 #pragma once
 
 #include <string>

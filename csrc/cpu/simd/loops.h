@@ -378,6 +378,20 @@ void smooth_triplets(T threshold, T from, T to, const T* __restrict d, int64_t n
   sums[2] = slope_sum;
 }
 
+inline void shared_labels(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,
+                          uint8_t* __restrict kinds) {
+  int32_t shared[MAX_BLOCK];
+  for (int64_t start = 0; start < n; start += MAX_BLOCK) {
+    const int count = int(n - start < MAX_BLOCK ? n - start : MAX_BLOCK);
+    for (int k = 0; k < count; ++k) shared[k] = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      const int32_t mine = own[w], *__restrict theirs = others + w * ld + start;
+      for (int k = 0; k < count; ++k) shared[k] |= theirs[k] & mine;
+    }
+    for (int k = 0; k < count; ++k) kinds[start + k] = shared[k] != 0 ? Positive : Negative;
+  }
+}
+
 template <typename T>
 void add_to(T* __restrict x, const T* __restrict y, int64_t n) {
 #pragma omp simd
@@ -432,6 +446,7 @@ constexpr Kernels<T> KERNELS = {
     .row_softmax = &row_softmax<T>,
     .row_probabilities = &row_probabilities<T>,
     .smooth_triplets = &smooth_triplets<T>,
+    .shared_labels = &shared_labels,
     .add_to = &add_to<T>,
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,

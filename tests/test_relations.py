@@ -1,0 +1,142 @@
+"""What says which pairs there are, beside single labels: sets of labels, a matrix of pairs, ids."""
+
+from functools import partial
+
+import dense
+import pytest
+import torch
+from support import (
+    RELATED,
+    assert_matches_oracle,
+    cast,
+    error,
+    every_dtype,
+    every_relation,
+    needs_cpu_kernels,
+    value_and_gradients,
+)
+
+import fastpair.functional as FP
+from fastpair import losses
+
+
+@needs_cpu_kernels
+@every_relation
+@every_dtype
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (70, 8), (300, 5)])
+def test_kernels(loss, dtype, n, d):
+    inputs = cast(loss.inputs(n, d, "few", torch.Generator().manual_seed(n)), dtype)
+    for reduction in ("mean", "none", "totals") if n == 70 else ("mean",):
+        incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
+        assert_matches_oracle(loss, inputs, reduction, incoming)
+
+
+@every_relation
+@pytest.mark.parametrize("n", [1, 40])
+def test_dense_evaluation(loss, n):
+    inputs = loss.inputs(n, 6, "few", torch.Generator().manual_seed(n))
+    for reduction in loss.reductions:
+        incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
+        got, want = (
+            value_and_gradients(run, inputs, loss.trained, incoming)
+            for run in (
+                partial(loss.fused, reduction=reduction, backend="reference"),
+                partial(loss.dense, reduction=reduction),
+            )
+        )
+        for name in want:
+            assert error(got[name], want[name]) < 1e-10, (name, reduction)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("by", ["ids", "sets", "sets-ids"])
+@pytest.mark.parametrize("name", ["supcon_loss-cosine", "contrastive_loss-euclidean", "ntxent_loss-sqeuclidean"])
+def test_more_scores_than_are_kept(name, by):
+    loss = RELATED[f"{name}-{by}"]
+    inputs = cast(loss.inputs(4400, 4, "pairs", torch.Generator().manual_seed(0)), torch.float64)
+    if by == "ids":
+        inputs["ids"] = inputs["ids"] // 3  # six samples an id, spread over all tiles
+    assert_matches_oracle(loss, inputs)
+
+
+@needs_cpu_kernels
+def test_ids_of_the_references():
+    """The anchors' own rows have the same ids: both leave them out, once."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (20, 9))
+    labels, ids = (torch.randint(4, (29,), generator=generator) for _ in range(2))
+    for exclude_self in (True, torch.arange(20), False):
+        run = partial(FP.supcon_loss, x, labels[:20], torch.cat([x, y]), labels, ids=ids[:20], ref_ids=ids)
+        torch.testing.assert_close(
+            run(exclude_self=exclude_self, backend="cpu"),
+            dense.supcon_loss(x, labels[:20], torch.cat([x, y]), labels, ids=ids[:20], ref_ids=ids),
+        )
+
+
+def test_sets_of_one_label_are_labels():
+    x = torch.randn(50, 6, dtype=torch.float64)
+    labels = torch.randint(9, (50,))
+    sets = torch.nn.functional.one_hot(labels).bool()
+    for name in ("supcon_loss", "triplet_margin_loss", "contrastive_loss"):
+        torch.testing.assert_close(getattr(FP, name)(x, sets), getattr(FP, name)(x, labels))
+
+
+def test_the_matrix_of_the_labels_is_labels():
+    x = torch.randn(50, 6, dtype=torch.float64)
+    labels = torch.randint(9, (50,))
+    pairs = 2 * (labels[:, None] == labels[None, :]).int() - 1
+    torch.testing.assert_close(FP.ntxent_loss(x, None, pairs=pairs), FP.ntxent_loss(x, labels))
+
+
+X, LABELS = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+SETS, IDS, PAIRS = torch.ones(4, 2, dtype=torch.bool), torch.arange(4), torch.zeros(4, 4, dtype=torch.int8)
+WRONG = [
+    ({"labels": SETS[:3]}, "labels, sets of labels as they are boolean, must have shape \\(4, L\\)"),
+    ({"labels": SETS[:, 0]}, "labels, sets of labels"),
+    ({"labels": SETS.int()}, "labels must have shape \\(4,\\)"),
+    ({"labels": SETS, "ref_emb": X, "ref_labels": SETS[:, :1]}, "ref_labels must be like labels, sets of 2 labels"),
+    ({"labels": LABELS, "ref_emb": X, "ref_labels": SETS}, "ref_labels must be like labels, one integer a row"),
+    ({"labels": LABELS, "ids": IDS[:3]}, "ids must have shape \\(4,\\)"),
+    ({"labels": LABELS, "ids": IDS.float()}, "ids must have an integer dtype"),
+    ({"labels": LABELS, "ref_ids": IDS}, "ids must be given with ref_ids"),
+    ({"labels": LABELS, "ids": IDS, "ref_ids": IDS}, "ref_emb must be given with ref_ids"),
+    ({"labels": LABELS, "ids": IDS, "ref_emb": X + 1, "ref_labels": LABELS}, "ref_ids must be given with ids"),
+    ({"labels": LABELS, "pairs": PAIRS}, "labels must be None where pairs"),
+    ({"pairs": PAIRS[:3]}, "pairs must have shape \\(4, 4\\)"),
+    ({"pairs": PAIRS.bool()}, "pairs must have a signed integer dtype"),
+    ({"pairs": PAIRS + 2}, "pairs must hold 1 \\(positive\\), -1 \\(negative\\) and 0 \\(none\\), got values from 2 to 2"),
+    ({"labels": LABELS, "indices_tuple": (IDS, IDS, IDS), "ids": IDS}, "ids must be None where indices_tuple"),
+    ({"indices_tuple": (IDS, IDS, IDS), "pairs": PAIRS}, "pairs must be None where indices_tuple"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=range(len(WRONG)))
+def test_wrong_arguments(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        losses.SupConLoss()(X, **arguments)
+
+
+@pytest.mark.parametrize("label_sets", [None, 5])
+def test_cross_batch_memory(label_sets):
+    """The loss against the past batches that it keeps, with their ids and sets."""
+    memory = losses.CrossBatchMemory(losses.SupConLoss(), 6, 32, label_sets=label_sets, keep_ids=True)
+    batches = []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(8, 6, generator=generator)
+        labels = torch.randint(3, (8,), generator=generator)
+        if label_sets:
+            labels = torch.rand(8, label_sets, generator=generator) < 0.3
+        batches.append((x, labels, torch.randint(12, (8,), generator=generator)))
+        got = memory(x, labels, ids=batches[-1][2])
+        kept, kept_labels, kept_ids = (torch.cat(of) for of in zip(*batches))
+        own = torch.arange(8) + len(kept) - 8
+        want = dense.supcon_loss(x, labels, kept, kept_labels, exclude_self=own, ids=batches[-1][2], ref_ids=kept_ids)
+        torch.testing.assert_close(got, want)
+    assert set(memory.state_dict()) >= {"embedding_memory", "label_memory", "id_memory"}
+    for arguments, message in (
+        ({"labels": batches[0][1]}, "ids must be given if and only if keep_ids"),
+        ({"labels": SETS[:, :1].repeat(2, 1), "ids": batches[0][2]}, "labels must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            memory(batches[0][0], **arguments)
