@@ -28,7 +28,7 @@ from torch import Tensor
 
 import fastpair
 import fastpair.functional as FP
-from fastpair.backends.dense import evaluated
+from fastpair.backends.dense import evaluated, reduced_pairs
 from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS
 
 ROOT = Path(__file__).parents[1]
@@ -55,8 +55,7 @@ def dense(name: str, **settings) -> Callable:
     params = of.params({x.name: x.default for x in of.settings} | settings, similarity=True)
 
     def loss(x: Tensor, labels: Tensor) -> Tensor:
-        _, *parts = formula(cosines(x), *masks(labels), *params)
-        return sum(total / count.clamp(min=1) for total, count in parts)
+        return reduced_pairs(*formula(cosines(x), *masks(labels), *params), reduction="mean")
 
     return loss
 

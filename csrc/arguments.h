@@ -71,7 +71,7 @@ struct PairLossArguments {
   const Tensor& embeddings;
   const std::optional<Tensor>& ref_emb;
   const Tensor& labels;
-  const std::optional<Tensor>&ref_labels, &self_index, &ids, &ref_ids, &pairs, &row_grad;
+  const std::optional<Tensor>&ref_labels, &self_index, &ids, &ref_ids, &pairs, &weights, &row_grad;
   const std::string& loss;
   const std::vector<double>& params;
   const Distance distance;
@@ -99,6 +99,8 @@ struct PairLossArguments {
                     "ref_ids must go with ids and ref_emb");
     if (ref_ids) check_length("ref_ids", *ref_ids, ref_emb->size(0));
     if (pairs) check_pairs();
+    if (weights) check_length("weights", *weights, n);
+    STD_TORCH_CHECK(!weights || !two_sided, "two_sided has no weights");
     if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
   }
 
@@ -131,15 +133,15 @@ template <PairLossResults (*RUN)(const PairLossArguments&)>
 PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
                                    const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
                                    const std::optional<Tensor>& ids, const std::optional<Tensor>& ref_ids,
-                                   const std::optional<Tensor>& pairs, const std::optional<Tensor>& row_grad,
-                                   const std::string& loss, const std::vector<double>& params,
-                                   const std::string& distance, bool two_sided, const std::string& reduction,
-                                   bool grad_embeddings, bool grad_ref) {
+                                   const std::optional<Tensor>& pairs, const std::optional<Tensor>& weights,
+                                   const std::optional<Tensor>& row_grad, const std::string& loss,
+                                   const std::vector<double>& params, const std::string& distance, bool two_sided,
+                                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
   const Distance scores = distance_named(distance);
   const Reduction reduced = reduction_named(reduction, true);
-  const PairLossArguments arguments{embeddings, ref_emb, labels,          ref_labels, self_index, ids,
-                                    ref_ids,    pairs,   row_grad,        loss,       params,     scores,
-                                    two_sided,  reduced, grad_embeddings, grad_ref};
+  const PairLossArguments arguments{embeddings, ref_emb,   labels,  ref_labels,      self_index, ids,
+                                    ref_ids,    pairs,     weights, row_grad,        loss,       params,
+                                    scores,     two_sided, reduced, grad_embeddings, grad_ref};
   arguments.check();
   return RUN(arguments);
 }

@@ -18,7 +18,7 @@ from fastpair.formulas.expressions import softplus
 from fastpair.formulas.formula import N, P, both_lse
 from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS, alpha, beta
 from fastpair.losses import options
-from fastpair.numerics import accumulate_dtype, unit_rows
+from fastpair.numerics import accumulate_dtype, average, unit_rows
 from fastpair.ops import checks
 
 __all__ = ["info_nce_information", "terms"]
@@ -152,10 +152,10 @@ def _pair_terms(u: Tensor, labels: Tensor, params: dict[str, list[float]]) -> di
         for name, part in _PARTS.items():
             loss = name.split("/")[0]
             closeness = -distances if loss == "contrastive" else cosines
-            _, (of_block, counted) = part(closeness, positive, ~same, *params[loss])
-            sums[name] += of_block
-            counts[name] += counted
-    return {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
+            [(of_block, counted)] = part(closeness, positive, ~same, *params[loss])
+            sums[name] += of_block.sum()
+            counts[name] += counted.sum()
+    return {name: average(total, counts[name]) for name, total in sums.items()}
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from fastpair import losses
 from fastpair.losses.bounds import grouped_sums, pce_rows, spce_rows
 from fastpair.losses.classes import proxy_anchor
-from fastpair.numerics import accumulate_dtype
+from fastpair.numerics import accumulate_dtype, average
 from fastpair.ops import checks
 from fastpair.ops.autograd import once
 
@@ -190,7 +190,7 @@ class _Ranks:
             total = run("sum")
             totals = torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device)])
         totals = self.sum(totals)
-        return totals if reduction == "totals" else (totals[::2] / totals[1::2].clamp(min=1)).sum()
+        return totals if reduction == "totals" else average(totals[::2], totals[1::2]).sum()
 
 
 # ---- the losses, one function per family

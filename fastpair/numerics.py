@@ -29,6 +29,11 @@ def log_sum_exp(u: Tensor, pairs: Tensor) -> Tensor:
     return torch.where(pairs, u, -torch.inf).logsumexp(1)
 
 
+def average(total: Tensor, count: Tensor) -> Tensor:
+    """total / count, and 0 where nothing counts."""
+    return total / torch.where(count > 0, count, 1)
+
+
 def reduced(per_row: Tensor, mean: Tensor, reduction: str) -> Tensor:
     """The losses of the rows, their sum or the given mean, as ``reduction`` "none", "sum" or "mean" asks for."""
     return {"none": per_row, "sum": per_row.sum(), "mean": mean}[reduction]

@@ -77,7 +77,7 @@ def reduced(per_anchor, reduction, *parts):
     if reduction == "totals":
         flat = [*parts[0], *(parts[1] if len(parts) > 1 else (0, 0))]
         return torch.stack([torch.as_tensor(t, dtype=per_anchor.dtype) for t in flat])
-    return sum(total / max(count, 1) for total, count in parts)
+    return sum(total / (count if count > 0 else 1) for total, count in parts)
 
 
 def contrastive_loss(

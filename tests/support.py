@@ -261,7 +261,7 @@ def operator_calls():
     ):
         margins = ([0.1, 1.4], "euclidean", False, reduction)
         refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
-        own, by_labels = torch.arange(9) % (len(y) + 1) - 1, (None, None, None)
+        own, by_labels = torch.arange(9) % (len(y) + 1) - 1, (None,) * 4
         yield "pair_loss", (*refs, own, *by_labels, row_grad, "contrastive", *margins, wanted, wanted)
         yield "pair_loss", (*itself, None, *by_labels, row_grad, "squared_contrastive", *margins, wanted, False)
         scale = ([5.0], "cosine", False, reduction)
@@ -293,7 +293,9 @@ def cast(inputs: dict, dtype: torch.dtype) -> dict:
 
 def on_cpu(inputs: dict, incoming: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
     """Where what the kernels are held against is computed: a GPU would take a launch for each of its operations."""
-    return {name: None if t is None else t.cpu() for name, t in inputs.items()}, None if incoming is None else incoming.cpu()
+    return {
+        name: None if t is None else t.cpu() for name, t in inputs.items()
+    }, None if incoming is None else incoming.cpu()
 
 
 def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], incoming=None) -> dict:

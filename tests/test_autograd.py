@@ -309,11 +309,11 @@ def test_direct_calls_of_the_operators_check_shapes():
     settings = ("contrastive", [0.0, 1.0], "dot", False, "mean", False, False)
     linear = ("linear", 1.0, 0.0, 0.0, -1)
     for call in (
-        lambda: ops.pair_loss(x, None, labels[:3], *(None,) * 6, *settings),
-        lambda: ops.pair_loss(x, x, labels, *(None,) * 6, *settings),
-        lambda: ops.pair_loss(x, x[:, :2], labels, labels, *(None,) * 5, *settings),
-        lambda: ops.pair_loss(x, x, labels, labels, labels - 2, *(None,) * 4, *settings),
-        lambda: ops.pair_loss(x, x, labels, labels, labels + 5, *(None,) * 4, *settings),
+        lambda: ops.pair_loss(x, None, labels[:3], *(None,) * 7, *settings),
+        lambda: ops.pair_loss(x, x, labels, *(None,) * 7, *settings),
+        lambda: ops.pair_loss(x, x[:, :2], labels, labels, *(None,) * 6, *settings),
+        lambda: ops.pair_loss(x, x, labels, labels, labels - 2, *(None,) * 5, *settings),
+        lambda: ops.pair_loss(x, x, labels, labels, labels + 5, *(None,) * 5, *settings),
         lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, *linear, "mean", True, True, False),
         lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], *linear, "none", True, True, False),
         lambda: ops.spce(x, labels[:2], None, "mean", True),

@@ -104,7 +104,10 @@ WRONG = [
     ({"labels": LABELS, "pairs": PAIRS}, "labels must be None where pairs"),
     ({"pairs": PAIRS[:3]}, "pairs must have shape \\(4, 4\\)"),
     ({"pairs": PAIRS.bool()}, "pairs must have a signed integer dtype"),
-    ({"pairs": PAIRS + 2}, "pairs must hold 1 \\(positive\\), -1 \\(negative\\) and 0 \\(none\\), got values from 2 to 2"),
+    (
+        {"pairs": PAIRS + 2},
+        "pairs must hold 1 \\(positive\\), -1 \\(negative\\) and 0 \\(none\\), got values from 2 to 2",
+    ),
     ({"labels": LABELS, "indices_tuple": (IDS, IDS, IDS), "ids": IDS}, "ids must be None where indices_tuple"),
     ({"indices_tuple": (IDS, IDS, IDS), "pairs": PAIRS}, "pairs must be None where indices_tuple"),
 ]

@@ -39,6 +39,9 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   return *loss;
 }
 
+// What a sum is divided by for a mean over `count`.
+double divisor(double count) { return count > 0 ? count : 1; }
+
 // The arguments of a call as the kernels take them.
 template <typename T>
 struct Batch {
@@ -46,13 +49,14 @@ struct Batch {
   Samples<T> x;
   std::optional<Samples<T>> y;
   std::vector<int64_t> selves;  // the sorted position of the reference that sorted anchor i is itself, -1 for none
-  std::vector<T> row_grad;
+  std::vector<T> weights, row_grad;
 
   explicit Batch(const PairLossArguments& arguments)
       : args(arguments),
         x(args.embeddings, single(args.labels)),
         y(args.ref_emb ? std::optional<Samples<T>>(std::in_place, *args.ref_emb, single(*args.ref_labels))
                        : std::nullopt),
+        weights(args.weights ? floating_vector<T>(*args.weights) : std::vector<T>()),
         row_grad(args.row_grad ? floating_vector<T>(*args.row_grad) : std::vector<T>()) {
     const std::vector<T> center = center_of<T>(args.embeddings, args.distance);
     x.load(args.embeddings, args.distance, center, args.grad_embeddings);
@@ -67,12 +71,20 @@ struct Batch {
   Samples<T>& references() { return y ? *y : x; }
   const int64_t* self() const { return selves.empty() ? nullptr : selves.data(); }
 
+  // The user's weight of sorted anchor i.
+  double given_weight(int64_t i) const { return weights.empty() ? 1 : weights[x.order[i]]; }
+
   // The weight, in a sum, of the part of sorted anchor i's loss that comes from its pairs of one kind.
   double weight(const Samples<T>& side, int64_t i, Kind kind, bool separate_means) const {
-    const double share = args.two_sided ? 0.5 : 1;
+    const double share = args.two_sided ? 0.5 : given_weight(i);
     if (row_grad.empty()) return share;
-    if (args.reduction == Reduction::Totals) return row_grad[kind == Negative && separate_means ? 2 : 0];
+    if (args.reduction == Reduction::Totals) return share * row_grad[kind == Negative && separate_means ? 2 : 0];
     return share * row_grad[side.order[i]];
+  }
+
+  // How much n anchors count.
+  double total_weight(int64_t n) const {
+    return weights.empty() ? n : std::accumulate(weights.begin(), weights.end(), 0.0);
   }
 
   void scale_gradients(double factor) {
@@ -117,10 +129,11 @@ PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   Samples<T>& x = batch.x;
   std::vector<T> weights(x.n);
   for (int64_t i = 0; i < x.n; ++i) weights[i] = T(batch.weight(x, i, Positive, false));
-  const TripletSums sums = sweep_triplets<T>(terms, batch.args.distance.metric, x, batch.references(), batch.relation(),
-                                             batch.self(), batch.gradients() ? weights.data() : nullptr);
+  TripletSums sums = sweep_triplets<T>(terms, batch.args.distance.metric, x, batch.references(), batch.relation(),
+                                       batch.self(), batch.gradients() ? weights.data() : nullptr);
+  for (int64_t i = 0; i < x.n; ++i) sums.losses[i] *= batch.given_weight(i), sums.counts[i] *= batch.given_weight(i);
   const double loss = sum(sums.losses), count = sum(sums.counts);
-  const double share = batch.args.reduction == Reduction::Mean ? 1 / std::max(count, 1.0) : 1;
+  const double share = batch.args.reduction == Reduction::Mean ? 1 / divisor(count) : 1;
   if (share != 1) batch.scale_gradients(share);
   std::vector<T> values(x.n);
   for (int64_t i = 0; i < x.n; ++i) values[x.order[i]] = T(sums.losses[i]);
@@ -153,7 +166,9 @@ class PairLoss {
       if (gradients && means_over_terms) {
         batch_.scale_gradients(1 / counts_[Negative]);
         for (AnchorSide<T>* side : sides()) {
-          std::ranges::fill(side->constant[Positive], T(1 / counts_[Positive]));
+          for (int64_t i = 0; i < side->samples.n; ++i) {
+            side->constant[Positive][i] = T(weight(*side, i, Positive) / counts_[Positive]);
+          }
           std::ranges::fill(side->constant[Negative], T(0));
         }
         sweep.run({.gradient = true, .only_positives = true});
@@ -210,7 +225,7 @@ class PairLoss {
   void set_sums_weights(double positives) {
     for (AnchorSide<T>* side : sides()) {
       const bool mean = args_.reduction == Reduction::Mean && !loss_.separate_means;
-      const double count = mean ? double(side->samples.n) : 1;
+      const double count = mean ? divisor(batch_.total_weight(side->samples.n)) : 1;
       for (int64_t i = 0; i < side->samples.n; ++i) {
         side->constant[Positive][i] = T(positives * weight(*side, i, Positive) / count);
         side->constant[Negative][i] = T(weight(*side, i, Negative) / count);
@@ -229,14 +244,21 @@ class PairLoss {
       parallel_rows(n, 64, [&](int64_t i) {
         anchors[i] = loss_.anchor(args_.params.data(), statistic(*side, Positive, i), statistic(*side, Negative, i));
       });
+      if (!batch_.weights.empty()) {
+        for (int64_t i = 0; i < n; ++i) {
+          const double given = batch_.given_weight(i);
+          anchors[i].loss *= given, anchors[i].count *= given;
+          anchors[i].neg_loss *= given, anchors[i].neg_count *= given;
+        }
+      }
       totals_ = {};
       for (const Anchor& a : anchors) {
         totals_[0] += a.loss, totals_[1] += a.count;
         totals_[2] += a.neg_loss, totals_[3] += a.neg_count;
       }
       if (args_.reduction == Reduction::Mean) {
-        counts_[Positive] = std::max(totals_[1], 1.0);
-        counts_[Negative] = loss_.separate_means ? std::max(totals_[3], 1.0) : counts_[Positive];
+        counts_[Positive] = divisor(totals_[1]);
+        counts_[Negative] = loss_.separate_means ? divisor(totals_[3]) : counts_[Positive];
       }
       value_ += share * (totals_[0] / counts_[Positive] + totals_[2] / counts_[Negative]);
       for (int64_t i = 0; i < n; ++i) {

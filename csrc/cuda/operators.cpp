@@ -172,14 +172,16 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   if (args.two_sided) want_anchors(workspace, problem.side[1]);
   workspace.allocate(args.embeddings);
 
-  std::array<OptionalTensor, 4> vectors;
+  std::array<OptionalTensor, 5> vectors;
   if (args.self_index) vectors[0] = as_vector(*args.self_index, ScalarType::Long);
   if (args.row_grad) vectors[1] = as_vector(*args.row_grad, ScalarType::Float);
   vectors[2] = as_vector(args.labels, ScalarType::Long);
   if (args.ref_labels) vectors[3] = as_vector(*args.ref_labels, ScalarType::Long);
+  if (args.weights) vectors[4] = as_vector(*args.weights, ScalarType::Float);
   const auto data = [&](int i) { return vectors[i] ? vectors[i]->const_data_ptr() : nullptr; };
   problem.self_index = static_cast<const int64_t*>(data(0));
   if (args.pairs) problem.pairs = static_cast<const int8_t*>(args.pairs->const_data_ptr());
+  problem.weights = static_cast<const float*>(data(4));
   problem.row_grad = static_cast<const float*>(data(1));
   problem.side[0].labels = static_cast<const int64_t*>(data(2));
   problem.side[1].labels = static_cast<const int64_t*>(data(3));

@@ -83,13 +83,14 @@ struct Scales {
 
 // The weight in the gradient of an anchor's loss, or of the part of it that comes from its pairs of one kind.
 struct AnchorWeights {
-  const float* each;
+  const float *each, *given;
   float all[2];
   bool differ;  // whether each anchor has its own
   float share;  // anchors of two sides have half the weight each
 
   __device__ AnchorWeights(const PairLossProblem& p, bool separate_means)
       : each(p.row_grad),
+        given(p.weights),
         all{1, 1},
         differ(p.row_grad && p.reduction != Reduction::Totals),
         share(p.two_sided ? 0.5f : 1.0f) {
@@ -98,7 +99,9 @@ struct AnchorWeights {
     all[Positive] = p.row_grad[0];
   }
 
-  __device__ __forceinline__ float of(int i, Kind kind) const { return share * (differ ? each[i] : all[kind]); }
+  __device__ __forceinline__ float of(int i, Kind kind) const {
+    return (given ? given[i] : share) * (differ ? each[i] : all[kind]);
+  }
 };
 
 // Row i of side s with the rows of the other side, and which of these makes no pair with it.
@@ -162,7 +165,7 @@ class Row {
   const int64_t* const labels_;
   const int64_t label_;
   const int64_t* const selves_;
-  const bool of_others_;  // whether `selves` has an entry for each of the other rows
+  const bool of_others_;       // whether `selves` has an entry for each of the other rows
   const int8_t* const pairs_;  // null where labels say which pairs there are, else both label and self
   const int pairs_stride_;
   int64_t self_ = -1;  // the entry, or the index of the other row, that makes no pair with this one
@@ -232,7 +235,11 @@ struct Loss {
       add_up(row, negatives_lse, &neg, &pos);
     }
     const Statistic of_pos = pos.statistic(), of_neg = neg.statistic();
-    const Anchor a = Terms::anchor(p.params, of_pos, of_neg);
+    Anchor a = Terms::anchor(p.params, of_pos, of_neg);
+    if (p.weights) {
+      const double given = p.weights[i];
+      a.loss *= given, a.count *= given, a.neg_loss *= given, a.neg_count *= given;
+    }
     if (lane() == 0) {
       double* totals = side.totals + i;
       totals[0] = a.loss, totals[side.n] = a.count, totals[2 * side.n] = a.neg_loss, totals[3 * side.n] = a.neg_count;
@@ -335,8 +342,8 @@ struct Loss {
     }
     double pos_count = 1, neg_count = 1;
     if (p.reduction == Reduction::Mean) {
-      pos_count = totals[1] < 1 ? 1 : totals[1];
-      neg_count = !Terms::SEPARATE_MEANS ? pos_count : totals[3] < 1 ? 1 : totals[3];
+      pos_count = totals[1] > 0 ? totals[1] : 1;
+      neg_count = !Terms::SEPARATE_MEANS ? pos_count : totals[3] > 0 ? totals[3] : 1;
     }
     scales->of[Negative] = float(1 / neg_count), scales->of[Positive] = float(1 / pos_count);
     return anchor_weights.share * (totals[0] / pos_count + totals[2] / neg_count);
@@ -359,10 +366,11 @@ __device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, doubl
     for (int s = 0; s < (p.two_sided ? 2 : 1); ++s) value += loss.anchor(s, i);
     if (p.reduction == Reduction::None && lane() == 0) p.value[i] = float(loss.anchor_weights.share * value);
   });
-  const bool at_once = Terms::IS_SUM && !(Terms::SEPARATE_MEANS && p.reduction == Reduction::Mean);
+  // Every anchor of such a loss counts as one, unless it has a weight.
+  const bool mean = p.reduction == Reduction::Mean;
+  const bool at_once = Terms::IS_SUM && !(mean && (Terms::SEPARATE_MEANS || p.weights));
   if (at_once) {
-    // Every anchor of such a loss counts as one.
-    const float scale = p.reduction == Reduction::Mean ? 1.0f / p.side[0].n : 1.0f;
+    const float scale = mean ? 1.0f / p.side[0].n : 1.0f;
     slopes({scale, scale}, {scale, scale});
   }
   grid_barrier();

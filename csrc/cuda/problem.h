@@ -62,6 +62,7 @@ struct PairLossProblem : Pairs {
   bool two_sided = false;
   const int64_t* self_index = nullptr;  // (n,): the row of side[1] that is no pair of row i of side[0], -1 for none
   const int8_t* pairs = nullptr;        // (n, m): in place of labels, 1 for positive pairs, -1 for negative, 0 for none
+  const float* weights = nullptr;       // (n,): factors of the anchors' losses and counts
   const float* row_grad = nullptr;      // (n,): weights of the anchors in the gradient; (TOTALS,): of the totals
   float* value = nullptr;               // (1,), (n,) for Reduction::None, (TOTALS,) for Reduction::Totals
 };

@@ -5,8 +5,7 @@ are computed in float32.
 
 The formula of a pair loss is one function of the closenesses ``s`` (n, m), similarities or the negatives of distances,
 of the masks of positive and negative pairs, and of the parameters; those of :mod:`fastpair.formulas` are printed. It
-returns ``(per_anchor, *parts)``: the losses of the anchors (n,), whose sum is the "sum" reduction, and for each part of
-the loss's own mean the sum and the count that the mean is made of: (sum, count).
+returns, for each part of the loss's own mean, the losses of the anchors and how much they count in it, both (n,).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from fastpair.formulas.formula import PairFormula
 from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.formulas.source import function
 from fastpair.metrics import METRICS
-from fastpair.numerics import accumulate_dtype, log_sum_exp, reduced, softplus, unit_rows
+from fastpair.numerics import accumulate_dtype, average, log_sum_exp, reduced, softplus, unit_rows
 
 __all__ = ["linear_cross_entropy", "log_sum_exp", "pair_loss", "pairwise_distance", "softplus"]
 
@@ -98,14 +97,6 @@ def maximum(u: Tensor, pairs: Tensor) -> Tensor:
     return F.pad(torch.where(pairs, u, -torch.inf), (0, 1), value=-torch.inf).max(1).values
 
 
-def anchor_count(losses: Tensor) -> Tensor:
-    return torch.full((), len(losses), device=losses.device)
-
-
-def nonzero_terms(terms: Tensor) -> tuple[Tensor, Tensor]:
-    return terms.sum(), (terms != 0).sum()
-
-
 def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth: bool, semihard: bool):
     """sum_{p in P, n in N} hinge(d_p - d_n + margin), averaged over the triplets where it is not zero; if ``semihard``,
     only over the triplets with d_p < d_n < d_p + margin. O(n m^2) memory, unlike the kernels."""
@@ -115,7 +106,7 @@ def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth
         chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # keeps NaN
     excess = torch.where(chosen, gap, 0) + margin  # masked here too, or NaN in others would spoil the gradient
     terms = torch.where(chosen, softplus(excess) if smooth else F.relu(excess), 0)
-    return terms.sum((1, 2)), nonzero_terms(terms)
+    return ((terms.sum((1, 2)), (terms != 0).sum((1, 2))),)
 
 
 def evaluated(formula: PairFormula) -> Callable[..., tuple]:
@@ -168,9 +159,9 @@ def in_blocks(call: PairLossCall) -> Tensor:
         length = max(BLOCK_SCORES // max(len(y), 1), 1)
         rows = [slice(first, first + length) for first in range(0, max(len(x), 1), length)]
         run = partial(checkpoint, block, use_reentrant=False) if len(rows) > 1 else block
-        per_anchor, *parts = zip(*(run(x, y, some) for some in rows))
-        totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
-        return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)
+        blocks = zip(*(run(x, y, some) for some in rows))
+        parts = [tuple(torch.cat(of_anchors) for of_anchors in zip(*part)) for part in blocks]
+        return reduced_pairs(*parts, reduction=call.reduction, weights=call.weights)
 
 
 def pair_loss(call: PairLossCall) -> Tensor:
@@ -180,20 +171,24 @@ def pair_loss(call: PairLossCall) -> Tensor:
         y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
         positive, negative = kinds(call)
         s, formula = closeness(x, y, call.distance), PAIR_LOSSES[call.loss]
-        value = reduced_pairs(*formula(s, positive, negative, *call.params), reduction=call.reduction)
+        reduced_to = partial(reduced_pairs, reduction=call.reduction, weights=call.weights)
+        value = reduced_to(*formula(s, positive, negative, *call.params))
         if call.two_sided:
-            other = reduced_pairs(*formula(s.T, positive.T, negative.T, *call.params), reduction=call.reduction)
-            value = (value + other) / 2
+            value = (value + reduced_to(*formula(s.T, positive.T, negative.T, *call.params))) / 2
     return value
 
 
-def reduced_pairs(per_anchor: Tensor, *parts: tuple[Tensor, Tensor], reduction: str) -> Tensor:
-    """The value of a loss, given what its formula returned. "totals": the sums and counts of both parts of the mean, as
-    a vector of four."""
+def reduced_pairs(*parts: tuple[Tensor, Tensor], reduction: str, weights: Tensor | None = None) -> Tensor:
+    """The value of a loss, given what its formula returned and the anchors' weights. "totals": the sums and counts of
+    both parts of the mean, as a vector of four."""
+    if weights is not None:
+        parts = tuple((weights * losses, weights * counts) for losses, counts in parts)
+    per_anchor = sum(losses for losses, _ in parts)
+    totals = [(losses.sum(), counts.sum()) for losses, counts in parts]
     if reduction == "totals":
-        totals = torch.stack([t.to(per_anchor.dtype) for part in parts for t in part])
-        return F.pad(totals, (0, 4 - len(totals)))
-    return reduced(per_anchor, sum(total / count.clamp(min=1) for total, count in parts), reduction)
+        flat = torch.stack([t.to(per_anchor.dtype) for total in totals for t in total])
+        return F.pad(flat, (0, 4 - len(flat)))
+    return reduced(per_anchor, sum(average(*total) for total in totals), reduction)
 
 
 def linear(z: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, scale: float, margin: float) -> Tensor:

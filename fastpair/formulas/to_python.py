@@ -36,6 +36,7 @@ def {name}_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """{documentation}
@@ -56,6 +57,7 @@ def {name}_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 '''
@@ -89,9 +91,9 @@ ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labe
 {settings}
 distance: the score of a pair, {distance}.
 reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
-mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / \
-max(c_neg, 1). The last two belong to the negatives where these have a mean of their own, else they are 0; counts have \
-no gradient.
+mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part \
+being 0 where its c is. The last two belong to the negatives where these have a mean of their own, else they are 0; \
+counts have no gradient.
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
 tensors of row numbers as miners make them, used in place of those that the labels make. {repeats} The loss \
 is then plain PyTorch on the listed scores, whose memory grows with the list.
@@ -100,6 +102,8 @@ exclude_self: which pairs are left out because both sides are one sample. None: 
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
 pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
 ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have, are no pair. ``ref_ids`` goes with ``ref_emb``.
+weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the mean is a \
+weighted one. Constants of the gradient.
 backend: the kernels, see :func:`fastpair.use_backend`.
 """
 REPEATS = "A pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss."

@@ -24,8 +24,8 @@ def statistics(kind: Kind) -> dict[Expr, str]:
 
 def loss(formula: PairFormula) -> tuple[str, str]:
     """Name and source of a function of the closenesses (n, m), the masks of positives and of negatives, and the
-    parameters. It returns the losses of the anchors (n,), and for each part of the loss's own mean the sum and the
-    count."""
+    parameters. For each part of the loss's own mean it returns the losses of the anchors and how much they count, both
+    (n,)."""
     # Here a log-sum-exp is one number; so is the one over both kinds where their terms are the same.
     whole = {lse.rest: as_expr(0) for lse in (P.lse, N.lse, both_lse)}
     parts = formula.written if formula.positive == formula.negative else formula.parts
@@ -33,7 +33,10 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     symbols = statistics(P) | statistics(N) | {both_lse.highest: "log_sum_exp(u, positive | negative)"}
     read = {x for of in (*parts, *counts) for x in subexpressions(of)}
     names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}
-    calls = {"constant": "{}.detach()", **{op: f"torch.{op}({{}})" for op in ("exp", "log", "sqrt", "absolute", "tanh")}}
+    calls = {
+        "constant": "{}.detach()",
+        **{op: f"torch.{op}({{}})" for op in ("exp", "log", "sqrt", "absolute", "tanh")},
+    }
     calls["maximum"] = "maximum_of({}, {})"
     counted = " & ".join(f"{MASKS[kind.name]}.any(1)" for kind in formula.needs)
     shared, values = share([*parts, *counts], "x")
@@ -43,9 +46,8 @@ def loss(formula: PairFormula) -> tuple[str, str]:
         values = ["counted" if of == "1" else f"torch.where(counted, {of}, 0)" for of in values]
     values, counts = values[: len(parts)], values[len(parts) :]
     losses = ["losses", "neg_losses"][: len(parts)]
-    totals = [
-        f"({of}.sum(), {f'anchor_count({of})' if count == '1' else f'{count}.sum()'})"
-        for of, count in zip(losses, counts)
+    counted_parts = [
+        f"({of}, {f'torch.ones_like({of})' if count == '1' else count})" for of, count in zip(losses, counts)
     ]
     lines = [f"def {formula.name}(s, positive, negative{''.join(f', {x}' for x in formula.parameters)}):"]
     of_both, (positive, negative) = share([formula.positive, formula.negative], "t")
@@ -61,5 +63,5 @@ def loss(formula: PairFormula) -> tuple[str, str]:
             lines.append(f"    {names[symbol.args[0]]} = " + (f"torch.where(counted, {of}, 0)" if counted else of))
     lines += [f"    {name} = {text(of, names, calls)}" for name, of in shared]
     lines += [f"    {name} = {of}" for name, of in zip(losses, values)]
-    lines.append(f"    return {' + '.join(losses)}, {', '.join(totals)}")
+    lines.append(f"    return {', '.join(counted_parts)},")
     return formula.name, "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ class FunctionLoss(nn.Module):
 
 class PairLoss(FunctionLoss):
     """The base of the pair losses, called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None, pairs=None, ids=None, ref_ids=None)``, with the arguments of the functions in
+    ref_labels=None, exclude_self=None, pairs=None, ids=None, ref_ids=None, weights=None)``, with the arguments of the functions in
     :mod:`fastpair.functional`."""
 
     def forward(
@@ -41,6 +41,7 @@ class PairLoss(FunctionLoss):
         pairs: Tensor | None = None,
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         return self._function(
             embeddings,
@@ -52,5 +53,6 @@ class PairLoss(FunctionLoss):
             pairs=pairs,
             ids=ids,
             ref_ids=ref_ids,
+            weights=weights,
             **self.settings(),
         )

@@ -34,6 +34,7 @@ def custom_pair_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
     **parameters: float,
 ) -> Tensor:
@@ -51,6 +52,7 @@ def custom_pair_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 

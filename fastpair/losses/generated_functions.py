@@ -37,6 +37,7 @@ def contrastive_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Contrastive loss over all pairs.
@@ -63,8 +64,8 @@ def contrastive_loss(
             terms that are not zero (the convention of pytorch-metric-learning), for power 2 over all anchors (with
             pos_margin 0 and "euclidean" the form of the paper); "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
-            where these have a mean of their own, else they are 0; counts have no gradient.
+            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -75,6 +76,8 @@ def contrastive_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -98,6 +101,7 @@ def contrastive_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -116,6 +120,7 @@ def snca_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Scalable neighbourhood component analysis.
@@ -135,8 +140,8 @@ def snca_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
-            where these have a mean of their own, else they are 0; counts have no gradient.
+            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -147,6 +152,8 @@ def snca_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -170,6 +177,7 @@ def snca_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -188,6 +196,7 @@ def nca_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Neighbourhood components analysis.
@@ -210,8 +219,8 @@ def nca_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
-            where these have a mean of their own, else they are 0; counts have no gradient.
+            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -222,6 +231,8 @@ def nca_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -245,6 +256,7 @@ def nca_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -263,6 +275,7 @@ def supcon_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised contrastive loss.
@@ -283,8 +296,8 @@ def supcon_loss(
         reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
             pytorch-metric-learning such a batch has loss 0); "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
-            where these have a mean of their own, else they are 0; counts have no gradient.
+            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -295,6 +308,8 @@ def supcon_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -318,6 +333,7 @@ def supcon_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -336,6 +352,7 @@ def dcl_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Decoupled contrastive loss, whose denominator has no positives.
@@ -355,9 +372,9 @@ def dcl_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
             sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
-            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
-            The last two belong to the negatives where these have a mean of their own, else they are 0; counts have
-            no gradient.
+            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0
+            where its c is. The last two belong to the negatives where these have a mean of their own, else they are
+            0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -368,6 +385,8 @@ def dcl_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -391,6 +410,7 @@ def dcl_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -409,6 +429,7 @@ def sincere_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised InfoNCE revisited, each positive against the anchor's negatives.
@@ -430,8 +451,8 @@ def sincere_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives
-            where these have a mean of their own, else they are 0; counts have no gradient.
+            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
+            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -442,6 +463,8 @@ def sincere_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -465,6 +488,7 @@ def sincere_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -483,6 +507,7 @@ def ntxent_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
@@ -505,8 +530,8 @@ def ntxent_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
             (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with
-            mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the negatives where these have a
-            mean of their own, else they are 0; counts have no gradient.
+            mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to the negatives where
+            these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -517,6 +542,8 @@ def ntxent_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -541,6 +568,7 @@ def ntxent_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -561,6 +589,7 @@ def multi_similarity_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Multi-similarity loss.
@@ -582,8 +611,8 @@ def multi_similarity_loss(
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over all anchors, those without pairs included; "sum": the sum of the anchors' losses;
             "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch:
-            (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to the
-            negatives where these have a mean of their own, else they are 0; counts have no gradient.
+            (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two
+            belong to the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -594,6 +623,8 @@ def multi_similarity_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -617,6 +648,7 @@ def multi_similarity_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -636,6 +668,7 @@ def circle_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Circle loss with pairwise labels.
@@ -658,9 +691,9 @@ def circle_loss(
         distance: the score of a pair, "cosine" or "dot".
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
             sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
-            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1).
-            The last two belong to the negatives where these have a mean of their own, else they are 0; counts have
-            no gradient.
+            adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0
+            where its c is. The last two belong to the negatives where these have a mean of their own, else they are
+            0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -671,6 +704,8 @@ def circle_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -694,6 +729,7 @@ def circle_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )
 
@@ -713,6 +749,7 @@ def generalized_lifted_structure_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Lifted structure loss over all positives and negatives of an anchor.
@@ -736,8 +773,9 @@ def generalized_lifted_structure_loss(
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0
             (pytorch-metric-learning drops the missing sum from the formula instead); "sum": the sum of the anchors'
             losses; "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of
-            a batch: (S, c, S_neg, c_neg) with mean = S / max(c, 1) + S_neg / max(c_neg, 1). The last two belong to
-            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
+            a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last
+            two belong to the negatives where these have a mean of their own, else they are 0; counts have no
+            gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
             that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
@@ -748,6 +786,8 @@ def generalized_lifted_structure_loss(
         pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
         ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have,
             are no pair. ``ref_ids`` goes with ``ref_emb``.
+        weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
+            mean is a weighted one. Constants of the gradient.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -771,5 +811,6 @@ def generalized_lifted_structure_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
     )

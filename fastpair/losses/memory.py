@@ -106,7 +106,9 @@ class CrossBatchMemory(nn.Module):
         checks.labels_or_sets("labels", labels, "embeddings", embeddings)
         checks.ids(ids, None, embeddings, None)
         if labels.shape[1:] != self.label_memory.shape[1:]:
-            expected = f"sets of label_sets = {self.label_memory.shape[1]} labels" if self.label_memory.ndim == 2 else "(n,)"
+            expected = (
+                f"sets of label_sets = {self.label_memory.shape[1]} labels" if self.label_memory.ndim == 2 else "(n,)"
+            )
             raise ValueError(f"labels must be {expected}, got {labels.dtype} {tuple(labels.shape)}")
         if (ids is None) != (self.id_memory is None):
             raise ValueError(

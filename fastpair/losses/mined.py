@@ -30,6 +30,7 @@ def mined_pair_loss(
     reduction: str,
     backend: str | None,
     swap: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Like ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative)."""
     checks.matrix("embeddings", embeddings)
@@ -55,8 +56,8 @@ def mined_pair_loss(
                 closest = torch.maximum(closest, closeness(y, y, positive, negative))
             excess = closest - closeness(x, y, anchor, positive) + params[0]
             terms = softplus(excess) if loss.startswith("smooth") else F.relu(excess)
-            per_anchor = x.new_zeros(len(x)).index_add(0, anchor, terms)
-            return dense.reduced_pairs(per_anchor, dense.nonzero_terms(terms), reduction=reduction)
+            losses, counts = (x.new_zeros(len(x)).index_add(0, anchor, of) for of in (terms, (terms != 0).to(dtype)))
+            return dense.reduced_pairs((losses, counts), reduction=reduction, weights=weights)
 
         anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
         if loss not in COUNT_REPEATS:
@@ -64,7 +65,7 @@ def mined_pair_loss(
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
         s, kind = _padded(rows, closeness(x, y, rows, columns), len(anchor), len(x))
         parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *params)
-        return dense.reduced_pairs(*parts, reduction=reduction)
+        return dense.reduced_pairs(*parts, reduction=reduction, weights=weights)
 
 
 def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, backend: str | None) -> Tensor:

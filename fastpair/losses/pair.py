@@ -55,13 +55,16 @@ def pair_loss(
     indices_tuple: tuple[Tensor, ...] | None,
     backend: str | None,
     swap: bool = False,
+    weights: Tensor | None = None,
     **of_pairs: bool | Tensor | None,
 ) -> Tensor:
     """A formula evaluated over the pairs that labels or lists define. ``of_pairs``: the further arguments of
     ``relation``."""
+    if weights is not None:
+        weights = checks.anchor_weights(weights, embeddings)
     if indices_tuple is not None:
         checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, **of_pairs)
-        settings = {"distance": distance, "reduction": reduction, "backend": backend, "swap": swap}
+        settings = {"distance": distance, "reduction": reduction, "backend": backend, "swap": swap, "weights": weights}
         return mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, **settings)
     return ops.pair_loss(
         loss,
@@ -73,5 +76,6 @@ def pair_loss(
         distance=distance,
         reduction=reduction,
         backend=backend,
+        weights=weights,
         **of_pairs,
     )

@@ -49,6 +49,7 @@ def triplet_margin_loss(
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     options.check(
@@ -75,6 +76,7 @@ def triplet_margin_loss(
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
+        weights=weights,
         backend=backend,
         swap=swap,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastpair.numerics import accumulate_dtype
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -176,7 +178,9 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
     labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
     if ref_labels.shape[1:] != labels.shape[1:]:
         expected = f"sets of {labels.shape[1]} labels" if labels.ndim == 2 else "one integer a row"
-        raise ValueError(f"ref_labels must be like labels, {expected}, got {ref_labels.dtype} {tuple(ref_labels.shape)}")
+        raise ValueError(
+            f"ref_labels must be like labels, {expected}, got {ref_labels.dtype} {tuple(ref_labels.shape)}"
+        )
 
 
 def pairs(
@@ -212,6 +216,23 @@ def ids(value: Tensor | None, of_references: Tensor | None, embeddings: Tensor, 
         class_labels("ref_ids", of_references, "ref_emb", ref_emb)
     elif value is not None and ref_emb is not None and ref_emb is not embeddings:
         raise ValueError("ref_ids must be given with ids and ref_emb, got None")
+
+
+def anchor_weights(value: Tensor, embeddings: Tensor) -> Tensor:
+    """The weights in the dtype that losses are summed in."""
+    matrix("embeddings", embeddings)
+    tensor("weights", value)
+    if value.dtype not in FLOATING:
+        raise TypeError(f"weights must be float32, float64, bfloat16 or float16, got {value.dtype}")
+    if value.shape != embeddings.shape[:1]:
+        raise ValueError(f"weights must have shape ({len(embeddings)},), one an anchor, got {tuple(value.shape)}")
+    same_device("weights", value, "embeddings", embeddings)
+    if value.requires_grad:
+        raise ValueError("weights must not require a gradient, they are constants: give weights.detach()")
+    on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not (value >= 0).all():
+        raise ValueError(f"weights must not be negative or NaN, got a minimum of {value.min().item()}")
+    return value.to(accumulate_dtype(embeddings.dtype))
 
 
 def probabilities(value: Tensor, embeddings: Tensor) -> None:

@@ -39,12 +39,13 @@ def pair_loss(
     reduction: str,
     backend: str | None = None,
     two_sided: bool = False,
+    weights: Tensor | None = None,
     **of_pairs: bool | Tensor | None,
 ) -> Tensor:
     """``loss`` and ``params``: see ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
     given = relation(embeddings, labels, ref_emb, ref_labels, **of_pairs)
     settings = (loss, params, distance, two_sided, reduction)
-    tensors = (embeddings, *given)
+    tensors = (embeddings, *given, weights)
     lacking = ("cuda",) if loss in TRIPLETS or loss in ADDED else ()
     if loss in TRIPLETS and not given.by_labels:
         lacking = ("cuda", "triton")
@@ -61,5 +62,5 @@ def pair_loss(
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
         return evaluate(PairLossCall(*tensors, None, *settings, False, False))
     if backend == "cuda" and not given.by_labels:  # these batches are small
-        tensors = (embeddings, *given.as_pairs(embeddings))
+        tensors = (embeddings, *given.as_pairs(embeddings), weights)
     return fused_loss("pair_loss", backend, tensors, settings)

@@ -51,7 +51,7 @@ def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, refer
     y, ref_labels = rows if references else (None, None)
     params = [0.5] * (len(FORMULAS[name].parameters) if name in FORMULAS else 1)
     settings = (name, params, distance, False, "mean", True, references)
-    backend.pair_loss(PairLossCall(x, y, labels, ref_labels, *(None,) * 5, *settings))
+    backend.pair_loss(PairLossCall(x, y, labels, ref_labels, *(None,) * 6, *settings))
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_arguments_of_a_direct_call(backend, device):
     def run(loss="snca", params=(1.0,), distance="cosine", reduction="mean", labels=labels, x=x, two_sided=False,
             ref_emb=None):  # fmt: skip
         ref_labels = None if ref_emb is None else labels
-        tensors = (x, ref_emb, labels, ref_labels, *(None,) * 5)
+        tensors = (x, ref_emb, labels, ref_labels, *(None,) * 6)
         return call(*tensors, loss, list(params), distance, two_sided, reduction, True, False)
 
     run()

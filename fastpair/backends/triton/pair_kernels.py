@@ -346,6 +346,7 @@ def anchor_kernel(
     room,
     self_index,
     non_pairs,
+    given_weights,
     row_grad,
     out,
     n,
@@ -357,7 +358,7 @@ def anchor_kernel(
     BLOCK: tl.constexpr,
 ):
     """Computes ``out``, an AnchorResults, from the statistics of the anchors. ``non_pairs``: with how many of the m
-    references an anchor makes no pair, unless that is only itself."""
+    references an anchor makes no pair, unless that is only itself. ``given_weights``: factors of losses and counts."""
     POSITIVES: tl.constexpr = POOLS.positives
     NEGATIVES: tl.constexpr = POOLS.negatives
     pid = tl.program_id(0)
@@ -377,10 +378,13 @@ def anchor_kernel(
     neg = statistic(m - pos_pairs - others, neg_first, neg_second, neg_second, NEGATIVES)
 
     loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, *parameters)
-    tl.store(out.losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     weight = tl.full(rows.shape, 1.0, tl.float64)
+    if given_weights is not None:
+        weight = tl.load(given_weights + rows, mask=inside, other=0.0).to(tl.float64)
+        loss, count, neg_loss, neg_count = loss * weight, count * weight, neg_loss * weight, neg_count * weight
+    tl.store(out.losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     if row_grad is not None:
-        weight = tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
+        weight *= tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
     store_weights(out.weights + rows, room, pull, pull_constant, pos, weight)
     store_weights(out.weights + 3 * room + rows, room, push, push_constant, neg, weight)
     if out.extremes is not None:
@@ -393,6 +397,12 @@ def anchor_kernel(
     tl.store(totals + 1, tl.sum(tl.where(inside, count, 0.0), 0))
     tl.store(totals + 2, tl.sum(tl.where(inside, neg_loss, 0.0), 0))
     tl.store(totals + 3, tl.sum(tl.where(inside, neg_count, 0.0), 0))
+
+
+@triton.jit
+def divisor(count):
+    """What a sum is divided by for a mean over ``count``."""
+    return tl.where(count > 0, count, 1.0)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -427,10 +437,10 @@ def reduce_kernel(
         if TERM_TOTALS and not SEPARATE:
             positive *= per_anchor
         else:
-            positive = 1 / tl.maximum(tl.sum(pairs, 0), 1.0)
+            positive = 1 / divisor(tl.sum(pairs, 0))
         negative = positive
         if SEPARATE:
-            negative = 1 / tl.maximum(tl.sum(neg_pairs, 0), 1.0)
+            negative = 1 / divisor(tl.sum(neg_pairs, 0))
     result = part * (tl.sum(loss, 0) * positive + tl.sum(neg_loss, 0) * negative)
     tl.store(value, (tl.load(value).to(tl.float64) + result).to(tl.float32))
     tl.store(multipliers, (part * positive).to(tl.float32))

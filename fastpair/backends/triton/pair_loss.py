@@ -61,6 +61,7 @@ class PairSweep(Pairs):
         self.parameters = tuple(params) or (0.0,)
         self_index = None if self_index is None else self_index.int().contiguous()
         self.links = Links(self_index, pairs, None if pairs is None else pairs.stride(0))
+        self.given_weights = None if call.weights is None else call.weights.contiguous()
         self.non_pairs = dict(zip((y, x), reversed(non_pairs(call))))
         self.self_kind = kernels.SAME_INDEX.value if y is x else kernels.NO_SELF.value
         if self_index is not None:
@@ -145,6 +146,7 @@ class PairSweep(Pairs):
             rows.room,
             self.links.self_index,
             self.non_pairs[rows],
+            self.given_weights,
             row_grad,
             results,
             n,
@@ -256,8 +258,10 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, *of_pairs)
     sweep = PairSweep(x, y, call, loss, metric)
     some = len(x) > 0 and len(y) > 0
-    # The totals of one sweep hold no losses of single anchors, no number of counted anchors and no second side.
-    one_sweep = some and loss.is_sum and call.reduction in ("mean", "sum") and not call.two_sided
+    # The totals of one sweep hold no losses of single anchors, nor weighted ones, no number of counted anchors and no
+    # second side.
+    plain = call.reduction in ("mean", "sum") and call.weights is None and not call.two_sided
+    one_sweep = some and loss.is_sum and plain
     value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
     return value, x.finished(), y.finished() if y is not x else x.new(0)
 

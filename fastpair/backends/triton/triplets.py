@@ -181,7 +181,8 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     counts = torch.zeros(n, dtype=torch.float64, device=labels.device)
     if row_grad is not None and call.reduction == "totals":
         row_grad = row_grad[:1].expand(n)
-    weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
+    given = torch.ones_like(losses) if call.weights is None else call.weights.float()
+    weights = (given if row_grad is None else given * row_grad.float()).contiguous()
     smooth, semihard = LOSSES[call.loss]
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
     most = pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)
@@ -230,8 +231,9 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
             slopes = Slopes(cut, row_sums, col_sums, close, flags, (1, BLOCK_N))
             pairs.add_gradients(Rectangle(top, bottom, 0, m), slopes)
 
+    losses, counts = losses * given, counts * given
     total, count = losses.double().sum(), counts.sum()
-    multiplier = 1 / count.clamp(min=1) if call.reduction == "mean" else torch.ones_like(count)
+    multiplier = 1 / torch.where(count > 0, count, 1) if call.reduction == "mean" else torch.ones_like(count)
     if call.reduction == "totals":
         value = F.pad(torch.stack([total, count]), (0, 2)).float()
     else:
