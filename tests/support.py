@@ -224,6 +224,13 @@ def related(n, d, pattern, generator, *, by, references):
     return {name: t for name, t in inputs.items() if name == "labels" or t is not None}
 
 
+def with_weights(make, n, d, pattern, generator):
+    inputs = make(n, d, pattern, generator)
+    # Some count for nothing, and all together may count for less than one.
+    weights = torch.rand(n, generator=generator, dtype=torch.float64) / n
+    return {**inputs, "weights": weights * (torch.rand(n, generator=generator) < 0.8)}
+
+
 RELATED = {
     "-".join([name, *(str(v) for v in settings.values() if isinstance(v, str)), *by, *(["refs"] * references)]): loss(
         name,
@@ -233,8 +240,38 @@ RELATED = {
         **settings,
     )
     for name, settings in WAYS + TRIPLETS
-    for by in (("ids",), ("sets",), ("pairs",), ("sets", "ids"), ("pairs", "ids"))
+    for by in (("ids",), ("sets",), ("pairs", "ids"), *([("sets", "ids")] if name == "supcon_loss" else []))
     for references in (False, True)
+}
+
+
+def weighted(plain: Callable, *, reduction: str, weights: torch.Tensor, **inputs) -> torch.Tensor:
+    """A dense loss whose anchors have weights: each alone against all references, then sums of what their means are
+    made of."""
+    x, labels, ids = inputs["embeddings"], inputs["labels"], inputs.get("ids")
+    own = "ref_emb" not in inputs
+    references = {"ref_emb": x, "ref_labels": labels, "ref_ids": ids} if own else {}
+    totals = []
+    for i in range(len(x)):
+        of_one = {k: v[i : i + 1] for k, v in inputs.items() if k in ("embeddings", "labels", "ids") and v is not None}
+        others = {k: v for k, v in {**inputs, **references}.items() if k.startswith("ref_") and v is not None}
+        itself = {"exclude_self": torch.tensor([i])} if own else {}
+        totals.append(weights[i] * plain(**of_one, **others, **itself, reduction="totals"))
+    totals = torch.stack(totals)
+    if reduction == "none":
+        return totals[:, ::2].sum(1)
+    if reduction == "sum":
+        return totals[:, ::2].sum()
+    totals = totals.sum(0)
+    if reduction == "totals":
+        return totals
+    return sum(s / c if c > 0 else s for s, c in totals.view(2, 2))
+
+
+WEIGHTED = {
+    name: replace(of, dense=partial(weighted, of.dense), inputs=partial(with_weights, of.inputs))
+    for name, of in {**RELATED, **LOSSES}.items()
+    if of.dense.func.__name__.removesuffix("_loss") in (*DEFINITIONS, "triplet_margin") and "pairs" not in name
 }
 every_relation = pytest.mark.parametrize("loss", RELATED.values(), ids=RELATED.keys())
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -6,11 +6,12 @@ import dense
 import pytest
 import torch
 from support import (
+    BACKENDS,
     RELATED,
+    WEIGHTED,
     assert_matches_oracle,
     cast,
     error,
-    every_dtype,
     every_relation,
     needs_cpu_kernels,
     value_and_gradients,
@@ -22,17 +23,16 @@ from fastpair import losses
 
 @needs_cpu_kernels
 @every_relation
-@every_dtype
-@pytest.mark.parametrize(("n", "d"), [(1, 3), (70, 8), (300, 5)])
-def test_kernels(loss, dtype, n, d):
-    inputs = cast(loss.inputs(n, d, "few", torch.Generator().manual_seed(n)), dtype)
-    for reduction in ("mean", "none", "totals") if n == 70 else ("mean",):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_kernels(loss, dtype):
+    inputs = cast(loss.inputs(70, 8, "few", torch.Generator().manual_seed(0)), dtype)
+    for reduction in ("mean", "none", "totals"):
         incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
         assert_matches_oracle(loss, inputs, reduction, incoming)
 
 
 @every_relation
-@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("n", [1, 30])
 def test_dense_evaluation(loss, n):
     inputs = loss.inputs(n, 6, "few", torch.Generator().manual_seed(n))
     for reduction in loss.reductions:
@@ -46,6 +46,27 @@ def test_dense_evaluation(loss, n):
         )
         for name in want:
             assert error(got[name], want[name]) < 1e-10, (name, reduction)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights(name):
+    """The kernels and the dense evaluation: a mean is one of weights, not of anchors."""
+    loss = WEIGHTED[name]
+    inputs = loss.inputs(20, 5, "few", torch.Generator().manual_seed(0))
+    for reduction in loss.reductions:
+        incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
+        want = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
+        for backend in BACKENDS:
+            run = partial(loss.fused, reduction=reduction, backend=backend)
+            got = value_and_gradients(run, inputs, loss.trained, incoming)
+            for key in want:
+                assert error(got[key], want[key]) < 1e-9, (key, reduction, backend)
+
+
+@needs_cpu_kernels
+@every_relation
+def test_several_tiles(loss):
+    assert_matches_oracle(loss, loss.inputs(290, 5, "few", torch.Generator().manual_seed(1)))
 
 
 @needs_cpu_kernels
@@ -88,6 +109,15 @@ def test_the_matrix_of_the_labels_is_labels():
     torch.testing.assert_close(FP.ntxent_loss(x, None, pairs=pairs), FP.ntxent_loss(x, labels))
 
 
+def test_weights_of_listed_pairs():
+    x, labels = torch.randn(20, 6, dtype=torch.float64), torch.randint(4, (20,))
+    same, weights = labels[:, None] == labels[None, :], torch.rand(20, dtype=torch.float64)
+    lists = (*(same & ~torch.eye(20, dtype=torch.bool)).nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
+    for name in ("supcon_loss", "contrastive_loss"):
+        listed = getattr(FP, name)(x, labels, indices_tuple=lists, weights=weights)
+        torch.testing.assert_close(listed, getattr(FP, name)(x, labels, weights=weights))
+
+
 X, LABELS = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
 SETS, IDS, PAIRS = torch.ones(4, 2, dtype=torch.bool), torch.arange(4), torch.zeros(4, 4, dtype=torch.int8)
 WRONG = [
@@ -109,6 +139,10 @@ WRONG = [
         "pairs must hold 1 \\(positive\\), -1 \\(negative\\) and 0 \\(none\\), got values from 2 to 2",
     ),
     ({"labels": LABELS, "indices_tuple": (IDS, IDS, IDS), "ids": IDS}, "ids must be None where indices_tuple"),
+    ({"labels": LABELS, "weights": IDS}, "weights must be float32"),
+    ({"labels": LABELS, "weights": X[:3, 0].abs()}, "weights must have shape \\(4,\\)"),
+    ({"labels": LABELS, "weights": -torch.ones(4)}, "weights must not be negative or NaN, got a minimum of -1"),
+    ({"labels": LABELS, "weights": torch.ones(4, requires_grad=True)}, "weights must not require a gradient"),
     ({"indices_tuple": (IDS, IDS, IDS), "pairs": PAIRS}, "pairs must be None where indices_tuple"),
 ]
 

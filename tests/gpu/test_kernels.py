@@ -14,6 +14,7 @@ from support import (
     METRICS,
     REDUCTIONS,
     RELATED,
+    WEIGHTED,
     assert_matches_oracle,
     cast,
     embeddings,
@@ -79,6 +80,14 @@ def test_relations(name, backend, device):
     for reduction in ("mean", "none"):
         incoming = incoming_of(RELATED[name], inputs, reduction)
         assert_matches_oracle(RELATED[name], inputs, reduction, incoming, backend=backend)
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name in LOSSES or ("-ids" in name and "-hard" in name)])
+def test_weights(name, backend, device):
+    inputs = inputs_of(WEIGHTED[name], 37, 5, "few", device)
+    for reduction in ("mean", "totals"):
+        incoming = incoming_of(WEIGHTED[name], inputs, reduction)
+        assert_matches_oracle(WEIGHTED[name], inputs, reduction, incoming, backend=backend)
 
 
 @pytest.fixture
