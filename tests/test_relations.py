@@ -64,13 +64,14 @@ def test_weights(name):
 
 
 @needs_cpu_kernels
-@every_relation
-def test_several_tiles(loss):
+@pytest.mark.parametrize("name", [name for name in RELATED if "-hard" in name or "triplet" not in name])
+def test_several_tiles(name):
+    loss = RELATED[name]
     assert_matches_oracle(loss, loss.inputs(290, 5, "few", torch.Generator().manual_seed(1)))
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("by", ["ids", "sets", "sets-ids"])
+@pytest.mark.parametrize("by", ["ids", "sets"])
 @pytest.mark.parametrize("name", ["supcon_loss-cosine", "contrastive_loss-euclidean", "ntxent_loss-sqeuclidean"])
 def test_more_scores_than_are_kept(name, by):
     loss = RELATED[f"{name}-{by}"]
