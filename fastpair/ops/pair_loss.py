@@ -56,7 +56,7 @@ def pair_loss(
         lacking=("cuda",) if loss in TRIPLETS or loss in ADDED else (),
         large=is_large(embeddings, embeddings if ref_emb is None else ref_emb),
     )
-    if backend == "cpu" and loss in ADDED and not added.compiled(loss):
+    if backend == "cpu" and loss in ADDED and not added.compiled(loss, embeddings.dtype, distance):
         backend = "reference"
     if backend == "reference":
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
