@@ -56,11 +56,11 @@ def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
 # ---- pair losses: the building blocks of their formulas
 
 
-relu, square, sigmoid = F.relu, torch.square, torch.sigmoid
+relu, square, sigmoid, constant = F.relu, torch.square, torch.sigmoid, torch.detach
 
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where((a < b) | (a != a), a, b)
+    return torch.where((a <= b) | (a != a), a, b)
 
 
 def maximum_of(a: Tensor, b: Tensor) -> Tensor:
@@ -69,6 +69,13 @@ def maximum_of(a: Tensor, b: Tensor) -> Tensor:
 
 def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition != 0, a, b)
+
+
+def selected(condition: Tensor, x: Tensor | float) -> Tensor | float:
+    """x, with gradient 0 where the condition is 0, even where it would be infinite or NaN."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return x
+    return torch.where(condition != 0, x, x.detach())
 
 
 def step(x: Tensor) -> Tensor:
@@ -136,7 +143,7 @@ def in_blocks(call: PairLossCall) -> Tensor:
         ref_labels = call.labels if call.ref_labels is None else call.ref_labels
         columns = torch.arange(len(y), device=x.device)
         own = columns[: len(x)] if call.ref_emb is None else call.self_index
-        params = [x.new_tensor(value) for value in call.params]
+        params = as_tensors(call.params, x)
 
         def block(x: Tensor, y: Tensor, labels: Tensor, own: Tensor | None):
             positive = labels[:, None] == ref_labels[None, :]
@@ -146,11 +153,16 @@ def in_blocks(call: PairLossCall) -> Tensor:
 
         rows = max(BLOCK_SCORES // max(len(y), 1), 1)
         splits = [x.split(rows), call.labels.split(rows), (None,) * len(x) if own is None else own.split(rows)]
-        run = partial(checkpoint, use_reentrant=False) if len(splits[0]) > 1 else lambda function, *args: function(*args)
-        made = [run(block, x, y, labels, own) for x, labels, own in zip(*splits)]
+        run = partial(checkpoint, block, use_reentrant=False) if len(splits[0]) > 1 else block
+        made = [run(x, y, labels, own) for x, labels, own in zip(*splits)]
         per_anchor, *parts = zip(*made)
         totals = [tuple(sum(numbers) for numbers in zip(*part)) for part in parts]
         return reduced_pairs(torch.cat(per_anchor), *totals, reduction=call.reduction)
+
+
+def as_tensors(params: list[float], x: Tensor) -> list[Tensor]:
+    """Parameters of a formula that may apply any function to them."""
+    return [x.new_tensor(value) for value in params]
 
 
 PAIR_LOSSES = {

@@ -57,8 +57,8 @@ class CustomPairLoss(PairLoss):
     The functions are called once, with symbols: they are made of operators, comparisons and the functions of
     :mod:`fastpair.formulas`. ``s`` is the closeness of a pair, a similarity or -d for a distance d; ``p`` has the
     parameters as attributes. ``P`` and ``N`` have ``lse``, ``sum``, ``mean``, ``max``, ``nonzero`` (how many terms are
-    not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once for
-    all processes: see :mod:`fastpair.backends.added`.
+    not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once
+    for all processes: see :mod:`fastpair.backends.added`. :func:`fastpair.formulas.explain` shows the code.
 
     Args:
         positive, negative: functions (s, p) of a pair's closeness: the terms u and v.
