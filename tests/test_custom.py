@@ -28,10 +28,12 @@ from custom_losses import (
 import fastpair
 from fastpair import functional
 from fastpair.backends import added, cpu_extension, dense
-from fastpair.formulas import exp, explain, log, negatives_lse, relu, softplus, sqrt, to_cpp, where
+from fastpair.formulas import exp, explain, log, minimum, negatives_lse, relu, softplus, sqrt, to_cpp, where
 from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.losses import CrossBatchMemory, CustomPairLoss
 
+# What is tested is the kernels, not what computes a loss without them.
+pytestmark = pytest.mark.filterwarnings("error:fastpair computes CustomPairLoss")
 needs_compiler = pytest.mark.skipif(cpu_extension is None, reason="fastpair is built without its CPU kernels")
 
 
@@ -147,6 +149,27 @@ def test_what_is_infinite_elsewhere(backend, monkeypatch):
 
 
 @BACKENDS
+@pytest.mark.parametrize("distance", ["euclidean", "unit_euclidean", "sqeuclidean"])
+def test_distances_of_zero(distance, backend):
+    """Have gradient zero, also where the slope of the term is infinite."""
+    loss = CustomPairLoss(lambda s, p: sqrt(-s), lambda s, p: s, lambda P, N, p: P.mean + N.lse, distance=distance)
+    x, labels = batch(16)
+    with torch.no_grad():
+        x[1], labels[1] = x[0], labels[0]
+    s = dense.closeness(x, x, distance)
+    positives, negatives = pairs_of(labels)
+    apart = positives & (s != 0)
+    total = torch.where(apart, torch.where(apart, -s, 1).sqrt(), 0).sum(1)
+    counted = positives.any(1)
+    lse = torch.where(negatives, s, -torch.inf).logsumexp(1)
+    want = torch.where(counted, total / positives.sum(1).clamp(min=1) + lse, 0).sum() / counted.sum()
+    with fastpair.use_backend(backend):
+        value, gradient = with_gradient(loss, x, labels)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(want, x))
+
+
+@BACKENDS
 def test_terms_that_read_the_negatives(backend):
     loss = CustomPairLoss(
         lambda s, p: softplus(negatives_lse - log(1.5 - s) - s / p.tau) + exp(negatives_lse - s),
@@ -199,13 +222,12 @@ def test_lists(name):
     of = CUSTOM[name]
     x, labels = batch(20)
     positives, negatives = pairs_of(labels)
-    unit = torch.nn.functional.normalize(x)
     for some in (slice(None), slice(5, 70)):
         rows = [t[some] for mask in (positives, negatives) for t in mask.nonzero(as_tuple=True)]
         masks = [torch.zeros_like(positives).index_put((i, j), torch.tensor(True)) for i, j in (rows[:2], rows[2:])]
         for reduction in ("mean", "none"):
             value, gradient = with_gradient(of.make(reduction=reduction), x, None, tuple(rows))
-            want = expected(of, unit @ unit.T, *masks, reduction)
+            want = expected(of, dense.closeness(x, x, "cosine"), *masks, reduction)
             weights = torch.arange(1.0, want.numel() + 1, dtype=want.dtype).reshape(want.shape)
             torch.testing.assert_close(value, want)
             torch.testing.assert_close(gradient, *torch.autograd.grad((want * weights).sum(), x))
@@ -279,12 +301,23 @@ def test_compiled():
 
 
 def test_compiled_for_any_batch():
+    torch._dynamo.reset()
     loss = circle(gamma=5.0)
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for n in (12, 17, 30):
-            x, labels = batch(n)
+            x, labels = batch(n, 5)
             torch.testing.assert_close(with_gradient(compiled, x, labels), with_gradient(loss, x, labels))
+
+
+def test_numbers_of_any_size():
+    x, labels = batch()
+    loss = CustomPairLoss(
+        lambda s, p: 10**20 * s, lambda s, p: s / 2.0**70, lambda P, N, p: where(P.sum > 1e12, 3, minimum(N.sum, 2)) / 8
+    )
+    with fastpair.use_backend("reference"):
+        want = with_gradient(loss, x, labels)
+    torch.testing.assert_close(with_gradient(loss, x, labels), want)
 
 
 def test_an_empty_batch():
@@ -390,6 +423,19 @@ def test_what_kernels_cannot_compute():
         CustomPairLoss(lambda s, p: s, lambda s, p: s, lambda P, N, p: P.sum + N.lse + N.sum)
     with pytest.raises(ValueError, match="alpha must be finite"):
         multi_similarity(alpha=float("nan"))
+    for name in ("backend", "formula", "training", "forward", "embeddings"):
+        with pytest.raises(ValueError, match=f"a parameter cannot have the name '{name}'"):
+            multi_similarity(**{name: 1.0})
+    loss = multi_similarity()
+    loss.alpha = math.inf
+    with pytest.raises(ValueError, match="alpha must be finite"):
+        loss(*batch())
+    loss = multi_similarity()
+    loss.reduction = "median"
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        loss(*batch())
+    with pytest.raises(TypeError, match="alpha must be a number, got Tensor"):
+        multi_similarity(alpha=torch.ones(()))
     with pytest.raises(ValueError, match="needs must be one of 'positives', 'negatives', got 'P'"):
         CustomPairLoss(lambda s, p: s, lambda s, p: s, lambda P, N, p: P.sum + N.sum, needs=["P"])
 

@@ -428,7 +428,8 @@ def text(of: Expr, names: Mapping[str, str] | None = None, calls: Mapping[str, s
 def _text(of: Expr, names: Mapping[str, str], calls: Mapping[str, str]) -> tuple[str, int]:
     """The source, and how tightly its outermost operation binds."""
     if of.op == "number":
-        written = str(int(of.number)) if of.number == int(of.number) else repr(of.number)
+        whole = of.number == int(of.number) and abs(of.number) < 2**31  # C++ has no longer integers by default
+        written = str(int(of.number)) if whole else repr(float(of.number))
         return calls.get("number", "{}").format(written), 3 if of.number < 0 else 4
     if of.op == "variable":
         return names.get(of.args[0], of.args[0]), 4

@@ -117,7 +117,7 @@ def scores_a_thread(tile):
 
 
 @chips
-@pytest.mark.parametrize("name", ["everything", "anchor", "parts", "lse_and_mean"])
+@pytest.mark.parametrize("name", ["everything", "parts"])
 def test_losses_that_users_write(name, chip, check):
     formula = CUSTOM[name].make().formula
     with dry_run(chip) as launches:

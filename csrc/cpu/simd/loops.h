@@ -261,6 +261,8 @@ void write_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>
                                       constants[j]);
         }
         value *= closeness_slope(M, s[j]);
+        // A distance of zero has gradient zero, also where the term, as a square root, has an infinite slope.
+        if (M != Metric::Dot) value = s[j] == T(0) ? T(0) : value;
         s[j] = if_pair(pair, value, s[j]);
         if (M != Metric::Dot) {
           sum += if_pair(pair, value, T(0));
