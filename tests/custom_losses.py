@@ -99,8 +99,15 @@ FUNCTIONS: dict[str, tuple[Callable, Callable]] = {
         lambda s: (s.clamp(min=0.16).sqrt() - 0.4).clamp(max=1),
     ),
 }
-# Infinite where an anchor is compared with itself.
-OF_OTHERS = (lambda s: sqrt(1 - s) + 1 / (1 - s), lambda s: torch.sqrt(1 - s) + 1 / (1 - s))
+
+
+def infinite_elsewhere():
+    """Infinite, or with infinite slopes, of anchors with themselves and where an anchor lacks pairs."""
+    return CustomPairLoss(
+        positive=lambda s, p: sqrt(1 - s) + 1 / (1 - s),
+        negative=lambda s, p: log(1 - s),
+        anchor=lambda P, N, p: where(P.pairs > 1, log(P.sum), 0) + softplus(N.lse),
+    )
 
 
 # ---- formulas of every kind
