@@ -9,6 +9,8 @@ from support import DTYPES, error
 import fastpair
 from fastpair.backends import dense
 from fastpair.backends.triton import pairs
+from fastpair.formulas import sqrt
+from fastpair.losses import CustomPairLoss
 
 of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 TOLERANCE = {torch.float32: 1e-5}
@@ -99,3 +101,19 @@ def test_what_is_infinite_elsewhere(dtype, backend, device):
         made += [value, *torch.autograd.grad(value, rows)]
     for one, other in zip(got, want):
         assert error(one, other) <= (1e-5 if dtype == "float32" else 0.02)
+
+
+@of_triton
+@pytest.mark.parametrize("distance", ["euclidean", "unit_euclidean", "sqeuclidean"])
+def test_distances_of_zero(distance, backend, device):
+    """Have gradient zero, also where the slope of the term is infinite."""
+    loss = CustomPairLoss(lambda s, p: sqrt(-s), lambda s, p: s, lambda P, N, p: P.mean + N.lse, distance=distance)
+    x, _, labels, _ = inputs_of(33, 33, 6, torch.float32, device)
+    x[1], labels[1] = x[2], labels[2]
+    results = []
+    for name, rows in (("triton", x), ("reference", x.double())):
+        rows = rows.detach().requires_grad_()
+        with fastpair.use_backend(name):
+            value = loss(rows, labels)
+        results.append([value, *torch.autograd.grad(value, rows)])
+    assert all(error(one, other) <= 1e-5 for one, other in zip(*results))
