@@ -20,6 +20,7 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 # The oldest torch release whose stable ABI the extension uses, in the encoding of torch/headeronly/version.h: 2.10.
 TORCH_TARGET_VERSION = "0x020a000000000000"
@@ -36,6 +37,12 @@ CXX_FLAGS = [
     "-ffp-contract=off",
     "-fvisibility=hidden",
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+]
+
+# What a loss that is compiled while the package is in use is made of.
+ADDED_LOSS = [
+    *sorted(glob("csrc/*.h") + glob("csrc/pair_losses/*.h") + glob("csrc/cpu/simd/*.h")),
+    "csrc/cpu/simd/added.inc",
 ]
 
 NVCC_FLAGS = ["-std=c++20", "-O3", "--threads=2"]
@@ -138,6 +145,23 @@ def cuda_extension() -> Extension:
     )
 
 
+class BuildPackage(build_py):
+    """Puts ``ADDED_LOSS`` into the package; where it is used in place, they lie beside it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, path in zip(ADDED_LOSS, self.added()):
+                self.mkpath(os.path.dirname(path))
+                self.copy_file(source, path)
+
+    def added(self) -> list[str]:
+        return [os.path.join(self.build_lib, "fastpair", source) for source in ADDED_LOSS]
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self.added())]
+
+
 def native_build() -> dict:
     extensions = []
     # The first: it says where the toolkit is to be found before torch looks for it.
@@ -160,7 +184,10 @@ def native_build() -> dict:
         extra_compile_args={"cxx": CXX_FLAGS},
         language="c++",
     )
-    return {"ext_modules": [extension, *extensions], "cmdclass": {"build_ext": BuildExtension}}
+    return {
+        "ext_modules": [extension, *extensions],
+        "cmdclass": {"build_ext": BuildExtension, "build_py": BuildPackage},
+    }
 
 
 # An sdist needs neither torch nor a compiler.

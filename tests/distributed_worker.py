@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from custom_losses import contrastive, multi_similarity
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +29,8 @@ PAIR_LOSSES = {
     "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
     "supcon-euclidean": partial(losses.SupConLoss, distance="euclidean"),
     "circle": partial(losses.CircleLoss, gamma=10.0),
+    "custom": multi_similarity,
+    "custom-parts": contrastive,
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),

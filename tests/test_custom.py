@@ -1,6 +1,7 @@
-"""Losses that users write: values and gradients against formulas typed here in PyTorch, errors, and the compiler's cache."""
+"""Losses that users write: values and gradients against formulas typed in PyTorch, errors, and the compiler's cache."""
 
 import copy
+import math
 import os
 import pickle
 import stat
@@ -10,59 +11,30 @@ import textwrap
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from custom_losses import (
+    CUSTOM,
+    CUSTOM_FUNCTIONS,
+    circle,
+    contrastive,
+    expected,
+    infinite_elsewhere,
+    multi_similarity,
+    pairs_of,
+)
 
 import fastpair
 from fastpair import functional
-from fastpair.backends import added, cpu_extension
-from fastpair.formulas import (
-    constant,
-    exp,
-    log,
-    maximum,
-    minimum,
-    relu,
-    sigmoid,
-    softplus,
-    sqrt,
-    square,
-    step,
-    tanh,
-    where,
-)
+from fastpair.backends import added, cpu_extension, dense
+from fastpair.formulas import exp, explain, log, minimum, negatives_lse, relu, softplus, sqrt, to_cpp, where
+from fastpair.formulas.pair_losses import FORMULAS
 from fastpair.losses import CrossBatchMemory, CustomPairLoss
 
+# What is tested is the kernels, not what computes a loss without them.
+pytestmark = pytest.mark.filterwarnings("error:fastpair computes CustomPairLoss")
 needs_compiler = pytest.mark.skipif(cpu_extension is None, reason="fastpair is built without its CPU kernels")
-
-
-def multi_similarity(**settings):
-    return CustomPairLoss(
-        positive=lambda s, p: -p.alpha * (s - p.base),
-        negative=lambda s, p: p.beta * (s - p.base),
-        anchor=lambda P, N, p: softplus(P.lse) / p.alpha + softplus(N.lse) / p.beta,
-        **{"alpha": 2.0, "beta": 50.0, "base": 0.5, **settings},
-    )
-
-
-def circle(**settings):
-    return CustomPairLoss(
-        positive=lambda s, p: -p.gamma * constant(relu(1 + p.m - s)) * (s - 1 + p.m),
-        negative=lambda s, p: p.gamma * constant(relu(s + p.m)) * (s - p.m),
-        anchor=lambda P, N, p: softplus(P.lse + N.lse),
-        needs=("positives", "negatives"),
-        **{"gamma": 80.0, "m": 0.4, **settings},
-    )
-
-
-def contrastive(**settings):
-    return CustomPairLoss(
-        positive=lambda s, p: relu(p.pos_margin - s),
-        negative=lambda s, p: relu(s - p.neg_margin),
-        anchor=lambda P, N, p: (P.sum, N.sum),
-        count=lambda P, N, p: (P.nonzero, N.nonzero),
-        **{"pos_margin": 1.0, "neg_margin": 0.2, **settings},
-    )
 
 
 # As users write them, and as the package has them.
@@ -73,30 +45,6 @@ SAME = {
         contrastive,
         lambda *args, **of: functional.contrastive_loss(*args, pos_margin=1.0, neg_margin=0.2, distance="cosine", **of),
     ),
-}
-
-# Every function of fastpair.formulas, and the same in PyTorch.
-FUNCTIONS = {
-    "exp": (lambda s: exp(-s), lambda s: torch.exp(-s)),
-    "log": (lambda s: log(s + 1.5), lambda s: torch.log(s + 1.5)),
-    "sqrt": (lambda s: sqrt(s + 1.5), lambda s: torch.sqrt(s + 1.5)),
-    "abs": (lambda s: abs(s), lambda s: s.abs()),
-    "tanh": (lambda s: tanh(2 * s), lambda s: torch.tanh(2 * s)),
-    "sigmoid": (lambda s: sigmoid(3 * s), lambda s: torch.sigmoid(3 * s)),
-    "softplus": (lambda s: softplus(3 * s), lambda s: torch.nn.functional.softplus(3 * s)),
-    "relu": (lambda s: relu(s - 0.1), lambda s: torch.relu(s - 0.1)),
-    "square": (square, torch.square),
-    "minimum": (lambda s: minimum(s, 0.3 * s), lambda s: torch.minimum(s, 0.3 * s)),
-    "maximum": (lambda s: maximum(s, 0.3 * s), lambda s: torch.maximum(s, 0.3 * s)),
-    "where": (lambda s: where(s > 0.1, s, -2 * s), lambda s: torch.where(s > 0.1, s, -2 * s)),
-    "at_most": (lambda s: where(s <= 0.1, s, -2 * s), lambda s: torch.where(s <= 0.1, s, -2 * s)),
-    "step": (lambda s: step(s) * s, lambda s: (s > 0) * s),
-    "constant": (lambda s: constant(s) * s, lambda s: s.detach() * s),
-    "power": (lambda s: s**3, lambda s: s**3),
-    "power_of_five": (lambda s: (s + 2) ** -5, lambda s: (s + 2) ** -5),
-    "broken_power": (lambda s: (s + 1.5) ** 2.5, lambda s: (s + 1.5) ** 2.5),
-    "exponent": (lambda s: 2**s, lambda s: 2**s),
-    "quotient": (lambda s: s / (2 + s), lambda s: s / (2 + s)),
 }
 
 
@@ -126,28 +74,117 @@ def test_a_loss_of_the_package_written_again(name, reduction, dtype, backend):
         torch.testing.assert_close(gradient, of_expected)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("name", FUNCTIONS)
+BACKENDS = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+def assert_is(of, loss, x, y, labels, ref_labels=None, distance="cosine", reduction="mean", **settings):
+    """Value and gradients are those of the dense formula in float64."""
+    arguments = (x, labels) if ref_labels is None else (x, labels, None, y, ref_labels)
+    inputs = [x] if ref_labels is None else [x, y]
+    value = loss(*arguments)
+    weights = torch.arange(1.0, value.numel() + 1, dtype=torch.float64).reshape(value.shape)
+    got = torch.autograd.grad((value * weights).sum(), inputs)
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    s = dense.closeness(wide[0], wide[-1], distance)
+    want = expected(of, s, *pairs_of(labels, ref_labels), reduction, **settings)
+    of_wide = torch.autograd.grad((want * weights).sum(), wide)
+    near = {"rtol": 2e-5, "atol": 2e-6} if x.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(value.double(), want, **near)
+    for one, other in zip(got, of_wide):
+        torch.testing.assert_close(one.double(), other, **near)
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", CUSTOM_FUNCTIONS)
 def test_functions(name, backend):
-    function, in_torch = FUNCTIONS[name]
-    loss = CustomPairLoss(
-        lambda s, p: function(s), lambda s, p: function(-s), lambda P, N, p: P.mean + function(N.sum / N.pairs)
-    )
+    of = CUSTOM_FUNCTIONS[name]
     for dtype in (torch.float64, torch.float32):
         x, labels = batch(dtype=dtype)
-        labels[:2] = 100  # every anchor has negatives, some have no positive
-        labels[2] = 101
+        labels[:2], labels[2] = 100, 101  # some have no positive
+        with fastpair.use_backend(backend):
+            assert_is(of, of.make(), x, x, labels)
+
+
+@BACKENDS
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "totals"])
+@pytest.mark.parametrize("name", CUSTOM)
+def test_formulas_of_every_kind(name, reduction, backend):
+    of = CUSTOM[name]
+    x, labels = batch()
+    y, ref_labels = batch(70, seed=1)
+    labels[0] = 100
+    with fastpair.use_backend(backend):
+        loss = of.make(reduction=reduction)
+        assert_is(of, loss, x, x, labels, reduction=reduction)
+        assert_is(of, loss, x, y, labels, ref_labels, reduction=reduction)
+        loss.distance, loss.a = "unit_euclidean", 0.5
+        assert_is(of, loss, x, y, labels, ref_labels, "unit_euclidean", reduction, a=0.5)
+
+
+@BACKENDS
+def test_what_is_infinite_elsewhere(backend, monkeypatch):
+    """No NaN comes from there."""
+    loss = infinite_elsewhere()
+    x, labels = batch(40)
+    labels[:5] = torch.arange(100, 105)
+    unit = torch.nn.functional.normalize(x)
+    positives, negatives = pairs_of(labels)
+    s = torch.where(positives | negatives, unit @ unit.T, 0.5)
+    several = positives.sum(1) > 1
+    inside = torch.where(several, torch.where(positives, (1 - s).sqrt() + 1 / (1 - s), 0).sum(1), 1).log()
+    others = torch.where(negatives, (1 - s).log(), -torch.inf).logsumexp(1)
+    want = (inside + torch.nn.functional.softplus(others)).mean()
+    (of_want,) = torch.autograd.grad(want, x)
+    for block in (1 << 22, 7 * len(x)):
+        monkeypatch.setattr(dense, "BLOCK_SCORES", block)
         with fastpair.use_backend(backend):
             value, gradient = with_gradient(loss, x, labels)
-        unit = torch.nn.functional.normalize(x)
-        s, same = unit @ unit.T, labels[:, None] == labels
-        positive, negative = same & ~torch.eye(len(x), dtype=torch.bool), ~same
-        mean = torch.where(positive, in_torch(s), 0).sum(1) / positive.sum(1).clamp(min=1)
-        others = torch.where(negative, in_torch(-s), 0).sum(1) / negative.sum(1)
-        counted = positive.any(1)
-        expected = (mean + in_torch(others))[counted].sum() / counted.sum()
-        torch.testing.assert_close(value, expected)
-        torch.testing.assert_close(gradient, *torch.autograd.grad(expected, x))
+        torch.testing.assert_close(value, want)
+        torch.testing.assert_close(gradient, of_want)
+
+
+@BACKENDS
+@pytest.mark.parametrize("distance", ["euclidean", "unit_euclidean", "sqeuclidean"])
+def test_distances_of_zero(distance, backend):
+    """Have gradient zero, also where the slope of the term is infinite."""
+    loss = CustomPairLoss(lambda s, p: sqrt(-s), lambda s, p: s, lambda P, N, p: P.mean + N.lse, distance=distance)
+    x, labels = batch(16)
+    with torch.no_grad():
+        x[1], labels[1] = x[0], labels[0]
+    s = dense.closeness(x, x, distance)
+    positives, negatives = pairs_of(labels)
+    apart = positives & (s != 0)
+    total = torch.where(apart, torch.where(apart, -s, 1).sqrt(), 0).sum(1)
+    counted = positives.any(1)
+    lse = torch.where(negatives, s, -torch.inf).logsumexp(1)
+    want = torch.where(counted, total / positives.sum(1).clamp(min=1) + lse, 0).sum() / counted.sum()
+    with fastpair.use_backend(backend):
+        value, gradient = with_gradient(loss, x, labels)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(want, x))
+
+
+@BACKENDS
+def test_terms_that_read_the_negatives(backend):
+    loss = CustomPairLoss(
+        lambda s, p: softplus(negatives_lse - log(1.5 - s) - s / p.tau) + exp(negatives_lse - s),
+        lambda s, p: where(s < 0.5, s / p.tau, sqrt(relu(s))),
+        lambda P, N, p: P.mean,
+        tau=0.5,
+    )
+    x, labels = batch()
+    unit = torch.nn.functional.normalize(x)
+    positives, negatives = pairs_of(labels)
+    s = torch.where(positives | negatives, unit @ unit.T, 0.4)
+    v = torch.where(s < 0.5, s / 0.5, s.clamp(min=0.1).sqrt())
+    lse = torch.where(negatives, v, -torch.inf).logsumexp(1, keepdim=True)
+    u = torch.nn.functional.softplus(lse - (1.5 - s).log() - s / 0.5) + (lse - s).exp()
+    want = torch.where(positives, u, 0).sum(1) / positives.sum(1).clamp(min=1)
+    want = want.sum() / positives.any(1).sum()
+    with fastpair.use_backend(backend):
+        value, gradient = with_gradient(loss, x, labels)
+    torch.testing.assert_close(value, want)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(want, x))
 
 
 def test_references_lists_and_memory():
@@ -174,7 +211,63 @@ def test_blocks_of_rows(monkeypatch):
     torch.testing.assert_close(gradient, of_whole)
 
 
-def test_copies_and_repr():
+@pytest.mark.parametrize("name", CUSTOM)
+def test_lists(name):
+    """Of all pairs, and of some, where an anchor may have none."""
+    of = CUSTOM[name]
+    x, labels = batch(20)
+    positives, negatives = pairs_of(labels)
+    for some in (slice(None), slice(5, 70)):
+        rows = [t[some] for mask in (positives, negatives) for t in mask.nonzero(as_tuple=True)]
+        masks = [torch.zeros_like(positives).index_put((i, j), torch.tensor(True)) for i, j in (rows[:2], rows[2:])]
+        for reduction in ("mean", "none"):
+            value, gradient = with_gradient(of.make(reduction=reduction), x, None, tuple(rows))
+            want = expected(of, dense.closeness(x, x, "cosine"), *masks, reduction)
+            weights = torch.arange(1.0, want.numel() + 1, dtype=want.dtype).reshape(want.shape)
+            torch.testing.assert_close(value, want)
+            torch.testing.assert_close(gradient, *torch.autograd.grad((want * weights).sum(), x))
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", CUSTOM)
+def test_gradcheck(name, backend):
+    x, labels = batch(9, 3)
+    y, ref_labels = batch(7, 3, seed=1)
+    loss = CUSTOM[name].make(reduction="none")
+    with fastpair.use_backend(backend):
+        assert torch.autograd.gradcheck(lambda x, y: loss(x, labels, None, y, ref_labels), (x, y))
+
+
+def test_no_pairs():
+    x = torch.randn(5, 3, requires_grad=True)
+    for name, of in CUSTOM.items():
+        if name == "anchor":  # its loss without pairs is 1
+            continue
+        for labels in (torch.zeros(5, dtype=int), torch.arange(5)):
+            value, gradient = with_gradient(of.make(), x, labels)
+            assert value.isfinite() and gradient.isfinite().all()
+
+
+def test_autocast():
+    x, labels = batch(dtype=torch.float32)
+    for loss in (multi_similarity(), CUSTOM["everything"].make()):
+        value, gradient = with_gradient(loss, x, labels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = loss(x, labels)
+        assert torch.equal(mixed, value) and torch.equal(*torch.autograd.grad(mixed, x), gradient)
+        half = x.detach().bfloat16().requires_grad_()
+        value, gradient = with_gradient(loss, half, labels)
+        assert value.dtype == torch.float32 and gradient.dtype == torch.bfloat16
+
+
+def test_a_second_derivative_is_an_error():
+    x, labels = batch()
+    (gradient,) = torch.autograd.grad(multi_similarity()(x, labels), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        gradient.sum().backward()
+
+
+def test_copies_and_repr(tmp_path):
     x, labels = batch()
     loss = multi_similarity(distance="dot")
     shown = repr(loss)
@@ -182,6 +275,14 @@ def test_copies_and_repr():
     assert "beta=50.0" in shown and "distance='dot'" in shown
     for other in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
         assert torch.equal(other(x, labels), loss(x, labels)) and repr(other) == shown
+    code = (
+        "import sys, pickle, torch; loss, x, labels = pickle.load(open(sys.argv[1], 'rb')); "
+        "print(loss(x, labels).item() == float(sys.argv[2]))"
+    )
+    path = tmp_path / "loss.pickle"
+    path.write_bytes(pickle.dumps((loss, x.detach(), labels)))
+    command = [sys.executable, "-c", code, path, repr(loss(x, labels).item())]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
     loss.beta = 10.0
     assert torch.equal(loss(x, labels), multi_similarity(distance="dot", beta=10.0)(x, labels))
 
@@ -194,6 +295,26 @@ def test_compiled():
     torch.testing.assert_close((one, other), (value, gradient))
 
 
+def test_compiled_for_any_batch():
+    torch._dynamo.reset()
+    loss = circle(gamma=5.0)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n in (12, 17, 30):
+            x, labels = batch(n, 5)
+            torch.testing.assert_close(with_gradient(compiled, x, labels), with_gradient(loss, x, labels))
+
+
+def test_numbers_of_any_size():
+    x, labels = batch()
+    loss = CustomPairLoss(
+        lambda s, p: 10**20 * s, lambda s, p: s / 2.0**70, lambda P, N, p: where(P.sum > 1e12, 3, minimum(N.sum, 2)) / 8
+    )
+    with fastpair.use_backend("reference"):
+        want = with_gradient(loss, x, labels)
+    torch.testing.assert_close(with_gradient(loss, x, labels), want)
+
+
 def test_an_empty_batch():
     x, labels = batch(0)
     value, gradient = with_gradient(multi_similarity(), x, labels)
@@ -203,15 +324,28 @@ def test_an_empty_batch():
 @pytest.mark.parametrize(
     ("positive", "message"),
     [
-        (lambda s, p: s if s > 0 else -s, "positive cannot be traced: a formula cannot branch on a value: write where"),
+        (lambda s, p: s if s > 0 else -s, "positive cannot be traced: a formula cannot branch on a value, as if, and"),
+        (lambda s, p: where((s > 0) and (s < 1), s, 0), "of conditions a \\* b, maximum"),
+        (lambda s, p: where(not s, s, 0), "of conditions a \\* b, maximum"),
+        (lambda s, p: max(s, 0), "and minimum and maximum"),
         (lambda s, p: torch.exp(s), "torch.exp cannot be in a formula: write the functions of fastpair.formulas"),
-        (lambda s, p: __import__("math").exp(s), "write exp, log and so on of fastpair.formulas, not of math"),
+        (lambda s, p: torch.ones(2) * s, "got Tensor|torch.mul cannot be in a formula"),
+        (lambda s, p: math.exp(s), "write exp, log and so on of fastpair.formulas, not of math"),
+        (lambda s, p: np.exp(s), "numpy.exp cannot be in a formula: write the operators and functions"),
+        (lambda s, p: s.exp(), "a symbol has no attribute 'exp': write functions of fastpair.formulas"),
         (lambda s, p: p.gamma * s, "the loss has no parameter 'gamma'; it was given alpha"),
-        (lambda s, p: "x", "got 'x', which is str"),
-        (lambda s, p: torch.ones(2), "which is Tensor"),
-        (lambda s, p: s * (s == 0), "got False, which is bool"),
-        (lambda s: s, "positive cannot be traced: .* takes 1 positional argument but 2 were given"),
-        (3.0, "positive must be a function, got float"),
+        (lambda s, p: "x", "got str"),
+        (lambda s, p: None, "got NoneType"),
+        (lambda s, p: (s, s), "got tuple"),
+        (lambda s, p: torch.ones(2), "positive cannot be traced: .* got Tensor"),
+        (
+            lambda s, p: where(s == 0, s, 0),
+            "a formula has no == and !=: write where\\(nonzero",
+        ),
+        (lambda s, p: s if 2 * s != 0 else -s, "a formula has no == and !="),
+        (lambda s: s, "positive must be a function of \\(s, p\\): too many positional arguments"),
+        (torch.exp, "positive must be a function of \\(s, p\\)"),
+        (3.0, "positive must be a function of \\(s, p\\), got float"),
     ],
 )
 def test_what_cannot_be_traced(positive, message):
@@ -219,11 +353,84 @@ def test_what_cannot_be_traced(positive, message):
         CustomPairLoss(positive, lambda s, p: s, lambda P, N, p: P.sum + N.sum, alpha=1.0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"anchor": lambda P, N, p: P.median},
+            "anchor cannot be traced: P and N have lse, sum, mean",
+        ),
+        ({"anchor": lambda P, N: P.sum}, "anchor must be a function of \\(P, N, p\\)"),
+        ({"anchor": lambda P, N, p: P}, "anchor cannot be traced: .* got Kind"),
+        ({"anchor": lambda P, N, p: where(P.lse == N.lse, 0, 1)}, "a formula has no == and !="),
+        ({"count": lambda P, N: 1}, "count must be a function of \\(P, N, p\\)"),
+        ({"count": "pairs"}, "count must be a function of \\(P, N, p\\), got str"),
+        ({"negative": None}, "negative must be a function of \\(s, p\\), got NoneType"),
+    ],
+)
+def test_what_cannot_be_traced_elsewhere(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        CustomPairLoss(
+            **{"positive": lambda s, p: s, "negative": lambda s, p: s, "anchor": lambda P, N, p: P.sum, **arguments}
+        )
+
+
+def test_numbers_of_numpy_are_numbers():
+    of = [
+        lambda s, p: 2 * s,
+        lambda s, p: np.float32(2) * s,
+        lambda s, p: s * np.float64(2),
+        lambda s, p: np.int64(2) * s,
+    ]
+    formulas = [CustomPairLoss(one, one, lambda P, N, p: P.sum + N.sum).formula for one in of]
+    assert len({to_cpp.struct(formula).replace(to_cpp.struct_name(formula), "") for formula in formulas}) == 2  # 2s, s2
+
+
+def test_explain():
+    loss = multi_similarity()
+    shown = explain(loss)
+    for part in (
+        f"The pair loss {loss.formula.name}",
+        "negative:  p.beta * (s - p.base)",
+        "anchor:    softplus(P.lse) / p.alpha + softplus(N.lse) / p.beta",
+        "du/ds =    -p.alpha",
+        "dL/dv =    sigmoid(N.lse) / p.beta * share",
+        "FASTPAIR_INLINE T negative(T s, T) const { return product(p_beta, s - p_base); }",
+        f"def {loss.formula.name}_terms(s, negatives_lse, p_alpha, p_base, p_beta):",
+        "neg_lse = log_sum_exp(v, negative)",
+    ):
+        assert part in shown, shown
+    supcon = explain("supcon")
+    assert "dL/du =    sigmoid(-(N.lse - P.lse)) * share + -1 / P.pairs" in supcon
+    for same in (fastpair.losses.SupConLoss, fastpair.losses.SupConLoss(), functional.supcon_loss, FORMULAS["supcon"]):
+        assert explain(same) == supcon
+    assert explain(fastpair.losses.ContrastiveLoss(power=2)) == explain("squared_contrastive")
+    assert "du/dN.lse = sigmoid(negatives_lse - p.scale * s)" in explain(functional.ntxent_loss)
+    with pytest.raises(ValueError, match="loss must be the name of a formula, one of contrastive, .* got 'arcface'"):
+        explain("arcface")
+    for other in (functional.spce_loss, fastpair.losses.SPCELoss(), fastpair.losses.TripletMarginLoss, 3):
+        with pytest.raises(TypeError, match="loss must be a pair loss with a formula, or the name of one, got"):
+            explain(other)
+
+
 def test_what_kernels_cannot_compute():
     with pytest.raises(ValueError, match="negatives have a sum or a log-sum-exp, not both"):
         CustomPairLoss(lambda s, p: s, lambda s, p: s, lambda P, N, p: P.sum + N.lse + N.sum)
     with pytest.raises(ValueError, match="alpha must be finite"):
         multi_similarity(alpha=float("nan"))
+    for name in ("backend", "formula", "training", "forward", "embeddings"):
+        with pytest.raises(ValueError, match=f"a parameter cannot have the name '{name}'"):
+            multi_similarity(**{name: 1.0})
+    loss = multi_similarity()
+    loss.alpha = math.inf
+    with pytest.raises(ValueError, match="alpha must be finite"):
+        loss(*batch())
+    loss = multi_similarity()
+    loss.reduction = "median"
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        loss(*batch())
+    with pytest.raises(TypeError, match="alpha must be a number, got Tensor"):
+        multi_similarity(alpha=torch.ones(()))
     with pytest.raises(ValueError, match="needs must be one of 'positives', 'negatives', got 'P'"):
         CustomPairLoss(lambda s, p: s, lambda s, p: s, lambda P, N, p: P.sum + N.sum, needs=["P"])
 
@@ -260,7 +467,7 @@ def finished(process: subprocess.Popen) -> tuple[float, float, str]:
 @needs_compiler
 def test_processes_share_what_one_has_compiled(tmp_path):
     cache = tmp_path / "cache"
-    together = [finished(process) for process in [call(cache), call(cache)]]
+    together = [finished(process) for process in [call(cache) for _ in range(4)]]
     (library,) = cache.iterdir()
     assert library.suffix == ".so" and stat.S_IMODE(cache.stat().st_mode) == 0o700
     made = library.stat().st_mtime_ns
@@ -291,9 +498,12 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
 
 @needs_compiler
 def test_another_formula_is_another_library():
-    one, other = (CustomPairLoss(lambda s, p: k * s, lambda s, p: s, lambda P, N, p: P.sum + N.sum) for k in (1, 2))
+    one, other = (
+        CustomPairLoss(lambda s, p, k=k: k * s, lambda s, p: s, lambda P, N, p: P.sum + N.sum) for k in (1, 2)
+    )
     assert one.formula.name != other.formula.name
-    assert added.library(one.formula) != added.library(other.formula)
+    made = {added.library(of.formula, *kind) for of in (one, other) for kind in (("float", "Dot"), ("double", "Dot"))}
+    assert len(made) == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x, labels = batch()

@@ -45,6 +45,7 @@ def command_for(source: Path, headers: Path) -> list[str]:
     setup = (ROOT / "setup.py").read_text()
     target = re.search(r'TORCH_TARGET_VERSION = "(\w+)"', setup)[1]
     command = ["c++", "-std=c++20", "-fsyntax-only", "-w", f"-DTORCH_TARGET_VERSION={target}", "-x", "c++"]
+    command.append('-DFASTPAIR_CXX_FLAGS=""')
     include = [SOURCES, pybind11.get_include(), sysconfig.get_path("include"), headers]
     if source.parent.name == "cuda":
         # The operators want the runtime, of which the emulator has a stand-in; the rest wants its own headers.

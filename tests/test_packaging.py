@@ -362,6 +362,39 @@ def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
         assert "built without its fused CPU kernels" in done.stderr
 
 
+@needs_extension
+def test_an_installed_wheel_compiles_losses_that_users_write(sdist, tmp_path):
+    """The wheel has the headers. Its extension is the one under test: another would take minutes to compile."""
+    tree = tmp_path / "tree"
+    shutil.copytree(sdist, tree, ignore=shutil.ignore_patterns("build"))
+
+    def setup(*command: str) -> None:
+        variables = {**os.environ, "FASTPAIR_BUILD_EXT": "1", "FASTPAIR_BUILD_CUDA": "0"}
+        done = subprocess.run(
+            [sys.executable, "setup.py", "-q", *command], cwd=tree, env=variables, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    setup("build_py")
+    (package,) = tree.glob("build/lib*/fastpair")
+    shutil.copy(fastpair.backends.cpu_extension.__file__, package)
+    setup("bdist_wheel", "--skip-build", "--dist-dir", str(tmp_path))
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    code = """
+import warnings, torch, fastpair
+from fastpair.backends import added
+warnings.simplefilter("error")
+x, labels = torch.eye(4), torch.arange(4) // 2
+loss = fastpair.losses.CustomPairLoss(lambda s, p: 1 - s, lambda s, p: s, lambda P, N, p: P.sum + N.sum)
+print(loss(x, labels).item(), fastpair.__file__, added.headers())
+"""
+    shown = run_python(code, tmp_path / "installed", FASTPAIR_CACHE=str(tmp_path / "cache"))
+    package = tmp_path / "installed" / "fastpair"
+    assert shown.split() == ["1.0", str(package / "__init__.py"), str(package / "csrc")]
+    assert len(list((tmp_path / "cache").glob("*.so"))) == 1, "dense"
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

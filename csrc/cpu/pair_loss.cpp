@@ -33,7 +33,7 @@ template <typename T>
 const PairKernels<T>& find_loss(const PairLossArguments& args) {
   const std::span losses(kernels<T>().pair_losses, kernels<T>().pair_loss_count);
   const auto found = std::ranges::find(losses, args.loss, &PairKernels<T>::name);
-  const PairKernels<T>* loss = found != losses.end() ? &*found : added_loss<T>(args.loss);
+  const PairKernels<T>* loss = found != losses.end() ? &*found : added_loss<T>(args.loss.c_str(), args.distance.metric);
   STD_TORCH_CHECK(loss != nullptr, "no CPU kernel for the loss ", args.loss);
   args.check_params(loss->param_count);
   return *loss;

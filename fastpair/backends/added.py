@@ -1,8 +1,9 @@
 """Pair losses that users add: the table of their formulas, and the compiler of their CPU kernels.
 
-The kernels are compiled at the first call on CPU tensors, against the headers that the package brings, and kept in a
-folder of the user's cache: FASTPAIR_CACHE, or fastpair in XDG_CACHE_HOME or ~/.cache. The name of a file there is made
-of all that it depends on: formula, headers, flags, compiler.
+The kernels are compiled at the first call on CPU tensors, for the precision and the kind of distance of that call,
+against the headers that the package brings. They are kept in a folder of the user's cache: FASTPAIR_CACHE, or fastpair
+in XDG_CACHE_HOME or ~/.cache. The name of a file there is made of all that it depends on: formula, headers, flags,
+compiler.
 """
 
 from __future__ import annotations
@@ -19,19 +20,26 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import torch
+
 import fastpair
 from fastpair.backends import _constant_when_traced, cpu_extension, dense
 from fastpair.formulas import to_cpp
 from fastpair.formulas.formula import PairFormula
 from fastpair.formulas.pair_losses import ADDED
+from fastpair.metrics import METRICS
+from fastpair.numerics import accumulate_dtype
 
 SIMD_FLAGS = {
     "baseline": (),
     "avx2": ("-mavx2", "-mfma"),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
 }
+# As C++ names them.
+SCALARS = {torch.float32: "float", torch.float64: "double"}
+KINDS = {"dot": "Dot", "sqeuclidean": "SqEuclidean", "euclidean": "Euclidean"}
 _lock = threading.Lock()
-_compiled: dict[str, bool] = {}
+_compiled: dict[tuple[str, str, str], bool] = {}
 
 
 def add(formula: PairFormula) -> None:
@@ -42,22 +50,23 @@ def add(formula: PairFormula) -> None:
 
 
 @_constant_when_traced
-def compiled(name: str) -> bool:
-    """Whether an added loss has CPU kernels, which are compiled at the first call."""
+def compiled(name: str, dtype: torch.dtype, distance: str) -> bool:
+    """Whether an added loss has CPU kernels for embeddings of this dtype, which are compiled at the first call."""
+    kernels = name, SCALARS[accumulate_dtype(dtype)], KINDS[METRICS[distance].kind]
     with _lock:
-        if name not in _compiled:
-            _compiled[name] = _compile(ADDED[name])
-    return _compiled[name]
+        if kernels not in _compiled:
+            _compiled[kernels] = _compile(ADDED[name], *kernels[1:])
+    return _compiled[kernels]
 
 
-def _compile(formula: PairFormula) -> bool:
+def _compile(formula: PairFormula, scalar: str, metric: str) -> bool:
     try:
-        cpu_extension.add_loss(str(library(formula)))
+        cpu_extension.add_loss(str(library(formula, scalar, metric)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         problem = getattr(error, "stderr", None) or str(error)
         warnings.warn(
-            f"fastpair computes CustomPairLoss in dense PyTorch, by blocks of rows and slowly, as its CPU kernels cannot "
-            f"be compiled with {shlex.join(compiler())}: {problem.strip()}",
+            f"fastpair computes CustomPairLoss in dense PyTorch, by blocks of rows and slowly, as its CPU kernels "
+            f"cannot be compiled with {shlex.join(compiler())}: {problem.strip()}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -75,11 +84,12 @@ def headers() -> Path:
     return package / "csrc" if (package / "csrc").is_dir() else package.parent / "csrc"
 
 
-def library(formula: PairFormula) -> Path:
+def library(formula: PairFormula, scalar: str, metric: str) -> Path:
     """The compiled library of a formula, from the cache where it is there."""
     root, header = headers(), to_cpp.header([formula])
     info = cpu_extension.build_info()
     flags = [*shlex.split(info["cxx_flags"]), *SIMD_FLAGS[info["simd_level"]], "-shared", "-fPIC"]
+    flags += [f"-DFASTPAIR_SCALAR={scalar}", f"-DFASTPAIR_METRIC={metric}"]
     made_of = [header, *flags, *compiler(), compiler_version(*compiler()), headers_text(root)]
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
     folder = cache_folder()

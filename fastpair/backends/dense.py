@@ -55,11 +55,11 @@ def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
 # ---- pair losses: the building blocks of their formulas
 
 
-relu, square, sigmoid = F.relu, torch.square, torch.sigmoid
+relu, square, sigmoid, constant = F.relu, torch.square, torch.sigmoid, torch.detach
 
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where((a < b) | (a != a), a, b)
+    return torch.where((a <= b) | (a != a), a, b)
 
 
 def maximum_of(a: Tensor, b: Tensor) -> Tensor:
@@ -68,6 +68,13 @@ def maximum_of(a: Tensor, b: Tensor) -> Tensor:
 
 def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition != 0, a, b)
+
+
+def selected(condition: Tensor, x: Tensor | float) -> Tensor | float:
+    """x, with gradient 0 where the condition is 0, even where it would be infinite or NaN."""
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return x
+    return torch.where(condition != 0, x, x.detach())
 
 
 def step(x: Tensor) -> Tensor:
@@ -114,6 +121,11 @@ def evaluated(formula: PairFormula) -> Callable[..., tuple]:
     return function(*to_torch.loss(formula), globals())
 
 
+def as_tensors(params: list[float], x: Tensor) -> list[Tensor]:
+    """Parameters of a formula that may apply any function to them."""
+    return [x.new_tensor(value) for value in params]
+
+
 PAIR_LOSSES = {
     **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
     "triplet": partial(triplet, smooth=False, semihard=False),
@@ -151,7 +163,7 @@ def in_blocks(call: PairLossCall) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(accumulate_dtype(x.dtype))
         y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
-        params = [x.new_tensor(value) for value in call.params]
+        params = as_tensors(call.params, x)
 
         def block(x: Tensor, y: Tensor, rows: slice):
             return PAIR_LOSSES[call.loss](closeness(x[rows], y, call.distance), *kinds(call, rows), *params)

@@ -10,7 +10,12 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
+from numbers import Real
+
+# Whether a user's function is being traced: expressions are then not compared by ==, which there means numbers.
+TRACING: ContextVar[bool] = ContextVar("fastpair_tracing", default=False)
 
 
 class _Operators:
@@ -32,8 +37,30 @@ class _Operators:
     def __abs__(self):
         return absolute(self)
 
+    def __eq__(self, other):
+        if TRACING.get():
+            raise TypeError("a formula has no == and !=: write where(nonzero(a - b), unequal, equal)")
+        return same(self, other)
+
+    def __hash__(self):
+        return hash(tuple(vars(self).values()))
+
     def __bool__(self):
-        raise TypeError("a formula cannot branch on a value: write where(condition, a, b)")
+        raise TypeError(
+            "a formula cannot branch on a value, as if, and, or, not, min and max do: write where(condition, a, b), of "
+            "conditions a * b, maximum(a, b) and 1 - a, and minimum and maximum"
+        )
+
+    def __getattr__(self, name: str):
+        raise AttributeError(f"a symbol has no attribute {name!r}: write functions of fastpair.formulas, as in exp(x)")
+
+    def __array_ufunc__(self, function, method, *operands, **settings):
+        of_numbers = {"add": add, "subtract": subtract, "multiply": multiply, "true_divide": divide, "divide": divide}
+        if function.__name__ in of_numbers and len(operands) == 2:  # a number of numpy's on the left
+            return of_numbers[function.__name__](*operands)
+        raise TypeError(
+            f"numpy.{function.__name__} cannot be in a formula: write the operators and functions of fastpair.formulas"
+        )
 
     def __float__(self):
         raise TypeError("a formula has no numbers yet: write exp, log and so on of fastpair.formulas, not of math")
@@ -44,7 +71,7 @@ class _Operators:
         raise TypeError(f"torch.{name} cannot be in a formula: write the functions of fastpair.formulas")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expr(_Operators):
     """An operation on expressions. ``op``: a key of ``RULES``, or "variable" or "number", whose only argument is the
     name or the number."""
@@ -61,7 +88,7 @@ class Expr(_Operators):
         return self.args[0] if self.op == "number" else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogSumExp(_Operators):
     """highest + rest: the maximum of the terms, and the logarithm of the sum relative to it, which would be lost in a
     sum with a large maximum. Differences are taken part by part. The derivative by ``highest`` is that by the whole."""
@@ -82,19 +109,29 @@ class LogSumExp(_Operators):
         return (other - self.highest) - self.rest
 
 
+def same(a: object, b: object) -> bool:
+    """Whether two expressions, or what they are made of, are the same as they are written."""
+    if a is b:
+        return True
+    if isinstance(a, (_Operators, tuple)):
+        a, b = (tuple(vars(x).values()) if isinstance(x, _Operators) else x for x in (a, b))
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
+    return not isinstance(b, _Operators) and a == b
+
+
 def as_expr(x: Expr | LogSumExp | float) -> Expr:
     if isinstance(x, LogSumExp):
         return x.highest + x.rest
     if isinstance(x, Expr):
         return x
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
+    if isinstance(x, bool) or not isinstance(x, Real):
         raise TypeError(
-            f"a formula is made of its arguments, numbers and the functions of fastpair.formulas, got {x!r}, which is "
+            "a formula is made of its arguments, numbers and the functions of fastpair.formulas, got "
             f"{type(x).__name__}"
         )
     if not math.isfinite(x):
         raise ValueError(f"the numbers of a formula must be finite, got {x}")
-    return Expr("number", (x,))
+    return Expr("number", (x if isinstance(x, int) else float(x),))
 
 
 def variable(name: str) -> Expr:
@@ -144,9 +181,9 @@ def multiply(a, b) -> Expr:
     for one, other in ((a, b), (b, a)):
         if one.number in (1, -1):
             return other if one.number == 1 else negative(other)
-        if one.op == "relu" and other.op == "step" and one.args == other.args:
+        if one.op == "relu" and other.op == "step" and same(one.args, other.args):
             return one
-        if one.op == "relu" and other.op == "negative" and other.args[0] == step(one.args[0]):
+        if one.op == "relu" and other.op == "negative" and same(other.args[0], step(one.args[0])):
             return negative(one)
     return made("multiply", a, b)
 
@@ -187,7 +224,14 @@ def maximum(a, b) -> Expr:
 def where(condition, a, b) -> Expr:
     """a where the condition is not 0, else b. Conditions are comparisons, or what ``step`` makes."""
     condition, a, b = map(as_expr, (condition, a, b))
-    return a if a == b else Expr("where", (condition, a, b))
+    if condition.number is not None:
+        return a if condition.number else b
+    return a if same(a, b) else Expr("where", (condition, a, b))
+
+
+def selected(condition, x) -> Expr:
+    """x, whose gradient is 0 where the condition is 0."""
+    return Expr("selected", (condition, x))
 
 
 def power(a, b) -> Expr:
@@ -214,6 +258,18 @@ def logaddexp(a: LogSumExp, b: LogSumExp) -> LogSumExp:
     return LogSumExp(a.highest, a.rest + softplus(b - a))
 
 
+def may_be_infinite(of: Expr) -> bool:
+    """Whether there are finite variables for which a part of the expression is infinite or NaN."""
+    return any(
+        x.op in ("exp", "log", "sqrt") or (x.op == "divide" and x.args[1].number is None) for x in subexpressions(of)
+    )
+
+
+def chosen(condition: Expr, slope: Expr) -> Expr:
+    """The slope where the condition, 1 or 0, is 1, else 0: also in place of an infinite one."""
+    return where(condition, slope, 0) if may_be_infinite(slope) else condition * slope
+
+
 # The derivative of each operation, given its operands and their derivatives.
 RULES: dict[str, Callable[..., Expr]] = {
     "add": lambda a, b, da, db: da + db,
@@ -222,7 +278,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "multiply": lambda a, b, da, db: da * b + a * db,
     "divide": lambda a, b, da, db: da / b - a * db / square(b),
     "square": lambda x, dx: 2 * (x * dx),
-    "relu": lambda x, dx: step(x) * dx,
+    "relu": lambda x, dx: chosen(step(x), dx),
     "step": lambda x, dx: as_expr(0),
     "nonzero": lambda x, dx: as_expr(0),
     "sigmoid": lambda x, dx: sigmoid(x) * sigmoid(-x) * dx,
@@ -239,7 +295,7 @@ RULES: dict[str, Callable[..., Expr]] = {
 }
 
 
-_MAKE: dict[str, Callable[..., Expr]] = {op: globals()[op] for op in RULES}
+_MAKE: dict[str, Callable[..., Expr]] = {op: globals()[op] for op in (*RULES, "selected")}
 
 
 def derivative(of: Expr, by: Expr) -> Expr:
@@ -270,6 +326,27 @@ def substitute(of: Expr, others: Mapping[Expr, Expr]) -> Expr:
     if of in others:
         return others[of]
     return _MAKE[of.op](*(substitute(x, others) for x in of.operands)) if of.operands else of
+
+
+def guarded(of: Expr, by: Expr | None = None) -> Expr:
+    """The expression as automatic differentiation needs it, which multiplies the slope of what is not selected, and may
+    be infinite, by 0: the variables there are ``selected``, which stops their gradient. ``by``: where the expression
+    itself is selected."""
+    if not of.operands:
+        return selected(by, of) if by is not None and of.op == "variable" else of
+
+    def both(condition: Expr) -> Expr:
+        return condition if by is None else condition * by
+
+    if of.op == "relu":
+        return relu(guarded(of.args[0], both(step(of.args[0]))))
+    if of.op in ("minimum", "maximum", "where"):
+        *conditions, a, b = of.operands
+        condition = nonzero(conditions[0]) if conditions else step(a - b)
+        if of.op == "minimum":
+            condition = 1 - condition
+        return _MAKE[of.op](*conditions, guarded(a, both(condition)), guarded(b, both(1 - condition)))
+    return _MAKE[of.op](*(guarded(x, by) for x in of.operands))
 
 
 def share(expressions: list[Expr], prefix: str) -> tuple[list[tuple[str, Expr]], list[Expr]]:
@@ -351,7 +428,8 @@ def text(of: Expr, names: Mapping[str, str] | None = None, calls: Mapping[str, s
 def _text(of: Expr, names: Mapping[str, str], calls: Mapping[str, str]) -> tuple[str, int]:
     """The source, and how tightly its outermost operation binds."""
     if of.op == "number":
-        written = str(int(of.number)) if of.number == int(of.number) else repr(of.number)
+        whole = of.number == int(of.number) and abs(of.number) < 2**31  # C++ has no longer integers by default
+        written = str(int(of.number)) if whole else repr(float(of.number))
         return calls.get("number", "{}").format(written), 3 if of.number < 0 else 4
     if of.op == "variable":
         return names.get(of.args[0], of.args[0]), 4

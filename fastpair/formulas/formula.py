@@ -47,6 +47,9 @@ class Kind:
         # The derivative of the sum of the terms by ``negatives_lse``.
         self.by_negatives_lse = variable(f"{name}.by_negatives_lse")
 
+    def __getattr__(self, name: str):
+        raise AttributeError(f"P and N have lse, sum, mean, max, nonzero and pairs, not {name!r}")
+
     def __reduce__(self) -> str:
         return {"pos": "P", "neg": "N"}[self.name]  # there is one of each, known by identity
 

@@ -9,6 +9,13 @@ from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 
 # The names of csrc/elementary.h for operations that the C++ library has as well.
 CALLS = {"exp": "exponential({})", "log": "logarithm({})", "sqrt": "square_root({})"}
+# Of an anchor, whose numbers may be integers, which do not tell the type of a call.
+OF_ANCHOR = {
+    **CALLS,
+    "minimum": "minimum<double>({}, {})",
+    "maximum": "maximum<double>({}, {})",
+    "where": "where<double>({}, {}, {})",
+}
 
 HEADER = """\
 // The pair losses, one struct each. Made by `python -m fastpair.formulas` from the definitions in
@@ -92,7 +99,7 @@ def anchor_function(formula: PairFormula) -> list[str]:
     outputs = {name: of for name, of in formula.outputs().items() if of.number != 0}
     shared, values = share(list(outputs.values()), "x")
     names = statistics(P, formula) | statistics(N, formula)
-    written = [text(of, names, CALLS) for of in [*(of for _, of in shared), *values]]
+    written = [text(of, names, OF_ANCHOR) for of in [*(of for _, of in shared), *values]]
     reads = {x.split(".")[0] for of in [*(of for _, of in shared), *values] for x in variables(of)}
     missing = " || ".join(f"{kind.name}.pairs == 0" for kind in formula.needs)
     reads |= {kind.name for kind in formula.needs}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .expressions import Expr, as_expr, share, subexpressions, substitute, text
+from .expressions import Expr, as_expr, guarded, may_be_infinite, share, subexpressions, substitute, text, variable
 from .formula import Kind, N, P, PairFormula, both_lse
 
 # The names of each kind's mask and terms in the printed functions.
@@ -28,16 +28,17 @@ def loss(formula: PairFormula) -> tuple[str, str]:
     (n,)."""
     # Here a log-sum-exp is one number; so is the one over both kinds where their terms are the same.
     whole = {lse.rest: as_expr(0) for lse in (P.lse, N.lse, both_lse)}
-    parts = formula.written if formula.positive == formula.negative else formula.parts
+    terms = formula.positive, formula.negative
+    if infinite := any(map(may_be_infinite, terms)):
+        terms = tuple(guarded(of, variable(MASKS[kind.name])) for kind, of in zip((P, N), terms))
+    parts = formula.written if formula.positive == formula.negative and not infinite else formula.parts
     parts, counts = ([substitute(of, whole) for of in all] for all in (parts, formula.counts))
+    parts = [guarded(of) if may_be_infinite(of) else of for of in parts]
     symbols = statistics(P) | statistics(N) | {both_lse.highest: "log_sum_exp(u, positive | negative)"}
     read = {x for of in (*parts, *counts) for x in subexpressions(of)}
     names = {symbol.args[0]: symbol.args[0].replace(".", "_").replace("highest", "lse") for symbol in symbols}
-    calls = {
-        "constant": "{}.detach()",
-        **{op: f"torch.{op}({{}})" for op in ("exp", "log", "sqrt", "absolute", "tanh")},
-    }
-    calls["maximum"] = "maximum_of({}, {})"
+    calls = {op: f"torch.{op}({{}})" for op in ("exp", "log", "sqrt", "absolute", "tanh")}
+    calls |= {"constant": "constant({})", "maximum": "maximum_of({}, {})"}
     counted = " & ".join(f"{MASKS[kind.name]}.any(1)" for kind in formula.needs)
     shared, values = share([*parts, *counts], "x")
     values = [text(of, names, calls) for of in values]
@@ -50,12 +51,14 @@ def loss(formula: PairFormula) -> tuple[str, str]:
         f"({of}, {f'torch.ones_like({of})' if count == '1' else count})" for of, count in zip(losses, counts)
     ]
     lines = [f"def {formula.name}(s, positive, negative{''.join(f', {x}' for x in formula.parameters)}):"]
-    of_both, (positive, negative) = share([formula.positive, formula.negative], "t")
-    lines += [f"    {name} = {text(of, calls=calls)}" for name, of in of_both]
-    lines.append(f"    v = {text(negative, calls=calls)}")
-    if formula.reads_negatives_lse:
-        lines.append("    negatives_lse = log_sum_exp(v, negative)[:, None]")
-    lines.append(f"    u = {text(positive, calls=calls)}")
+    made = list(zip("vu", reversed(terms)))
+    # Where positives read their anchor's negatives, these come first.
+    for together in [[v_or_u] for v_or_u in made] if formula.reads_negatives_lse else [made]:
+        of_terms, rest = share([of for _, of in together], "t")
+        named = [*of_terms, *((name, of) for (name, _), of in zip(together, rest))]
+        lines += [f"    {name} = {text(of, calls=calls)}" for name, of in named]
+        if formula.reads_negatives_lse and together == made[:1]:
+            lines.append("    negatives_lse = log_sum_exp(v, negative)[:, None]")
     if counted:
         lines.append(f"    counted = {counted}")
     for symbol, of in symbols.items():

@@ -10,17 +10,21 @@ from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
 CALLS = {op: f"tl.{name}({{}})" for op, name in (("exp", "exp"), ("log", "log"), ("sqrt", "sqrt"), ("absolute", "abs"))}
 
 
-def terms(formula: PairFormula) -> tuple[str, str]:
-    """Name and source of a function of the closeness, the anchor's ``negatives_lse`` and the parameters that returns u,
-    du/ds, v, dv/ds and the derivative of u by ``negatives_lse``."""
-    outputs = [
+def of_pair(formula: PairFormula) -> list[Expr]:
+    """u, du/ds, v, dv/ds and the derivative of u by ``negatives_lse``."""
+    return [
         formula.positive,
         derivative(formula.positive, s),
         formula.negative,
         derivative(formula.negative, s),
         derivative(formula.positive, negatives_lse),
     ]
-    shared, outputs = share(outputs, "x")
+
+
+def terms(formula: PairFormula) -> tuple[str, str]:
+    """Name and source of a function of the closeness, the anchor's ``negatives_lse`` and the parameters that returns
+    ``of_pair``."""
+    shared, outputs = share(of_pair(formula), "x")
     lines = [f"{name} = {text(of, calls=CALLS)}" for name, of in shared]
     return printed(formula, "terms", "s, negatives_lse", lines, map(value, outputs))
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Collection
+from numbers import Real
 
-from .expressions import Expr, as_expr, subexpressions, substitute, text, variable
+from .expressions import TRACING, Expr, as_expr, subexpressions, substitute, text, variable
 from .formula import Kind, N, P, PairFormula, s
 
+# Of the functions that are traced.
+ARGUMENTS = {"positive": "sp", "negative": "sp", "anchor": "PNp", "count": "PNp"}
 # Before the names of parameters, which could mean something else in the printed code.
 PREFIX = "p_"
 
@@ -40,18 +44,29 @@ def traced(
     p = Parameters(names)
     terms = {"positive": called("positive", positive, s, p), "negative": called("negative", negative, s, p)}
     per_anchor = called("anchor", anchor, P, N, p)
-    counted = called("count", count, P, N, p) if callable(count) else count
+    if isinstance(count, Real):
+        counted = (count,) * len(per_anchor) if isinstance(per_anchor, tuple) else count
+    else:
+        counted = called("count", count, P, N, p)
     made = {**terms, "anchor": per_anchor, "count": counted}
     formula = PairFormula("custom", **made, needs=tuple(needs or ()) or needed(per_anchor))
     # Parts of Expr are frozen dataclasses: their repr is all that they are.
-    content = repr((formula.positive, formula.negative, formula.written, formula.counts, [k.name for k in formula.needs]))
+    content = repr(
+        (formula.positive, formula.negative, formula.written, formula.counts, [kind.name for kind in formula.needs])
+    )
     return PairFormula(f"custom_{hashlib.sha256(content.encode()).hexdigest()[:16]}", **made, needs=formula.needs)
 
 
 def called(name: str, function: Callable, *arguments) -> Expr | tuple[Expr, ...]:
     """What a user's function returns, with the name of the argument in errors."""
+    wanted = f"({', '.join(ARGUMENTS[name])})"
     if not callable(function):
-        raise TypeError(f"{name} must be a function, got {type(function).__name__}")
+        raise TypeError(f"{name} must be a function of {wanted}, got {type(function).__name__}")
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError) as error:  # ValueError: of a function that is not written in Python
+        raise TypeError(f"{name} must be a function of {wanted}: {error}") from None
+    token = TRACING.set(True)
     try:
         made = function(*arguments)
         if name in ("positive", "negative"):
@@ -60,6 +75,8 @@ def called(name: str, function: Callable, *arguments) -> Expr | tuple[Expr, ...]
     except (TypeError, ValueError, AttributeError) as error:
         kind = TypeError if isinstance(error, AttributeError) else type(error)
         raise kind(f"{name} cannot be traced: {error}") from error
+    finally:
+        TRACING.reset(token)
 
 
 def needed(anchor: Expr | tuple[Expr, ...]) -> tuple[Kind, ...]:
@@ -69,13 +86,20 @@ def needed(anchor: Expr | tuple[Expr, ...]) -> tuple[Kind, ...]:
     return tuple(kind for kind in (P, N) if {kind.mean, kind.max} & read)
 
 
-def as_written(formula: PairFormula) -> dict[str, str]:
-    """The terms and the anchor's loss of a traced formula, as its functions were written."""
+def writer(formula: PairFormula) -> Callable[[Expr], str]:
+    """Writes expressions as the functions of the formula would."""
     names = {name: f"p.{name.removeprefix(PREFIX)}" for name in formula.parameters}
     whole = {}
     for letter, kind in (("P", P), ("N", N)):
-        names.update({f"{kind.name}.{what}": f"{letter}.{what}" for what in ("pairs", "sum", "mean", "nonzero", "max")})
+        read = ("pairs", "sum", "mean", "nonzero", "max", "by_negatives_lse")
+        names.update({f"{kind.name}.{what}": f"{letter}.{what}" for what in read})
         names[f"{kind.name}.highest"] = f"{letter}.lse"
         whole[kind.lse.rest] = as_expr(0)
-    parts = ", ".join(text(substitute(part, whole), names) for part in formula.parts)
-    return {"positive": text(formula.positive, names), "negative": text(formula.negative, names), "anchor": parts}
+    return lambda of: text(substitute(of, whole), names, {"absolute": "abs({})", "constant": "constant({})"})
+
+
+def as_written(formula: PairFormula) -> dict[str, str]:
+    """The terms and the anchor's loss, as the functions of the formula were, or would be, written."""
+    write = writer(formula)
+    parts = ", ".join(map(write, formula.parts))
+    return {"positive": write(formula.positive), "negative": write(formula.negative), "anchor": parts}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastpair.backends import added
 from fastpair.formulas.formula import N, P, PairFormula
@@ -18,6 +19,12 @@ __all__ = ["CustomPairLoss"]
 
 KINDS = {"positives": P, "negatives": N}
 RULES = {"distance": options.distance, "reduction": options.pair_reduction}
+
+
+def check_settings(distance: str, reduction: str, parameters: dict[str, float]) -> None:
+    options.check(RULES, distance=distance, reduction=reduction)
+    for name, value in parameters.items():
+        options.finite(name, value)
 
 
 def custom_pair_loss(
@@ -38,6 +45,7 @@ def custom_pair_loss(
     backend: str | None = None,
     **parameters: float,
 ) -> Tensor:
+    check_settings(distance, reduction, parameters)
     return pair_loss(
         formula.name,
         [float(parameters[name.removeprefix(PREFIX)]) for name in formula.parameters],
@@ -57,30 +65,44 @@ def custom_pair_loss(
     )
 
 
+# Names that parameters cannot have.
+TAKEN = {"formula", *inspect.signature(custom_pair_loss).parameters, *dir(PairLoss), *vars(nn.Module())}
+
+
 class CustomPairLoss(PairLoss):
     """A pair loss of your own, computed with its gradient as the losses of this package are.
 
         l_i = anchor(P, N),   P and N the statistics of u(s) over the positives and of v(s) over the negatives of i
 
+    It is called as any :class:`PairLoss` is, ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
+    ref_labels=None, exclude_self=None)``, with embeddings (n, d) and references (m, d) of float32, float64, bfloat16 or
+    float16, labels (n,) and (m,), and returns what ``reduction`` says, in float64 for float64, else in float32.
+
     The functions are called once, with symbols: they are made of operators, comparisons and the functions of
     :mod:`fastpair.formulas`. ``s`` is the closeness of a pair, a similarity or -d for a distance d; ``p`` has the
     parameters as attributes. ``P`` and ``N`` have ``lse``, ``sum``, ``mean``, ``max``, ``nonzero`` (how many terms are
-    not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once for
-    all processes: see :mod:`fastpair.backends.added`.
+    not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once
+    for all processes: see :mod:`fastpair.backends.added`. :func:`fastpair.formulas.explain` shows the code.
 
     Args:
         positive, negative: functions (s, p) of a pair's closeness: the terms u and v.
         anchor: a function (P, N, p): the loss of an anchor, or its two parts, the positives' first, each with a mean of
             its own.
-        count: how much an anchor counts in the mean, or in each part's: a function (P, N, p), or 1.
+        count: how much an anchor counts in the mean: a function (P, N, p), of two parts a pair of counts, or a number.
         needs: "positives", "negatives": anchors without such pairs have loss 0 and do not count. Default: those of
             which ``anchor`` reads the mean or the maximum.
-        distance, reduction: as for the other pair losses.
-        **parameters: numbers, attributes of the loss.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        reduction: "mean" (of each part: the sum over the anchors by the sum of their counts, at least 1), "sum", "none"
+            or "totals", as for the other pair losses.
+        **parameters: numbers, finite in float32 too; attributes of the loss, which may be set.
 
     Raises:
-        TypeError: a function cannot be traced, as with a branch on a value or a function of another library.
-        ValueError: a formula that kernels cannot compute; the message says why.
+        TypeError: a function cannot be traced, as with a branch on a value or a function of another library, or a
+            parameter is no number.
+        ValueError: a formula that kernels cannot compute, or another argument that is not as above.
+
+    Warns:
+        RuntimeWarning: once, if the CPU kernels cannot be compiled. The loss is then dense PyTorch, by blocks of rows.
     """
 
     def __init__(
@@ -95,9 +117,10 @@ class CustomPairLoss(PairLoss):
         reduction: str = "mean",
         **parameters: float,
     ):
-        options.check(RULES, distance=distance, reduction=reduction)
-        for name, value in parameters.items():
-            options.finite(name, value)
+        check_settings(distance, reduction, parameters)
+        for name in parameters:
+            if name in TAKEN:
+                raise ValueError(f"a parameter cannot have the name {name!r}, which something else of the loss has")
         for kind in needs or ():
             options.one_of("needs", kind, tuple(KINDS))
         formula = traced(positive, negative, anchor, parameters, count, [KINDS[kind] for kind in needs or ()])

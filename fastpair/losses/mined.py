@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastpair.backends import choose_backend, dense
+from fastpair.formulas.pair_losses import ADDED
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus, unit_rows
 from fastpair.ops import checks, pairwise_distance
@@ -64,6 +65,8 @@ def mined_pair_loss(
             anchor, positive, other, negative = _distinct(anchor, positive, other, negative, len(y))
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
         s, kind = _padded(rows, closeness(x, y, rows, columns), len(anchor), len(x))
+        if loss in ADDED:
+            params = dense.as_tensors(params, x)
         parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *params)
         return dense.reduced_pairs(*parts, reduction=reduction, weights=weights)
 

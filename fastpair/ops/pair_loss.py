@@ -56,7 +56,7 @@ def pair_loss(
         lacking=lacking,
         large=is_large(embeddings, embeddings if given.ref_emb is None else given.ref_emb),
     )
-    if backend == "cpu" and loss in ADDED and not added.compiled(loss):
+    if backend == "cpu" and loss in ADDED and not added.compiled(loss, embeddings.dtype, distance):
         backend = "reference"
     if backend == "reference":
         evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss

@@ -15,6 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
+from custom_losses import CUSTOM  # noqa: E402
 from dry_run import dry_run  # noqa: E402
 from host_reads import no_host_reads  # noqa: E402
 from machine_code import cuobjdump, instructions, loops  # noqa: E402
@@ -31,7 +32,7 @@ from fastpair.backends.triton.launch import (  # noqa: E402
 from fastpair.backends.triton.linear_cross_entropy import KINDS  # noqa: E402
 from fastpair.backends.triton.terms import LOG_SUM_EXP, loss_of  # noqa: E402
 from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES  # noqa: E402
-from fastpair.formulas.pair_losses import FORMULAS  # noqa: E402
+from fastpair.formulas.pair_losses import ADDED, FORMULAS  # noqa: E402
 from fastpair.metrics import METRICS  # noqa: E402
 
 LOSSES = {name: loss_of(formula) for name, formula in FORMULAS.items()}
@@ -49,7 +50,8 @@ def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, refer
     rows = (torch.zeros(n, d, dtype=dtype), torch.zeros(n, dtype=torch.int64))
     x, labels = rows
     y, ref_labels = rows if references else (None, None)
-    params = [0.5] * (len(FORMULAS[name].parameters) if name in FORMULAS else 1)
+    formula = FORMULAS.get(name) or ADDED.get(name)
+    params = [0.5] * (len(formula.parameters) if formula else 1)
     settings = (name, params, distance, False, "mean", True, references)
     backend.pair_loss(PairLossCall(x, y, labels, ref_labels, *(None,) * 6, *settings))
 
@@ -112,6 +114,17 @@ def of_the_longest_loop(code):
 
 def scores_a_thread(tile):
     return tile.rows * tile.cols / (tile.warps * 32)
+
+
+@chips
+@pytest.mark.parametrize("name", ["everything", "parts"])
+def test_losses_that_users_write(name, chip, check):
+    formula = CUSTOM[name].make().formula
+    with dry_run(chip) as launches:
+        for d in (READ, MADE):
+            for distance in ("cosine", "euclidean"):
+                pair_loss(formula.name, d, distance)
+    check(launches, chip)
 
 
 MAKING = [name for name, loss in LOSSES.items() if not loss.maxima]

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <shared_mutex>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 namespace fastpair {
@@ -15,9 +16,9 @@ std::shared_mutex guard;
 
 }  // namespace
 
-void add_loss(const std::string& path) {
+void add_loss(const char* path) {
   // Never closed: calls in other threads may be running its code.
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   const void* symbol = library ? dlsym(library, "fastpair_added_loss") : nullptr;
   if (symbol == nullptr) throw std::runtime_error(dlerror());
   const std::unique_lock lock(guard);
@@ -25,17 +26,21 @@ void add_loss(const std::string& path) {
 }
 
 template <typename T>
-const PairKernels<T>* added_loss(std::string_view name) {
+const PairKernels<T>* added_loss(const char* name, Metric metric) {
   const std::shared_lock lock(guard);
   for (const AddedLoss* loss : losses) {
-    if (loss->of_float->name != name) continue;
-    if constexpr (sizeof(T) == sizeof(float)) return loss->of_float;
-    else return loss->of_double;
+    const PairKernels<T>* kernels;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      kernels = loss->of_float;
+    } else {
+      kernels = loss->of_double;
+    }
+    if (kernels != nullptr && loss->metric == metric && kernels->name == std::string_view(name)) return kernels;
   }
   return nullptr;
 }
 
-template const PairKernels<float>* added_loss(std::string_view);
-template const PairKernels<double>* added_loss(std::string_view);
+template const PairKernels<float>* added_loss(const char*, Metric);
+template const PairKernels<double>* added_loss(const char*, Metric);
 
 }  // namespace fastpair

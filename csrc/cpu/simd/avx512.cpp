@@ -1,6 +1,5 @@
 #if defined(__x86_64__)
 #include <cstdint>
-#include <string_view>
 #include <type_traits>
 
 // After the standard headers, whose functions must be compiled as they are everywhere else.

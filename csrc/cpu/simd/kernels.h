@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
 #include "pair_losses/statistics.h"
 #include "settings.h"
@@ -51,7 +50,7 @@ struct Weights {
 
 template <typename T>
 struct PairKernels {
-  std::string_view name;
+  const char* name;
   int param_count;
   Pool pool[2];  // by kind
   bool is_sum, reads_negatives_lse, separate_means;

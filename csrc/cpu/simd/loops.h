@@ -1,6 +1,9 @@
 // The bodies of the loops of kernels.h. Included once for each SIMD level, with that level's code generation switched
 // on and FASTPAIR_SIMD_LEVEL naming the namespace. Nothing here may call a header's function that is compiled out of
 // line: the linker keeps one copy of it, which may be one that this machine cannot run.
+//
+// An added loss, see added_loss.h, is compiled while a user waits: FASTPAIR_METRIC names the one metric that it is
+// compiled for, and of the loops only those over pairs are.
 
 #include <type_traits>
 
@@ -263,6 +266,8 @@ void write_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>
                                       constants[j]);
         }
         value *= closeness_slope(M, s[j]);
+        // A distance of zero has gradient zero, also where the term, as a square root, has an infinite slope.
+        if (M != Metric::Dot) value = s[j] == T(0) ? T(0) : value;
         s[j] = if_pair(pair, value, s[j]);
         if (M != Metric::Dot) {
           sum += if_pair(pair, value, T(0));
@@ -300,6 +305,9 @@ template <typename T, typename Terms>
 void slopes(const ScoreTile<T>& tile, const double* params, Metric metric, const Weights<T>& rows,
             const Weights<T>* cols, T* row_sums, T* col_sums) {
   const Terms terms(params);
+#ifdef FASTPAIR_METRIC
+  slopes_of<Metric::FASTPAIR_METRIC>(tile, terms, rows, cols, row_sums, col_sums);
+#else
   switch (metric) {
     case Metric::Dot:
       return slopes_of<Metric::Dot>(tile, terms, rows, cols, row_sums, col_sums);
@@ -308,6 +316,7 @@ void slopes(const ScoreTile<T>& tile, const double* params, Metric metric, const
     case Metric::Euclidean:
       return slopes_of<Metric::Euclidean>(tile, terms, rows, cols, row_sums, col_sums);
   }
+#endif
 }
 
 template <typename T>
@@ -418,7 +427,7 @@ T squared_distance(const T* x, const T* y, int64_t n) {
 }
 
 template <typename T, typename Terms>
-constexpr PairKernels<T> pair_kernels(std::string_view name) {
+constexpr PairKernels<T> pair_kernels(const char* name) {
   return {
       .name = name,
       .param_count = Terms::PARAMS,
@@ -438,6 +447,7 @@ template <typename T>
 constexpr PairKernels<T> PAIR_LOSSES[] = {FASTPAIR_PAIR_LOSSES(FASTPAIR_ENTRY, T)};
 #undef FASTPAIR_ENTRY
 
+#ifndef FASTPAIR_METRIC
 template <typename T>
 constexpr Kernels<T> KERNELS = {
     .pair_losses = PAIR_LOSSES<T>,
@@ -451,10 +461,13 @@ constexpr Kernels<T> KERNELS = {
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,
 };
+#endif
 
 }  // namespace
 
+#ifndef FASTPAIR_METRIC
 const Kernels<float>& float_kernels() { return KERNELS<float>; }
 const Kernels<double>& double_kernels() { return KERNELS<double>; }
+#endif
 
 }  // namespace fastpair::FASTPAIR_SIMD_LEVEL

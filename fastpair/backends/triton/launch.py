@@ -70,7 +70,7 @@ DEFAULT = Tile(rows=8, cols=128, warps=4)
 # Tiles where the kernels make the products, for statistics and for slopes: the fastest of those measured on an H200 at
 # n = 16384 and d = 512. The small one, which would save a tenth at n = 2048 for two more compilations, is for slopes
 # that need more registers. Rows are a multiple of the columns. On chips that were not measured: a tile with which no
-# kernel is short of registers.
+# kernel is short of registers, also for terms of more operations than those of the package's losses have.
 MAKING_STATISTICS = Tile(rows=128, cols=128, warps=8, depth=64)
 MAKING_SLOPES = Tile(rows=128, cols=64, warps=4, depth=64)
 MAKING_SMALL = Tile(rows=64, cols=64, warps=4, depth=64, stages=4)
@@ -131,10 +131,14 @@ def tile_for(x: Tensor) -> Tile:
     return tile(x.dtype, x.shape[1], device.capability) if device else INTERPRETED
 
 
-def making_tiles_for(x: Tensor, simple: bool) -> tuple[Tile, Tile]:
-    """The tiles for the statistics and for the slopes. ``simple``: see ``terms.Loss``."""
+# The most operations of a loss with which these tiles were measured.
+MOST_OPERATIONS = 15
+
+
+def making_tiles_for(x: Tensor, simple: bool, operations: int) -> tuple[Tile, Tile]:
+    """The tiles for the statistics and for the slopes. ``simple``, ``operations``: see ``terms.Loss``."""
     device = device_of(x)
-    if device and device.capability != (9, 0):
+    if (device and device.capability != (9, 0)) or operations > MOST_OPERATIONS:
         return MAKING_ANYWHERE, MAKING_ANYWHERE
     return MAKING_STATISTICS, MAKING_SLOPES if simple else MAKING_SMALL
 

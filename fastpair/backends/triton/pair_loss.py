@@ -54,7 +54,7 @@ class PairSweep(Pairs):
         params, self_index, pairs = call.params, call.self_index, call.pairs
         rows, longest = x.rows.x, max(len(x), len(y))
         making = can_make(rows, metric) and loss.bounded(params, metric, longest)
-        statistics_tile, tile = making_tiles_for(rows, loss.simple) if making else (None, None)
+        statistics_tile, tile = making_tiles_for(rows, loss.simple, loss.operations) if making else (None, None)
         super().__init__(x, y, metric, tile)
         self.statistics_tile = statistics_tile or self.tile
         self.loss = loss

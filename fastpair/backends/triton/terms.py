@@ -20,6 +20,7 @@ from triton.runtime import JITFunction
 from fastpair.backends.triton import elementary
 from fastpair.formulas import formula as formulas
 from fastpair.formulas import to_triton
+from fastpair.formulas.expressions import subexpressions
 from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.source import function
 from fastpair.metrics import Metric
@@ -42,9 +43,11 @@ class Pools(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A formula as the kernels and their launches take it."""
+    """A formula as the kernels and their launches take it. ``operations``: how many different ones there are in the
+    terms of a pair and their slopes."""
 
     formula: PairFormula
+    operations: int
     terms: JITFunction
     anchor: JITFunction
     pools: Pools
@@ -79,4 +82,6 @@ def loss_of(formula: PairFormula) -> Loss:
     positives, negatives = POOLS[formula.pool(P)], POOLS[formula.pool(N)]
     constants = formula.needs_sum or not positives == negatives == LOG_SUM_EXP.value
     pools = Pools(positives, negatives, formula.needs_sum, constants)
-    return Loss(formula, terms, anchor, pools, formula.reads_negatives_lse, formula.separate_means, formula.is_sum)
+    different = {x for of in to_triton.of_pair(formula) for x in subexpressions(of) if x.operands}
+    flags = formula.reads_negatives_lse, formula.separate_means, formula.is_sum
+    return Loss(formula, len(different), terms, anchor, pools, *flags)

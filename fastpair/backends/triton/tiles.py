@@ -220,6 +220,8 @@ def store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC
     col_block = (cols.first - cols.begin) // cols.index.shape[0]
     slope *= slope_by_product(s, METRIC)
     if METRIC.kind != "dot":
+        # A distance of zero has gradient zero, also where the term, as a square root, has an infinite slope.
+        slope = tl.where(s == 0, 0.0, slope)
         some = any_of(close)
         tl.store(out.flags + row_block * tl.cdiv(width, cols.index.shape[0]) + col_block, some.to(tl.int8))
         if some:

@@ -1,0 +1,119 @@
+"""Losses that users write on the Triton kernels: values and gradients against formulas typed in PyTorch, and what the
+compiler makes of them."""
+
+import pytest
+import torch
+from custom_losses import CUSTOM, CUSTOM_FUNCTIONS, expected, infinite_elsewhere, pairs_of
+from support import DTYPES, error
+
+import fastpair
+from fastpair.backends import dense
+from fastpair.backends.triton import pairs
+from fastpair.formulas import sqrt
+from fastpair.losses import CustomPairLoss
+
+of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
+TOLERANCE = {torch.float32: 1e-5}
+
+
+def inputs_of(n, m, d, dtype, device):
+    generator = torch.Generator().manual_seed(n + m)
+    x, y = (torch.randn(rows, d, generator=generator).to(dtype) for rows in (n, m))
+    labels, ref_labels = (torch.randint(9, (rows,), generator=generator) for rows in (n, m))
+    labels[0] = 100  # has no positive
+    return [t.to(device) for t in (x, y, labels, ref_labels)]
+
+
+def assert_is(of, x, y, labels, ref_labels, distance, reduction, references):
+    """Value and gradients are those of the dense formula in float64: for half precision within twice the error that it
+    makes in that precision."""
+    inputs = [t.detach().requires_grad_() for t in ((x, y) if references else (x,))]
+    settings = {"distance": distance, "reduction": reduction}
+    arguments = (inputs[0], labels, None, inputs[1], ref_labels) if references else (inputs[0], labels)
+
+    def with_gradients(value, inputs):
+        weights = torch.arange(1.0, value.numel() + 1, device=value.device, dtype=value.dtype).reshape(value.shape)
+        return [value.detach(), *torch.autograd.grad((value * weights).sum(), inputs)]
+
+    def dense_in(dtype):
+        rows = [t.detach().cpu().to(dtype).requires_grad_() for t in inputs]
+        s = dense.closeness(rows[0], rows[-1], distance)
+        masks = pairs_of(labels.cpu(), ref_labels.cpu() if references else None)
+        return with_gradients(expected(of, s, *masks, reduction), rows)
+
+    with fastpair.use_backend("triton"):
+        got = with_gradients(of.make(**settings)(*arguments), inputs)
+    want = dense_in(torch.float64)
+    tolerated = [TOLERANCE.get(x.dtype)] * len(want)
+    if x.dtype not in TOLERANCE:
+        eps = torch.finfo(x.dtype).eps
+        tolerated = [max(2 * error(a, b), eps) for a, b in zip(dense_in(x.dtype), want)]
+    for one, other, most in zip(got, want, tolerated):
+        assert error(one, other) <= most
+
+
+@of_triton
+@pytest.mark.parametrize("name", CUSTOM_FUNCTIONS)
+def test_functions(name, backend, device):
+    assert_is(CUSTOM_FUNCTIONS[name], *inputs_of(33, 33, 6, torch.float32, device), "cosine", "mean", False)
+
+
+@of_triton
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("distance", ["cosine", "unit_euclidean", "unit_sqeuclidean"])
+@pytest.mark.parametrize("name", CUSTOM)
+def test_formulas_of_every_kind(name, distance, references, backend, device):
+    if name == "sum" and distance == "unit_sqeuclidean":
+        pytest.skip("the square root of a negative number")
+    for reduction in ("mean", "none", "totals"):
+        inputs = inputs_of(33, 45, 6, torch.float32, device)
+        assert_is(CUSTOM[name], *inputs, distance, reduction, references)
+
+
+@of_triton
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", CUSTOM)
+def test_half_precision(name, dtype, backend, device):
+    """The products read, and, where exponentials are bounded or none are taken, made by the kernels."""
+    for d in (17, 16):
+        assert_is(CUSTOM[name], *inputs_of(33, 33, d, DTYPES[dtype], device), "cosine", "mean", False)
+
+
+@of_triton
+def test_several_rectangles(backend, device, monkeypatch):
+    monkeypatch.setattr(pairs, "HEIGHT", 128)
+    monkeypatch.setattr(pairs, "WIDTH", 256)
+    for name in ("lse_and_mean", "parts"):
+        assert_is(CUSTOM[name], *inputs_of(290, 300, 5, torch.float32, device), "cosine", "mean", True)
+
+
+@of_triton
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_infinite_elsewhere(dtype, backend, device):
+    """No NaN comes from there."""
+    loss = infinite_elsewhere()
+    x, _, labels, _ = inputs_of(33, 33, 16, DTYPES[dtype], device)
+    got, want = [], []
+    for made, backend_of, rows in ((got, backend, x), (want, "reference", x.double())):
+        rows = rows.detach().requires_grad_()
+        with fastpair.use_backend(backend_of):
+            value = loss(rows, labels)
+        made += [value, *torch.autograd.grad(value, rows)]
+    for one, other in zip(got, want):
+        assert error(one, other) <= (1e-5 if dtype == "float32" else 0.02)
+
+
+@of_triton
+@pytest.mark.parametrize("distance", ["euclidean", "unit_euclidean", "sqeuclidean"])
+def test_distances_of_zero(distance, backend, device):
+    """Have gradient zero, also where the slope of the term is infinite."""
+    loss = CustomPairLoss(lambda s, p: sqrt(-s), lambda s, p: s, lambda P, N, p: P.mean + N.lse, distance=distance)
+    x, _, labels, _ = inputs_of(33, 33, 6, torch.float32, device)
+    x[1], labels[1] = x[2], labels[2]
+    results = []
+    for name, rows in (("triton", x), ("reference", x.double())):
+        rows = rows.detach().requires_grad_()
+        with fastpair.use_backend(name):
+            value = loss(rows, labels)
+        results.append([value, *torch.autograd.grad(value, rows)])
+    assert all(error(one, other) <= 1e-5 for one, other in zip(*results))
