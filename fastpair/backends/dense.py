@@ -22,7 +22,7 @@ from torch import Tensor
 from fastpair.backends.call import CrossEntropyCall, PairLossCall
 from fastpair.formulas import to_torch
 from fastpair.formulas.formula import PairFormula
-from fastpair.formulas.pair_losses import FORMULAS
+from fastpair.formulas.pair_losses import FORMULAS, TRIPLETS
 from fastpair.formulas.source import function
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, log_sum_exp, reduced, softplus, unit_rows
@@ -112,10 +112,7 @@ def evaluated(formula: PairFormula) -> Callable[..., tuple]:
 
 PAIR_LOSSES = {
     **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
-    "triplet": partial(triplet, smooth=False, semihard=False),
-    "smooth_triplet": partial(triplet, smooth=True, semihard=False),
-    "semihard_triplet": partial(triplet, smooth=False, semihard=True),
-    "smooth_semihard_triplet": partial(triplet, smooth=True, semihard=True),
+    **{name: partial(triplet, smooth=smooth, semihard=semihard) for name, (smooth, semihard) in TRIPLETS.items()},
 }
 
 

@@ -1,7 +1,8 @@
 """Checks of settings.
 
 A loss has a table of rules, one per setting: its function applies them when it is called, its module when it is
-created. A rule takes the name and the value, and raises an exception that states both and what is allowed.
+created. A rule takes the name and the value, and raises an exception that states both and what is allowed. ``RULES``
+are those of the losses that :mod:`fastpair.formulas` defines.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 
+from fastpair.formulas.class_losses import CLASS_LOSSES
+from fastpair.formulas.pair_losses import PAIR_LOSSES, Choice, Setting
 from fastpair.metrics import METRICS, SIMILARITIES
 
 Rule = Callable[[str, object], None]
@@ -100,3 +103,21 @@ def one_of_numbers(*options: int) -> Rule:
             raise ValueError(f"{name} must be {' or '.join(map(str, options))}, got {value!r}")
 
     return rule
+
+
+def rule_of(x: Setting | Choice) -> Rule:
+    if isinstance(x, Choice):
+        return (one_of_these if isinstance(x.default, str) else one_of_numbers)(*x.formulas)
+    return not_nan if x.check == "margin" else globals()[x.check]
+
+
+RULES = {name: {x.name: rule_of(x) for x in of.arguments} for name, of in {**PAIR_LOSSES, **CLASS_LOSSES}.items()}
+MARGINS = {name: [x.name for x in of.settings if x.check == "margin"] for name, of in PAIR_LOSSES.items()}
+
+
+def check_settings(name: str, settings: dict) -> None:
+    check(RULES[name], **settings)
+    for margin in MARGINS.get(name, ()):
+        distance = settings["distance"]
+        if settings[margin] < 0 and not METRICS[distance].similarity:
+            raise ValueError(f"{margin} must not be negative for the distance {distance!r}, got {settings[margin]}")

@@ -23,10 +23,9 @@ from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_til
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Side, sides
 from fastpair.backends.triton.terms import SUM, Loss, loss_of
 from fastpair.backends.triton.tiles import SlopeArguments
-from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
 from fastpair.formulas.formula import s
-from fastpair.formulas.pair_losses import FORMULAS
+from fastpair.formulas.pair_losses import FORMULAS, TRIPLETS
 from fastpair.metrics import METRICS, Metric
 
 # Anchors per program of the O(n) kernels.
@@ -245,7 +244,7 @@ class PairSweep(Pairs):
 
 def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
-    if call.loss in TRIPLET_LOSSES:
+    if call.loss in TRIPLETS:
         return triplet_loss(call)
     metric, loss = METRICS[call.distance], loss_of(FORMULAS[call.loss])
     labels = call.labels, call.ref_labels

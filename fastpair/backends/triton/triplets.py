@@ -21,15 +21,8 @@ from fastpair.backends.triton.launch import ALIGNED, COMPILED, ceil_div, whole
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Slopes, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.tiles import Products, SlopeArguments, is_close, slope_by_product, turned
+from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.metrics import METRICS
-
-# (smooth, semi-hard)
-LOSSES = {
-    "triplet": (False, False),
-    "smooth_triplet": (True, False),
-    "semihard_triplet": (False, True),
-    "smooth_semihard_triplet": (True, True),
-}
 
 BLOCK_N = 256  # references that a program takes at a time, as negatives
 
@@ -182,7 +175,7 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     if row_grad is not None and call.reduction == "totals":
         row_grad = row_grad[:1].expand(n)
     weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
-    smooth, semihard = LOSSES[call.loss]
+    smooth, semihard = TRIPLETS[call.loss]
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
     most = pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)
     rows = max(min(whole(n, ALIGNED), most // ALIGNED * ALIGNED), ALIGNED)
