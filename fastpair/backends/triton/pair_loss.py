@@ -12,8 +12,6 @@ is over non-zero terms, whose number the slopes wait for.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -32,12 +30,8 @@ from fastpair.metrics import METRICS, Metric
 ANCHOR_BLOCK = 128
 
 
-class OfAnchors(NamedTuple):
-    """The vectors over one side's anchors that the slopes need, see ``SideArguments``."""
-
-    negatives_lse: Tensor | None = None
-    weights: Tensor | None = None
-    multipliers: Tensor | None = None
+# The vectors over one side's anchors that the slopes need: the last fields of ``SideArguments``, by name.
+OfAnchors = dict[str, Tensor | None]
 
 
 def can_make(x: Tensor, metric: Metric) -> bool:
@@ -178,8 +172,8 @@ class PairSweep(Pairs):
             products = self.dot_products(x, y, rectangle)
             slopes = self.new_slopes(rectangle) if gradient else None
             kernels.slopes_kernel[(count,)](
-                x.arguments(**x_anchors._asdict()),
-                y.arguments(**y_anchors._asdict() if both else {}),
+                x.arguments(**x_anchors),
+                y.arguments(**(y_anchors or {})),
                 self.self_index,
                 products,
                 SlopeArguments() if slopes is None else slopes.arguments(),
@@ -263,10 +257,10 @@ def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
     value = x.new().zero_()
     # The slopes of a mean over terms wait for the number of terms.
     known = not (mean and loss.separate_means)
-    anchors = OfAnchors(multipliers=x.new(2).fill_(1 / len(x) if mean else 1.0))
+    anchors = {"multipliers": x.new(2).fill_(1 / len(x) if mean else 1.0)}
     both = anchors if sweep.y is x else None
     totals = sweep.slopes(anchors, both, gradient=gradients and known, totals=True)
-    anchors = OfAnchors(multipliers=sweep.reduce_totals(totals, value, 1.0, mean, len(x)))
+    anchors = {"multipliers": sweep.reduce_totals(totals, value, 1.0, mean, len(x))}
     if gradients and not known:
         sweep.slopes(anchors, both and anchors, gradient=True, totals=False)
     return value
@@ -287,9 +281,9 @@ def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tenso
         if totals and row_grad is not None:
             multipliers = (row_grad[::2] if loss.separate_means else row_grad[:1].expand(2)).contiguous()
         results.append(of_side)
-        anchors.append(OfAnchors(negatives_lse, of_side.weights, multipliers))
+        anchors.append({"negatives_lse": negatives_lse, "weights": of_side.weights, "multipliers": multipliers})
     if gradients and loss.maxima:
-        sweep.extremes(results[0], anchors[0].multipliers)
+        sweep.extremes(results[0], anchors[0]["multipliers"])
     elif gradients:
         sweep.slopes(anchors[0], anchors[-1] if y is x or call.two_sided else None, gradient=True, totals=False)
     if totals:

@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.call import PairLossCall
-from fastpair.backends.triton import pairs as pairs_module
 from fastpair.backends.triton.elementary import relu, sigmoid, softplus, step
 from fastpair.backends.triton.launch import ALIGNED, COMPILED, ceil_div, whole
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Slopes, sides
@@ -177,7 +176,7 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     weights = torch.ones_like(losses) if row_grad is None else row_grad.float().contiguous()
     smooth, semihard = TRIPLETS[call.loss]
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
-    most = pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)
+    most = pairs.height * pairs.width // max(m, 1)
     rows = max(min(whole(n, ALIGNED), most // ALIGNED * ALIGNED), ALIGNED)
     scores = x.new(rows, whole(m, ALIGNED))
     out, close, flags = SlopeArguments(), None, None
@@ -189,12 +188,8 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
         out = SlopeArguments(parts[0], parts[1] if len(parts) > 1 else None, flags=flags)
     for top in range(0, n if m else 0, rows):
         bottom = min(top + rows, n)
-        for left in range(0, m, pairs_module.WIDTH):
-            right = min(left + pairs_module.WIDTH, m)
-            for upper in range(top, bottom, pairs_module.HEIGHT):
-                lower = min(upper + pairs_module.HEIGHT, bottom)
-                rectangle = Rectangle(upper, lower, left, right)
-                launch(pairs, rectangle, scores[upper - top :, left:], scores.stride(0))
+        for rectangle in pairs.rectangles(x, y, begin=top, end=bottom):
+            launch(pairs, rectangle, scores[rectangle.top - top :, rectangle.left :], scores.stride(0))
         if flags is not None:
             flags.zero_()
         triplet_kernel[(bottom - top,)](
