@@ -44,7 +44,7 @@ inline void check_gradient(const Tensor& grad, const Tensor& x, const std::optio
   check_sides(x, y);
   check_matrix("grad", grad);
   STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == (y ? *y : x).size(0),
-                  "grad must be the gradient with respect to all distances");
+                  "grad must have the shape of the distances");
   STD_TORCH_CHECK(!grad_y || y, "grad_y needs y");
 }
 
