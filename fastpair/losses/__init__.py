@@ -1,4 +1,4 @@
-"""The losses as modules, one file per family with the functions beside them; :mod:`fastpair.functional` collects the
+"""The losses as modules, printed from definitions or beside their functions; :mod:`fastpair.functional` collects the
 functions. Pair losses are called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``."""
 
 from fastpair.losses import generated_modules
