@@ -21,15 +21,16 @@ class ClassDefinition(Definition):
     Attributes:
         tensors: the tensors that the function takes, in this order, and what they are.
         fan_out: see ``ClassLoss``.
+        vectors: the name of the class vectors.
     """
 
     tensors: Mapping[str, str] = field(default_factory=lambda: WEIGHT)
     fan_out: bool = False
+    vectors: str = field(init=False)
 
-    @property
-    def vectors(self) -> str:
-        """The name of the class vectors."""
-        return next(name for name in self.tensors if name not in ("embeddings", "labels"))
+    def __post_init__(self):
+        (vectors,) = self.tensors.keys() - {"embeddings", "labels"}
+        object.__setattr__(self, "vectors", vectors)
 
     @property
     def arguments(self) -> tuple[Setting, ...]:
