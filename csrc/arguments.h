@@ -34,6 +34,20 @@ inline void check_like(const char* name, const Tensor& t, const Tensor& other) {
                   torch::headeronly::toString(t.scalar_type()));
 }
 
+// Checks of fastpair::pairwise_distance and of its gradient.
+inline void check_sides(const Tensor& x, const std::optional<Tensor>& y) {
+  check_matrix("x", x);
+  if (y) check_like("y", *y, x);
+}
+
+inline void check_gradient(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& y, bool grad_y) {
+  check_sides(x, y);
+  check_matrix("grad", grad);
+  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == (y ? *y : x).size(0),
+                  "grad must have the shape of the distances");
+  STD_TORCH_CHECK(!grad_y || y, "grad_y needs y");
+}
+
 // How a score is made: `metric` of the rows, which are divided by their norms first if `unit_rows`.
 struct Distance {
   Metric metric;

@@ -103,8 +103,8 @@ FASTPAIR_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-// Relative error below 1.7e-7, as log z = 2 atanh((z - 1) / (z + 1)) for z in [sqrt(1/2), sqrt(2)): the terms beyond t^11
-// are below 1e-10 of the sum. Minus infinity at 0, NaN below.
+// Relative error below 1.7e-7, as log z = 2 atanh((z - 1) / (z + 1)) for z in [sqrt(1/2), sqrt(2)): the terms beyond
+// t^11 are below 1e-10 of the sum. Minus infinity at 0, NaN below.
 FASTPAIR_INLINE float logarithm(float x) {
   const bool subnormal = x < 1.17549435e-38f;
   const float scaled = subnormal ? x * 8388608.0f : x;

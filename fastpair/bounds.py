@@ -92,13 +92,12 @@ def terms(
     classes, class_of, counts = labels.unique(return_inverse=True, return_counts=True)
     sums = z.new_zeros(len(classes), z.shape[1]).index_add(0, class_of, z)
 
-    params = {
-        "contrastive": DEFINITIONS["contrastive"].params({"pos_margin": 0.0, "neg_margin": margin}, similarity=False),
-        "snca": DEFINITIONS["snca"].params({"temperature": sigma}, similarity=True),
-        "multi_similarity": DEFINITIONS["multi_similarity"].params(
-            {"alpha": alpha, "beta": beta, "base": base}, similarity=True
-        ),
+    settings = {
+        "contrastive": {"pos_margin": 0.0, "neg_margin": margin},
+        "snca": {"temperature": sigma},
+        "multi_similarity": {"alpha": alpha, "beta": beta, "base": base},
     }
+    params = {name: DEFINITIONS[name].params(of, similarity=name != "contrastive") for name, of in settings.items()}
     values = _pair_terms(unit_rows(z), labels, params)
     values["center/tightness"] = (z - sums[class_of] / counts[class_of, None]).square().sum() / (2 * n)
     values["spce"] = functional.spce_loss(z, labels)

@@ -107,30 +107,17 @@ class _Sum(torch.autograd.Function):
         return grad, None
 
 
-class _Whole(torch.autograd.Function):
-    """A tensor that all ranks share. Backward returns the sum over the ranks of the gradients by it."""
+class _Identity(torch.autograd.Function):
+    """The same tensor. Backward returns ``turned(gradient)``."""
 
     @staticmethod
-    def forward(ctx, t, group):
-        ctx.group = group
-        return t.view_as(t)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return once(_summed(grad, ctx.group), grad), None
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity, with ``factor`` times the gradient."""
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
+    def forward(ctx, x, turned):
+        ctx.turned = turned
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * ctx.factor, None
+        return ctx.turned(grad), None
 
 
 def _padded(x: Tensor, rows: int) -> Tensor:
@@ -164,14 +151,15 @@ class _Ranks:
         return _Sum.apply(t, self.group)
 
     def whole(self, t: Tensor) -> Tensor:
-        return _Whole.apply(t, self.group) if t.requires_grad else t
+        """A tensor that all ranks share, whose gradient is the sum over the ranks of those by it."""
+        return _Identity.apply(t, lambda grad: once(_summed(grad, self.group), grad)) if t.requires_grad else t
 
     def scaled(self, x: Tensor) -> Tensor:
         """Rows whose gradient DDP will average."""
-        return _Scaled.apply(x, self.count)
+        return _Identity.apply(x, lambda grad: grad * self.count)
 
     def call(self, loss: nn.Module, args: tuple, kwargs: dict | None = None, **settings) -> Tensor:
-        """``loss(*args, **kwargs)`` with other settings, and gradients of its parameters that are summed over the ranks."""
+        """``loss(*args, **kwargs)`` with other settings, and gradients of its parameters summed over the ranks."""
         loss = copy.copy(loss)
         for name, value in settings.items():
             setattr(loss, name, value)
@@ -231,11 +219,10 @@ def _class_loss(
     loss: losses.LinearCrossEntropyLoss | losses.ClassLoss,
     embeddings: Tensor,
     labels: Tensor,
-    indices_tuple: None = None,
-    ref_emb: None = None,
-    ref_labels: None = None,
+    *pairs: None,
+    **named_pairs: None,
 ) -> Tensor:
-    checks.no_pairs(indices_tuple, ref_emb, ref_labels)
+    checks.no_pairs(*pairs, **named_pairs)
     checks.embeddings_and_labels(embeddings, labels)
     args = (ranks.scaled(embeddings), labels)
     counted = (labels != loss.ignore_index).sum() if hasattr(loss, "ignore_index") else len(labels)
@@ -243,15 +230,9 @@ def _class_loss(
 
 
 def _proxy_anchor(
-    ranks: _Ranks,
-    loss: losses.ProxyAnchorLoss,
-    embeddings: Tensor,
-    labels: Tensor,
-    indices_tuple: None = None,
-    ref_emb: None = None,
-    ref_labels: None = None,
+    ranks: _Ranks, loss: losses.ProxyAnchorLoss, embeddings: Tensor, labels: Tensor, *pairs: None, **named_pairs: None
 ) -> Tensor:
-    checks.no_pairs(indices_tuple, ref_emb, ref_labels)
+    checks.no_pairs(*pairs, **named_pairs)
     checks.embeddings_and_labels(embeddings, labels)
     proxies = ranks.whole(loss.proxies)
     share = slice(*(len(proxies) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)))

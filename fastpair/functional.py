@@ -23,34 +23,11 @@ from torch import Tensor
 from fastpair import ops
 from fastpair.losses import generated_functions, options
 from fastpair.losses.bounds import pce_loss, spce_loss
-from fastpair.losses.classes import (
-    arcface_loss,
-    center_loss,
-    cosface_loss,
-    linear_cross_entropy,
-    normalized_softmax_loss,
-    proxy_anchor_loss,
-    proxy_nca_loss,
-)
+from fastpair.losses.classes import linear_cross_entropy
 from fastpair.losses.generated_functions import *  # noqa: F403
-from fastpair.losses.triplet import triplet_margin_loss
 from fastpair.losses.two_views import info_nce_loss, siglip_loss
 
-__all__ = [
-    "arcface_loss",
-    "center_loss",
-    "cosface_loss",
-    "info_nce_loss",
-    "linear_cross_entropy",
-    "normalized_softmax_loss",
-    "pairwise_distance",
-    "pce_loss",
-    "proxy_anchor_loss",
-    "proxy_nca_loss",
-    "siglip_loss",
-    "spce_loss",
-    "triplet_margin_loss",
-]
+__all__ = ["info_nce_loss", "linear_cross_entropy", "pairwise_distance", "pce_loss", "siglip_loss", "spce_loss"]
 __all__ += generated_functions.__all__
 
 

@@ -1,13 +1,12 @@
 // fastpair::linear_cross_entropy and fastpair::spce on the CPU.
 
-#include "cpu/linear_cross_entropy.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -17,9 +16,9 @@
 #include "cpu/interrupt.h"
 #include "cpu/rows.h"
 #include "cpu/simd/kernels.h"
+#include "margins.h"
 
 namespace fastpair {
-
 namespace {
 
 // Bytes for the logits of a block of rows and everything else that grows with the block.
@@ -32,7 +31,29 @@ void set_zero(T* data, int64_t count) {
   if (data != nullptr) std::memset(data, 0, count * sizeof(T));
 }
 
-}  // namespace
+// Cross-entropy of a linear classifier, value and gradients, from plain row-major memory.
+template <typename T>
+struct LinearCrossEntropy {
+  int64_t rows, classes, d;
+
+  // The rows, whose labels lie in [0, classes): copies rows [begin, begin + count) into `out`, or returns a pointer to
+  // them where they are.
+  std::function<const T*(int64_t begin, int64_t count, T* out)> embeddings;
+  // Likewise for the class weights.
+  std::function<const T*(int64_t begin, int64_t count, T* out)> weight;
+  const T* bias;  // null: none
+  TargetLogit<T> target;
+  const std::vector<int64_t>& labels;
+  double label_smoothing;
+
+  std::vector<T> row_weights;  // how much each row counts in the gradients
+  // Each is null where it is not wanted, and overwritten where it is.
+  T *grad_embeddings, *grad_weight, *grad_bias;
+
+  // Returns the rows' losses. One pass over blocks of rows: the logits of a block are made, turned into their gradients
+  // in place, and used for all three gradients. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
+  std::vector<double> run() const;
+};
 
 template <typename T>
 std::vector<double> LinearCrossEntropy<T>::run() const {
@@ -144,11 +165,6 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   return losses;
 }
 
-template struct LinearCrossEntropy<float>;
-template struct LinearCrossEntropy<double>;
-
-namespace {
-
 // The rows' weights in the gradient: the incoming gradients, or those of the reduction.
 template <typename T>
 std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, Reduction reduction,
@@ -174,25 +190,27 @@ Tensor reduced(const Tensor& like, const std::vector<double>& losses, Reduction 
   return new_vector(like, values);
 }
 
+// A gradient as it is returned, and where it is written; empty and null where it is not wanted.
 template <typename T>
-Tensor gradient_tensor(const Tensor& like, std::vector<int64_t> sizes, bool wanted) {
-  if (!wanted) sizes = {0};
-  return new_tensor(like, std::move(sizes), scalar_type<T>);
+struct Gradient {
+  const Tensor tensor;
+  T* const data;
+
+  Gradient(const Tensor& like, const std::vector<int64_t>& sizes, bool wanted)
+      : tensor(new_tensor(like, wanted ? sizes : std::vector<int64_t>{0}, scalar_type<T>)),
+        data(wanted ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr) {}
+};
+
+// Rows of d elements as LinearCrossEntropy takes them.
+template <typename T>
+std::function<const T*(int64_t, int64_t, T*)> rows_at(const T* data, int64_t d) {
+  return [data, d](int64_t begin, int64_t, T*) { return data + begin * d; };
 }
 
-template <typename T>
-T* data_or_null(const Tensor& t, bool wanted) {
-  return wanted ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;
-}
-
-// Rows of a tensor as LinearCrossEntropy takes them.
+// Likewise the rows of a tensor.
 template <typename T>
 std::function<const T*(int64_t, int64_t, T*)> rows_of(const Tensor& t) {
-  if (is_plain<T>(t)) {
-    const T* data = static_cast<const T*>(t.const_data_ptr());
-    const int64_t d = t.size(1);
-    return [data, d](int64_t begin, int64_t, T*) { return data + begin * d; };
-  }
+  if (is_plain<T>(t)) return rows_at(static_cast<const T*>(t.const_data_ptr()), t.size(1));
   return [&t](int64_t begin, int64_t count, T* out) {
     copy_rows(t, count, [begin](int64_t r) { return begin + r; }, out);
     return static_cast<const T*>(out);
@@ -285,11 +303,9 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
   const bool all = rows == n;
   const std::vector<T> bias_values = bias ? floating_vector<T>(*bias) : std::vector<T>();
 
-  const Tensor dx = gradient_tensor<T>(embeddings, {n, d}, grad_embeddings);
-  const Tensor dw = gradient_tensor<T>(embeddings, {classes, d}, grad_weight);
-  const Tensor db = gradient_tensor<T>(embeddings, {classes}, grad_bias);
+  const Gradient<T> dx(embeddings, {n, d}, grad_embeddings);
+  const Gradient<T> dw(embeddings, {classes, d}, grad_weight), db(embeddings, {classes}, grad_bias);
   const Scratch<T> counted_gradient(grad_embeddings && !all ? rows * d : 0);
-  T* dx_data = data_or_null<T>(dx, grad_embeddings);
 
   LinearCrossEntropy<T> loss{
       .rows = rows,
@@ -302,9 +318,9 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
       .labels = kept_labels,
       .label_smoothing = label_smoothing,
       .row_weights = weights_of_rows<T>(row_grad, reduction, counted, rows),
-      .grad_embeddings = all ? dx_data : counted_gradient.get(),
-      .grad_weight = data_or_null<T>(dw, grad_weight),
-      .grad_bias = data_or_null<T>(db, grad_bias),
+      .grad_embeddings = all ? dx.data : counted_gradient.get(),
+      .grad_weight = dw.data,
+      .grad_bias = db.data,
   };
   std::optional<UnitRows<T>> unit_embeddings, unit_weight;
   if (logits.cosines) {
@@ -322,11 +338,10 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
   if (logits.cosines && grad_embeddings) unit_embeddings->project(T(logits.scale), loss.grad_embeddings);
   if (logits.cosines && grad_weight) unit_weight->project(1, loss.grad_weight);
   if (grad_embeddings && !all) {
-    std::memset(dx_data, 0, n * d * sizeof(T));
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(counted_gradient.get() + r * d, d, dx_data + counted[r] * d);
+    set_zero(dx.data, n * d);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(counted_gradient.get() + r * d, d, dx.data + counted[r] * d);
   }
-  Tensor value = reduced<T>(embeddings, losses, reduction, counted, n);
-  return {std::move(value), dx, dw, db};
+  return {reduced<T>(embeddings, losses, reduction, counted, n), dx.tensor, dw.tensor, db.tensor};
 }
 
 Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -376,16 +391,13 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
     for (int64_t j = 0; j < d; ++j) mean[j] *= share;
   });
 
-  const auto rows_at = [d](const T* data) {
-    return [data, d](int64_t begin, int64_t, T*) { return data + begin * d; };
-  };
   const std::vector<double> losses =
       LinearCrossEntropy<T>{
           .rows = n,
           .classes = classes,
           .d = d,
-          .embeddings = rows_at(z.get()),
-          .weight = rows_at(means.get()),
+          .embeddings = rows_at<T>(z.get(), d),
+          .weight = rows_at<T>(means.get(), d),
           .bias = nullptr,
           .target = {},
           .labels = class_of,
@@ -397,16 +409,15 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
       }
           .run();
 
-  const Tensor dx = gradient_tensor<T>(embeddings, {n, d}, grad_embeddings);
+  const Gradient<T> dx(embeddings, {n, d}, grad_embeddings);
   if (grad_embeddings) {
-    T* out = static_cast<T*>(dx.mutable_data_ptr());
     parallel_rows(n, d, [&](int64_t r) {
       const T *direct = dz.get() + r * d, *through_mean = dmeans.get() + class_of[r] * d;
-      T* to = out + order[r] * d;
+      T* to = dx.data + order[r] * d;
       for (int64_t j = 0; j < d; ++j) to[j] = direct[j] + share * through_mean[j];
     });
   }
-  return {reduced<T>(embeddings, losses, reduction, order, n), dx};
+  return {reduced<T>(embeddings, losses, reduction, order, n), dx.tensor};
 }
 
 std::tuple<Tensor, Tensor> spce(const Tensor& embeddings, const Tensor& labels, const std::optional<Tensor>& row_grad,

@@ -50,8 +50,7 @@ void with_floating_output(const Tensor& t, const F& f) {
 }
 
 Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const std::string& metric) {
-  check_matrix("x", x);
-  if (y) check_like("y", *y, x);
+  check_sides(x, y);
   return with_compute_type(x, [&](auto zero) {
     using T = decltype(zero);
     Sides<T> sides(x, y, metric);
@@ -124,12 +123,7 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
 std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const Tensor& x,
                                                       const std::optional<Tensor>& y, const std::string& metric,
                                                       bool grad_x, bool grad_y) {
-  check_matrix("x", x);
-  if (y) check_like("y", *y, x);
-  check_matrix("grad", grad);
-  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == (y ? *y : x).size(0),
-                  "grad must have the output's shape");
-  STD_TORCH_CHECK(!grad_y || y.has_value(), "grad_y needs y");
+  check_gradient(grad, x, y, grad_y);
   return with_compute_type(x, [&](auto zero) {
     using T = decltype(zero);
     Sides<T> sides(x, y, metric, grad_x, grad_y);

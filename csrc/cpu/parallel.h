@@ -54,22 +54,19 @@ void parallel_ranges(int64_t n, const F& f, int64_t grain = 1) {
 
 // f(i) for i in [0, n).
 template <typename F>
-void parallel_for(int64_t n, const F& f) {
-  parallel_ranges(n, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
-}
-
-// f(i) for rows that are cheap one by one: a task has enough of them to be worth a thread.
-template <typename F>
-void parallel_rows(int64_t n, int64_t work_per_row, const F& f) {
-  const int64_t grain = (int64_t(1) << 14) / (work_per_row + 1) + 1;
+void parallel_for(int64_t n, const F& f, int64_t grain = 1) {
   parallel_ranges(
       n,
       [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) f(i);
       },
       grain);
+}
+
+// f(i) for rows that are cheap one by one: a task has enough of them to be worth a thread.
+template <typename F>
+void parallel_rows(int64_t n, int64_t work_per_row, const F& f) {
+  parallel_for(n, f, (int64_t(1) << 14) / (work_per_row + 1) + 1);
 }
 
 }  // namespace fastpair

@@ -8,32 +8,27 @@ namespace fastpair {
 double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 
 std::vector<int64_t> integer_vector(const Tensor& t) {
-  std::vector<int64_t> out(t.numel());
   const int64_t stride = t.stride(0);
   const auto read = [&](const auto data) {
+    std::vector<int64_t> out(t.numel());
     for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(data[i * stride]);
+    return out;
   };
   const void* data = t.const_data_ptr();
   switch (t.scalar_type()) {
     case ScalarType::Long:
-      read(Elements<int64_t>(data));
-      break;
+      return read(Elements<int64_t>(data));
     case ScalarType::Int:
-      read(Elements<int32_t>(data));
-      break;
+      return read(Elements<int32_t>(data));
     case ScalarType::Short:
-      read(Elements<int16_t>(data));
-      break;
+      return read(Elements<int16_t>(data));
     case ScalarType::Char:
-      read(Elements<int8_t>(data));
-      break;
+      return read(Elements<int8_t>(data));
     case ScalarType::Byte:
-      read(Elements<uint8_t>(data));
-      break;
+      return read(Elements<uint8_t>(data));
     default:
       STD_TORCH_CHECK(false, "expected integer labels, got ", torch::headeronly::toString(t.scalar_type()));
   }
-  return out;
 }
 
 std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels) {

@@ -5,12 +5,17 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
+#include <tuple>
 
+#include "arguments.h"
 #include "cuda/device_of.h"
 #include "cuda/problem.h"
 
 namespace fastpair::cuda {
 namespace {
+
+using OptionalTensor = std::optional<Tensor>;
 
 constexpr int64_t MOST_ELEMENTS = std::numeric_limits<int32_t>::max();
 
@@ -28,10 +33,23 @@ Element element_of(const Tensor& x) {
   }
 }
 
-Tensor as_vector(const Tensor& t, ScalarType dtype) {
-  const Tensor out = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
-  return out.is_contiguous() ? out : torch::stable::contiguous(out);
-}
+// The vectors of a launch as the kernels read them: contiguous, integers as int64_t and others as float.
+class Vectors {
+ public:
+  const int64_t* integers(const OptionalTensor& t) { return static_cast<const int64_t*>(data(t, ScalarType::Long)); }
+  const float* floats(const OptionalTensor& t) { return static_cast<const float*>(data(t, ScalarType::Float)); }
+
+ private:
+  const void* data(const OptionalTensor& t, ScalarType dtype) {
+    if (!t) return nullptr;
+    const Tensor converted = t->scalar_type() == dtype ? *t : torch::stable::to(*t, dtype);
+    Tensor& kept = kept_.at(count_++).emplace(converted);
+    if (!kept.is_contiguous()) kept = torch::stable::contiguous(kept);
+    return kept.const_data_ptr();
+  }
+  std::array<OptionalTensor, 5> kept_;
+  size_t count_ = 0;
+};
 
 // The arrays of a launch, in one piece of memory.
 class Workspace {
@@ -64,7 +82,8 @@ class Workspace {
   std::optional<Tensor> memory_;
 };
 
-// The rows of x (and y) as the two sides of a problem, with the tensors that keep their memory alive.
+// The rows of x (and y) as the two sides of a problem, with the tensors that keep their memory alive, and the arrays
+// for the launch.
 class Operands {
  public:
   Operands(Pairs& problem, const Tensor& x, const OptionalTensor& y, const Distance& distance)
@@ -78,36 +97,45 @@ class Operands {
     if (y_) take(problem.side[1], *y_);
   }
 
-  void want_prepared_rows(Workspace& workspace) {
+  void want_prepared_rows() {
     const bool converted = problem_.element != Element::Float32 || (problem_.unit && problem_.metric != Metric::Dot);
     for (int s = 0; s < sides(); ++s) {
       Side& side = problem_.side[s];
-      if (problem_.unit) workspace.want(&side.inverse_norms, side.n);
-      if (converted) workspace.want(&side.prepared, int64_t(side.n) * problem_.d);
+      if (problem_.unit) workspace_.want(&side.inverse_norms, side.n);
+      if (converted) workspace_.want(&side.prepared, int64_t(side.n) * problem_.d);
     }
   }
 
   // The second side's scores are a matrix of their own.
-  void want_scores(Workspace& workspace, bool of_second_side) {
+  void want_scores(bool of_second_side) {
     for (int s = 0; s < (of_second_side ? sides() : 1); ++s) {
       Side& side = problem_.side[s];
       side.ld = (problem_.side[sides() - 1 - s].n + SCORES_ALIGNMENT - 1) / SCORES_ALIGNMENT * SCORES_ALIGNMENT;
-      workspace.want(&side.scores, int64_t(side.n) * side.ld);
+      workspace_.want(&side.scores, int64_t(side.n) * side.ld);
     }
   }
 
-  void want_gradients(Workspace& workspace, bool first, bool second) {
+  void want_gradients(bool first, bool second) {
     for (int s = 0; s < sides(); ++s) {
       if (!(s == 0 ? first : second)) continue;
       Side& side = problem_.side[s];
       gradients_[s] = new_tensor(x_, {side.n, problem_.d});
       side.gradient = static_cast<float*>(gradients_[s]->mutable_data_ptr());
-      if (problem_.unit) workspace.want(&side.along, side.n);
+      if (problem_.unit) workspace_.want(&side.along, side.n);
     }
   }
 
-  // To be called after the workspace has its memory.
+  void want_anchors(int s) {
+    Side& side = problem_.side[s];
+    side.anchors = true;
+    workspace_.want(&side.weights, int64_t(WEIGHTS) * side.n);
+    workspace_.want(&side.extremes, 2 * int64_t(side.n));
+    workspace_.want(&side.totals, int64_t(TOTALS) * side.n);
+  }
+
+  // To be called when all that the launch needs has been asked for.
   void finish() {
+    workspace_.allocate(x_);
     for (Side& side : problem_.side) {
       side.rows = side.prepared ? side.prepared : static_cast<const float*>(side.given_rows);
       side.stride = side.prepared ? problem_.d : side.given_stride;
@@ -137,19 +165,11 @@ class Operands {
   Pairs& problem_;
   const Tensor x_;
   const std::optional<Tensor> y_;
+  Workspace workspace_;
   std::optional<Tensor> gradients_[2];
 };
 
-void want_anchors(Workspace& workspace, Side& side) {
-  side.anchors = true;
-  workspace.want(&side.weights, int64_t(WEIGHTS) * side.n);
-  workspace.want(&side.extremes, 2 * int64_t(side.n));
-  workspace.want(&side.totals, int64_t(TOTALS) * side.n);
-}
-
 void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", problem ? problem : ""); }
-
-}  // namespace
 
 PairLossResults pair_loss(const PairLossArguments& args) {
   STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids, "the CUDA kernels take single labels, or pairs");
@@ -164,27 +184,18 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   problem.two_sided = args.two_sided;
 
   Operands operands(problem, args.embeddings, args.ref_emb, args.distance);
-  Workspace workspace;
-  operands.want_prepared_rows(workspace);
-  operands.want_scores(workspace, args.grad_ref || args.two_sided);
-  operands.want_gradients(workspace, args.grad_embeddings, args.grad_ref);
-  want_anchors(workspace, problem.side[0]);
-  if (args.two_sided) want_anchors(workspace, problem.side[1]);
-  workspace.allocate(args.embeddings);
-
-  std::array<OptionalTensor, 5> vectors;
-  if (args.self_index) vectors[0] = as_vector(*args.self_index, ScalarType::Long);
-  if (args.row_grad) vectors[1] = as_vector(*args.row_grad, ScalarType::Float);
-  vectors[2] = as_vector(args.labels, ScalarType::Long);
-  if (args.ref_labels) vectors[3] = as_vector(*args.ref_labels, ScalarType::Long);
-  if (args.weights) vectors[4] = as_vector(*args.weights, ScalarType::Float);
-  const auto data = [&](int i) { return vectors[i] ? vectors[i]->const_data_ptr() : nullptr; };
-  problem.self_index = static_cast<const int64_t*>(data(0));
+  operands.want_prepared_rows();
+  operands.want_scores(args.grad_ref || args.two_sided);
+  operands.want_gradients(args.grad_embeddings, args.grad_ref);
+  operands.want_anchors(0);
+  if (args.two_sided) operands.want_anchors(1);
+  Vectors vectors;
+  problem.self_index = vectors.integers(args.self_index);
   if (args.pairs) problem.pairs = static_cast<const int8_t*>(args.pairs->const_data_ptr());
-  problem.weights = static_cast<const float*>(data(4));
-  problem.row_grad = static_cast<const float*>(data(1));
-  problem.side[0].labels = static_cast<const int64_t*>(data(2));
-  problem.side[1].labels = static_cast<const int64_t*>(data(3));
+  problem.weights = vectors.floats(args.weights);
+  problem.row_grad = vectors.floats(args.row_grad);
+  problem.side[0].labels = vectors.integers(args.labels);
+  problem.side[1].labels = vectors.integers(args.ref_labels);
   operands.finish();
 
   Tensor value = problem.reduction == Reduction::None     ? new_tensor(args.embeddings, {problem.side[0].n})
@@ -196,14 +207,11 @@ PairLossResults pair_loss(const PairLossArguments& args) {
 }
 
 Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric) {
-  check_matrix("x", x);
-  if (y) check_like("y", *y, x);
+  check_sides(x, y);
   const OnDevice device(x);
   Pairs problem;
   Operands operands(problem, x, y, distance_named(metric));
-  Workspace workspace;
-  operands.want_prepared_rows(workspace);
-  workspace.allocate(x);
+  operands.want_prepared_rows();
   Side& side = problem.side[0];
   side.ld = problem.side[operands.sides() - 1].n;
   STD_TORCH_CHECK(int64_t(side.n) * side.ld <= MOST_ELEMENTS, side.n, " x ", side.ld,
@@ -217,12 +225,7 @@ Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::st
 
 std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const Tensor& x, const OptionalTensor& y,
                                                       const std::string& metric, bool grad_x, bool grad_y) {
-  check_matrix("x", x);
-  if (y) check_like("y", *y, x);
-  check_matrix("grad", grad);
-  STD_TORCH_CHECK(!grad_y || y, "grad_y needs y");
-  STD_TORCH_CHECK(grad.size(0) == x.size(0) && grad.size(1) == (y ? *y : x).size(0),
-                  "grad must be the gradient with respect to all distances");
+  check_gradient(grad, x, y, grad_y);
   const OnDevice device(x);
   const Tensor incoming = torch::stable::to(grad, ScalarType::Float);
   ScoreGradient problem;
@@ -230,19 +233,17 @@ std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const 
   problem.row_stride = incoming.stride(0);
   problem.col_stride = incoming.stride(1);
   Operands operands(problem, x, y, distance_named(metric));
-  Workspace workspace;
-  operands.want_prepared_rows(workspace);
-  operands.want_scores(workspace, grad_y);
-  operands.want_gradients(workspace, grad_x, grad_y);
-  workspace.allocate(x);
+  operands.want_prepared_rows();
+  operands.want_scores(grad_y);
+  operands.want_gradients(grad_x, grad_y);
   operands.finish();
   check_launch(launch_score_gradient(problem, device.stream));
   return {operands.gradient(0), operands.gradient(1)};
 }
 
+// The inverse norms of the rows of x and of y.
 std::tuple<Tensor, Tensor> inverse_norms(const Tensor& x, const Tensor& y) {
-  check_matrix("x", x);
-  check_like("y", y, x);
+  check_sides(x, y);
   const OnDevice device(x);
   Pairs problem;
   const Operands operands(problem, x, y, distance_named("cosine"));
@@ -253,6 +254,7 @@ std::tuple<Tensor, Tensor> inverse_norms(const Tensor& x, const Tensor& y) {
   return {of_x, of_y};
 }
 
+// Turns `gradient`, by the rows of x divided by their norms, into the gradient by x, in place.
 void project_gradient(Tensor gradient, const Tensor& x, const Tensor& inverse_norms) {
   check_matrix("x", x);
   STD_TORCH_CHECK(x.is_contiguous() && gradient.is_contiguous() && gradient.scalar_type() == ScalarType::Float &&
@@ -269,6 +271,8 @@ void project_gradient(Tensor gradient, const Tensor& x, const Tensor& inverse_no
   check_launch(launch_projection(problem, device.stream));
 }
 
+// The value of cross-entropy given the products of embeddings and class weights. The derivatives by these go to
+// `slopes`, and the remainders of their rounding to `rest`.
 Tensor softmax(const Tensor& products, const OptionalTensor& bias, const OptionalTensor& row_norms,
                const OptionalTensor& class_norms, const Tensor& labels, const OptionalTensor& row_grad,
                const std::string& logits, double scale, double margin, double label_smoothing, int64_t ignore_index,
@@ -280,23 +284,20 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
                   "products must be rows of float32");
   check_length("labels", labels, n);
   const OnDevice device(products);
-  std::array<OptionalTensor, 4> kept;
-  const auto floats = [&](int place, const char* name, const OptionalTensor& t, int64_t length) {
-    if (!t) return static_cast<const float*>(nullptr);
-    check_length(name, *t, length);
-    kept[place] = as_vector(*t, ScalarType::Float);
-    return static_cast<const float*>(kept[place]->const_data_ptr());
-  };
-  const Tensor label_vector = as_vector(labels, ScalarType::Long);
+  if (bias) check_length("bias", *bias, classes);
+  if (row_norms) check_length("row_norms", *row_norms, n);
+  if (class_norms) check_length("class_norms", *class_norms, classes);
+  if (row_grad) check_length("row_grad", *row_grad, n);
+  Vectors vectors;
   Softmax problem;
   problem.n = int(n), problem.classes = int(classes);
   problem.products = static_cast<const float*>(products.const_data_ptr());
   problem.ld = products.stride(0);
-  problem.labels = static_cast<const int64_t*>(label_vector.const_data_ptr());
-  problem.bias = floats(0, "bias", bias, classes);
-  problem.row_norms = floats(1, "row_norms", row_norms, n);
-  problem.class_norms = floats(2, "class_norms", class_norms, classes);
-  problem.row_grad = floats(3, "row_grad", row_grad, n);
+  problem.labels = vectors.integers(labels);
+  problem.bias = vectors.floats(bias);
+  problem.row_norms = vectors.floats(row_norms);
+  problem.class_norms = vectors.floats(class_norms);
+  problem.row_grad = vectors.floats(row_grad);
   problem.margin_kind = margin_named(logits);
   problem.scale = scale, problem.margin = margin, problem.label_smoothing = label_smoothing;
   problem.ignore_index = ignore_index;
@@ -318,6 +319,17 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_softmax(problem, device.stream));
   return value;
+}
+
+}  // namespace
+
+void register_operators(torch::stable::detail::StableLibrary& m) {
+  m.impl("cuda_pair_loss", TORCH_BOX(&pair_loss_operator<&pair_loss>));
+  m.impl("cuda_pairwise_distance", TORCH_BOX(&pairwise_distance));
+  m.impl("cuda_pairwise_distance_backward", TORCH_BOX(&pairwise_distance_backward));
+  m.impl("cuda_inverse_norms", TORCH_BOX(&inverse_norms));
+  m.impl("cuda_project_gradient", TORCH_BOX(&project_gradient));
+  m.impl("cuda_softmax", TORCH_BOX(&softmax));
 }
 
 }  // namespace fastpair::cuda

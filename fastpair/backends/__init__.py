@@ -22,32 +22,28 @@ from types import ModuleType
 # The extension links against the libraries that this import loads: torch has to come first.
 import torch
 
-cpu_extension: ModuleType | None
-try:
-    import fastpair._C as cpu_extension
-except ImportError as error:
-    cpu_extension = None
-    _cpu_problem: str | None = (
-        f"not built or not loadable ({type(error).__name__}: {error}); to get the fused CPU kernels, reinstall "
-        "fastpair where a C++ compiler works, without FASTPAIR_BUILD_EXT=0, by pip's --force-reinstall --no-cache-dir"
-    )
-else:
-    _cpu_problem = None
 
-cuda_extension: ModuleType | None = None
-if torch.version.cuda is None:
-    _cuda_problem: str | None = f"of no use to this PyTorch, which is built without CUDA: {torch.__version__}"
-else:
+def _extension(name: str, advice: str) -> tuple[ModuleType | None, str | None]:
+    """A compiled part of the package, or why there is none."""
     try:
-        import fastpair._C_cuda as cuda_extension  # noqa: F401
+        return importlib.import_module(f"fastpair.{name}"), None
     except ImportError as error:
-        _cuda_problem = (
-            f"not built or not loadable ({type(error).__name__}: {error}); to get the kernels for small batches, "
-            "reinstall fastpair where nvcc works, without FASTPAIR_BUILD_CUDA=0, by pip's --force-reinstall "
-            "--no-cache-dir --no-build-isolation"
-        )
-    else:
-        _cuda_problem = None
+        return None, f"not built or not loadable ({type(error).__name__}: {error}); {advice}"
+
+
+cpu_extension, _cpu_problem = _extension(
+    "_C",
+    "to get the fused CPU kernels, reinstall fastpair where a C++ compiler works, without FASTPAIR_BUILD_EXT=0, by "
+    "pip's --force-reinstall --no-cache-dir",
+)
+cuda_extension: ModuleType | None = None
+_cuda_problem: str | None = f"of no use to this PyTorch, which is built without CUDA: {torch.__version__}"
+if torch.version.cuda is not None:
+    cuda_extension, _cuda_problem = _extension(
+        "_C_cuda",
+        "to get the kernels for small batches, reinstall fastpair where nvcc works, without FASTPAIR_BUILD_CUDA=0, by "
+        "pip's --force-reinstall --no-cache-dir --no-build-isolation",
+    )
 
 # Triton's interpreter runs kernels on CPU tensors, to test them without a GPU.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -148,19 +144,15 @@ def use_backend(name: str) -> Iterator[None]:
     """
     global _request_when_traced
     _usable(name)
-    if torch.compiler.is_compiling():
-        outer = _request_when_traced
-        _request_when_traced = name
-        try:
-            yield
-        finally:
+    outer = _request_when_traced
+    token = None if torch.compiler.is_compiling() else _request.set(name)
+    _request_when_traced = name
+    try:
+        yield
+    finally:
+        if token is None:
             _request_when_traced = outer
-    else:
-        token = _request.set(name)
-        _request_when_traced = name
-        try:
-            yield
-        finally:
+        else:
             _request.reset(token)
             # Not the value seen on entry: another thread's block may have begun before this one and ended inside it.
             _request_when_traced = _request.get()

@@ -16,10 +16,9 @@ class PairLossCall(NamedTuple):
     """A loss over all pairs of anchors and references, less the pairs (i, self_index[i]); without references, over the
     batch's own pairs less the self-pairs. ``labels``: integers (n,), or sets of them, packed to the bits of int32 words
     (n, words); pairs with equal labels, or with sets that share one, are positive. Pairs with equal ``ids`` are none.
-    ``pairs`` (n, m), int8: 1 for positive pairs, -1 for negative ones, in place of all these. The losses and the counts of anchors are multiplied by
-    ``weights`` (n,). ``two_sided``: the
-    references are anchors as well, and the result is the mean over both sides. ``params``: see
-    :class:`fastpair.formulas.formula.PairFormula`."""
+    ``pairs`` (n, m), int8: 1 for positive pairs, -1 for negative ones, in place of all these. The losses and the counts
+    of anchors are multiplied by ``weights`` (n,). ``two_sided``: the references are anchors as well, and the result is
+    the mean over both sides. ``params``: see :class:`fastpair.formulas.formula.PairFormula`."""
 
     embeddings: Tensor
     ref_emb: Tensor | None

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from fastpair.backends.call import CrossEntropyCall, PairLossCall
 from fastpair.formulas import to_torch
 from fastpair.formulas.formula import PairFormula
-from fastpair.formulas.pair_losses import FORMULAS
+from fastpair.formulas.pair_losses import FORMULAS, TRIPLETS
 from fastpair.formulas.source import function
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, average, log_sum_exp, reduced, softplus, unit_rows
@@ -128,10 +128,7 @@ def as_tensors(params: list[float], x: Tensor) -> list[Tensor]:
 
 PAIR_LOSSES = {
     **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
-    "triplet": partial(triplet, smooth=False, semihard=False),
-    "smooth_triplet": partial(triplet, smooth=True, semihard=False),
-    "semihard_triplet": partial(triplet, smooth=False, semihard=True),
-    "smooth_semihard_triplet": partial(triplet, smooth=True, semihard=True),
+    **{name: partial(triplet, smooth=smooth, semihard=semihard) for name, (smooth, semihard) in TRIPLETS.items()},
 }
 
 

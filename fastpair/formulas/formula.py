@@ -161,6 +161,17 @@ class PairFormula:
         names = [*terms, *(name for part in (*self.parts, *self.counts) for name in variables(part))]
         return [name for name in dict.fromkeys(names) if "." not in name and name not in ("s", "negatives_lse")]
 
+    def fields(self, beside: str, nonzero: str = "nonzero") -> dict[str, str]:
+        """The fields of a kernel's ``Statistic`` of each kind, keyed by the names that formulas use. ``beside``: the
+        field for the sum of terms that are pooled otherwise; ``nonzero``: for the number of terms that are not zero."""
+        names = {}
+        for kind in (P, N):
+            of_sum = "value" if self.pool(kind) == SUM else beside
+            of_kind = {"pairs": "pairs", "sum": of_sum, "nonzero": nonzero, "max": "value"}
+            of_kind |= {"highest": "value", "rest": "log_sum", "by_negatives_lse": "by_negatives_lse"}
+            names |= {f"{kind.name}.{name}": f"{kind.name}.{field}" for name, field in of_kind.items()}
+        return names
+
     def slope(self, kind: Kind) -> tuple[Expr, Expr]:
         """(factor, constant): the derivative of an anchor's loss by a term u of this kind is factor times the share of
         u in the log-sum-exp, plus constant."""

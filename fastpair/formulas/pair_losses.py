@@ -1,13 +1,13 @@
 """The definitions of the pair losses, from which the kernels' code, the dense evaluation, the functions and modules and
 the tables of the documentation are printed.
 
-A formula (``FORMULAS``) is what is computed; a loss (``DEFINITIONS``) gives it the name, the settings and the defaults
-that it has in the literature.
+A formula (``FORMULAS``) is what is computed; a loss (``PAIR_LOSSES``) gives it the name, the settings and the defaults
+that it has in the literature. ``DEFINITIONS`` are the losses that one formula, or one for each choice, computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .expressions import constant, nonzero, relu, softplus, square, step, variable
@@ -60,64 +60,73 @@ FORMULAS = {
 ADDED: dict[str, PairFormula] = {}
 
 
+# The losses over all triplets of an anchor, or the semi-hard ones, which are not sums over pairs and have kernels of
+# their own: (smooth, semi-hard).
+TRIPLETS = {
+    "triplet": (False, False),
+    "smooth_triplet": (True, False),
+    "semihard_triplet": (False, True),
+    "smooth_semihard_triplet": (True, True),
+}
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A number that a loss takes.
+    """An argument that a loss takes.
 
     Attributes:
-        name, default: of the argument.
+        name, default: of the argument, which has the type of the default.
         what: what it is, and what it may be, for the documentation.
-        check: "positive", "finite", or "margin", which is not NaN and, for a distance, not negative.
-        gives: the parameter of the formula that it sets. Default: the one of the same name.
-        inverse: whether the parameter is the inverse of the setting.
+        check: the rule that it has to keep, of :mod:`fastpair.losses.options`, or "margin": not NaN and, for a
+            distance, not negative.
+        gives: the parameter of the formula that it sets. Default: the one of the same name; "": none.
+        converted: the parameter as a function of the setting.
         on_scores: whether it is a value of the score: for a distance the parameter is then its negative.
     """
 
     name: str
-    default: float
+    default: float | bool | str
     what: str
     check: str = "finite"
     gives: str | None = None
-    inverse: bool = False
+    converted: Callable[[float], float] = float
     on_scores: bool = False
 
     @property
     def parameter(self) -> str:
-        return self.gives or self.name
+        return self.name if self.gives is None else self.gives
 
     def value(self, setting: float, similarity: bool) -> float:
         """The value of the parameter."""
-        value = 1 / setting if self.inverse else float(setting)
+        value = self.converted(setting)
         return -value if self.on_scores and not similarity else value
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting that picks the formula."""
+    """A setting that picks the formula. ``before_distance``: its place among the arguments."""
 
     name: str
-    default: int
+    default: int | str
     what: str
-    formulas: Mapping[int, str]
+    formulas: Mapping[int | str, str]
+    before_distance: bool = False
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A loss over the pairs that labels make.
+    """A loss as users see it.
 
     Attributes:
         name: that of the function, without "_loss".
         module: the name of its class.
         title: what it is, in one line.
-        text: the loss of an anchor as the literature writes it, P its positives, N its negatives, s the closeness.
+        text: the loss as the literature writes it.
         source: the paper and the equation.
-        formula: a key of ``FORMULAS``, or the choice that picks one.
+        formula: what computes it, or the choice that picks one.
         settings: in the order in which the module takes them.
         mean: what reduction="mean" is.
-        distance: the default.
-        similarities: whether it is defined for similarities alone.
         notes: anything else that its documentation says.
-        option: its name on command lines. Default: ``name``.
     """
 
     name: str
@@ -128,15 +137,40 @@ class Definition:
     formula: str | Choice
     settings: tuple[Setting, ...]
     mean: str
+    notes: str = ""
+
+
+METRIC, SIMILARITY = "a metric of :func:`fastpair.functional.pairwise_distance`", '"cosine" or "dot"'
+# What the reductions of a pair loss are, given the mean.
+REDUCTION = (
+    '"mean": {}; "sum": the sum of the anchors\' losses; "none": the losses, shape (n,); "totals": what the mean is '
+    "made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part "
+    "being 0 where its c is. The last two belong to the negatives where these have a mean of their own, else they are "
+    "0; counts have no gradient."
+)
+
+
+@dataclass(frozen=True)
+class PairDefinition(Definition):
+    """A loss over the pairs that labels make. ``text`` is the loss of an anchor, P its positives, N its negatives, s
+    the closeness; ``formula`` a key of ``FORMULAS`` or of ``TRIPLETS``.
+
+    Attributes:
+        distance: the default.
+        similarities: whether it is defined for similarities alone.
+        repeats: what it is for a pair that is listed twice.
+        option: its name on command lines. Default: ``name``.
+    """
+
     distance: str = "cosine"
     similarities: bool = False
-    notes: str = ""
+    repeats: str = "A pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss."
     option: str = ""
 
     def __post_init__(self):
         # What a call needs is computed here: torch.compile cannot trace the first access to a cached property.
-        by_parameter = {x.parameter: x for x in self.settings}
-        order, *others = (FORMULAS[name].parameters for name in self.formulas)
+        by_parameter = {x.parameter: x for x in self.settings if x.parameter}
+        order, *others = (["margin"] if name in TRIPLETS else FORMULAS[name].parameters for name in self.formulas)
         if set(order) != set(by_parameter) or any(parameters != order for parameters in others):
             raise ValueError(f"{self.name}: the settings must give {order}, and {others}, not {list(by_parameter)}")
         object.__setattr__(self, "_by_parameter", tuple(by_parameter[name] for name in order))
@@ -148,27 +182,32 @@ class Definition:
 
     @property
     def formulas(self) -> list[str]:
-        """The keys of ``FORMULAS`` that settings may pick, the default first."""
+        """The names of the formulas that settings may pick, the default first."""
         return list(self.choice.formulas.values()) if self.choice else [self.formula]
 
     @property
-    def named(self) -> tuple[Setting | Choice, ...]:
-        """All settings of its own, the one that picks the formula last."""
-        return (*self.settings, self.choice) if self.choice else self.settings
+    def arguments(self) -> tuple[Setting | Choice, ...]:
+        """All settings, in the order in which functions and modules take them."""
+        what, check = (SIMILARITY, "similarity") if self.similarities else (METRIC, "distance")
+        others = [Setting("distance", self.distance, f"the score of a pair, {what}.", check)]
+        if self.choice:
+            others.insert(0 if self.choice.before_distance else 1, self.choice)
+        return (*self.settings, *others, Setting("reduction", "mean", REDUCTION.format(self.mean), "pair_reduction"))
 
-    def picked(self, settings: Mapping[str, float]) -> str:
-        """The key of ``FORMULAS`` that the settings pick."""
+    def picked(self, settings: Mapping[str, float | bool | str]) -> str:
+        """The name of the formula that the settings pick; with a setting ``smooth_loss`` that of its smooth form."""
         if self.choice is None:
             return self.formula
-        return next(name for value, name in self.choice.formulas.items() if value == settings[self.choice.name])
+        picked = next(name for value, name in self.choice.formulas.items() if value == settings[self.choice.name])
+        return f"smooth_{picked}" if settings.get("smooth_loss") else picked
 
-    def params(self, settings: Mapping[str, float], similarity: bool) -> list[float]:
+    def params(self, settings: Mapping[str, float | bool | str], similarity: bool) -> list[float]:
         """The parameters of the formula, in the formula's order."""
         return [x.value(settings[x.name], similarity) for x in self._by_parameter]
 
 
 def temperature(default: float, what: str = "τ, positive.") -> Setting:
-    return Setting("temperature", default, what, "positive", gives="scale", inverse=True)
+    return Setting("temperature", default, what, "positive", gives="scale", converted=lambda value: 1 / value)
 
 
 WITH_POSITIVES = "over the anchors that have positives"
@@ -178,7 +217,7 @@ MARGINS = "in units of the distance, for which it is not negative"
 DEFINITIONS = {
     loss.name: loss
     for loss in (
-        Definition(
+        PairDefinition(
             "contrastive",
             "ContrastiveLoss",
             "Contrastive loss over all pairs",
@@ -196,7 +235,7 @@ DEFINITIONS = {
             notes="For a similarity s the signs are flipped, [m₊ − s]₊ and [s − m₋]₊, so that pos_margin 1 and "
             "neg_margin 0 are the usual choice.",
         ),
-        Definition(
+        PairDefinition(
             "snca",
             "SNCALoss",
             "Scalable neighbourhood component analysis",
@@ -206,7 +245,7 @@ DEFINITIONS = {
             (temperature(0.1, "τ, the paper's σ, positive."),),
             WITH_POSITIVES,
         ),
-        Definition(
+        PairDefinition(
             "nca",
             "NCALoss",
             "Neighbourhood components analysis",
@@ -219,7 +258,7 @@ DEFINITIONS = {
             notes="Computed from logarithms of sums: pytorch-metric-learning, whose probabilities underflow, leaves "
             "far anchors out and is NaN where all are far.",
         ),
-        Definition(
+        PairDefinition(
             "supcon",
             "SupConLoss",
             "Supervised contrastive loss",
@@ -230,7 +269,7 @@ DEFINITIONS = {
             f"{WITH_POSITIVES}, also where the batch has no negatives (for pytorch-metric-learning such a batch has "
             "loss 0)",
         ),
-        Definition(
+        PairDefinition(
             "dcl",
             "DCLLoss",
             "Decoupled contrastive loss, whose denominator has no positives",
@@ -240,7 +279,7 @@ DEFINITIONS = {
             (temperature(0.1),),
             WITH_BOTH,
         ),
-        Definition(
+        PairDefinition(
             "sincere",
             "SINCERELoss",
             "Supervised InfoNCE revisited, each positive against the anchor's negatives",
@@ -251,7 +290,7 @@ DEFINITIONS = {
             WITH_POSITIVES,
             notes="NTXentLoss is the sum over the positives in place of their mean.",
         ),
-        Definition(
+        PairDefinition(
             "ntxent",
             "NTXentLoss",
             "Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives",
@@ -264,7 +303,7 @@ DEFINITIONS = {
             notes="Computed from logarithms of sums: pytorch-metric-learning's probabilities underflow for small "
             "temperatures, and its loss stops at 87.",
         ),
-        Definition(
+        PairDefinition(
             "multi_similarity",
             "MultiSimilarityLoss",
             "Multi-similarity loss",
@@ -278,7 +317,7 @@ DEFINITIONS = {
             ),
             "over all anchors, those without pairs included",
         ),
-        Definition(
+        PairDefinition(
             "circle",
             "CircleLoss",
             "Circle loss with pairwise labels",
@@ -293,7 +332,7 @@ DEFINITIONS = {
             similarities=True,
             notes="The weights [·]₊ are constants of the gradient.",
         ),
-        Definition(
+        PairDefinition(
             "generalized_lifted_structure",
             "GeneralizedLiftedStructureLoss",
             "Lifted structure loss over all positives and negatives of an anchor",
@@ -311,3 +350,38 @@ DEFINITIONS = {
         ),
     )
 }
+
+TRIPLET_MARGIN = PairDefinition(
+    "triplet_margin",
+    "TripletMarginLoss",
+    "Triplet margin loss",
+    "Σ over triplets of an anchor, a positive and a negative, of [d_P − d_N + m]₊",
+    'Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard"); Hermans et al., 2017 (arXiv 1703.07737), '
+    'eq. 5 ("hard")',
+    Choice(
+        "triplets_per_anchor",
+        "all",
+        'which triplets count. "all": every one, summed in O(n log n) time per anchor. "semihard": those with '
+        'd_P < d_N < d_P + m. "hard": one per anchor, its farthest positive with its nearest negative (any of equal '
+        "ones, for the gradient). Ignored where ``indices_tuple`` lists them.",
+        {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_triplet"},
+        before_distance=True,
+    ),
+    (
+        Setting("margin", 0.05, "m, in units of the distance."),
+        Setting(
+            "swap",
+            False,
+            "use the smaller of d_N and the distance between positive and negative in place of d_N. Only for triplets "
+            "that ``indices_tuple`` lists.",
+            "anything",
+            gives="",
+        ),
+        Setting("smooth_loss", False, "log(1 + exp(x)) in place of [x]₊.", "anything", gives=""),
+    ),
+    "over the triplets whose loss is not zero",
+    distance="unit_euclidean",
+    notes="For a similarity d is −s.",
+    repeats="A triplet that is listed twice counts twice.",
+)
+PAIR_LOSSES = {**DEFINITIONS, TRIPLET_MARGIN.name: TRIPLET_MARGIN}

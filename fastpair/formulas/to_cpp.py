@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .expressions import Expr, derivative, share, text, variables
-from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
+from .formula import SUM, N, P, PairFormula, negatives_lse, s
 
 # The names of csrc/elementary.h for operations that the C++ library has as well.
 CALLS = {"exp": "exponential({})", "log": "logarithm({})", "sqrt": "square_root({})"}
@@ -83,22 +83,11 @@ def pair_function(name: str, of: Expr, rounded: bool) -> str:
     return f"  FASTPAIR_INLINE T {name}({arguments}) const {{ return {text(of, calls=calls)}; }}"
 
 
-def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
-    """The fields of a Statistic, keyed by the names that formulas use."""
-    k = kind.name
-    return {
-        f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.sum",
-        f"{k}.max": f"{k}.value",
-        f"{k}.highest": f"{k}.value",
-        f"{k}.rest": f"{k}.log_sum",
-    }
-
-
 def anchor_function(formula: PairFormula) -> list[str]:
     """The function of an anchor, which sets only the outputs that are not zero."""
     outputs = {name: of for name, of in formula.outputs().items() if of.number != 0}
     shared, values = share(list(outputs.values()), "x")
-    names = statistics(P, formula) | statistics(N, formula)
+    names = formula.fields(beside="sum")
     written = [text(of, names, OF_ANCHOR) for of in [*(of for _, of in shared), *values]]
     reads = {x.split(".")[0] for of in [*(of for _, of in shared), *values] for x in variables(of)}
     missing = " || ".join(f"{kind.name}.pairs == 0" for kind in formula.needs)

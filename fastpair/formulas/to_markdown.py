@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import to_python
-from .pair_losses import Definition
+from .pair_losses import PairDefinition
 
 BEGIN = "<!-- made by `python -m fastpair.formulas` from fastpair/formulas/pair_losses.py -->\n"
 END = "<!-- end -->\n"
@@ -18,23 +18,23 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def losses(definitions: Iterable[Definition]) -> str:
+def losses(definitions: Iterable[PairDefinition]) -> str:
     return table(
         ["`fastpair.losses`", "the loss of an anchor", "`--loss`"],
         [(f"`{of.module}`", of.text, f"`{of.option}`") for of in definitions],
     )
 
 
-def details(definitions: Iterable[Definition]) -> str:
+def details(definitions: Iterable[PairDefinition]) -> str:
     return table(
         ["loss and its settings", '`reduction="mean"`', "source"],
         [(f"`{of.module}({', '.join(settings(of))})`", of.mean, of.source) for of in definitions],
     )
 
 
-def settings(of: Definition) -> list[str]:
+def settings(of: PairDefinition) -> list[str]:
     """Names and defaults, except the reduction, which has the next column."""
-    return [f"{name}={kind.split(' = ')[1]}" for name, kind in to_python.settings(of).items() if name != "reduction"]
+    return [f"{x.name}={to_python.shown(x.default)}" for x in of.arguments if x.name != "reduction"]
 
 
 def inserted(text: str, made: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from .pair_losses import Definition
+from .class_losses import ClassDefinition
+from .pair_losses import PairDefinition
 
 HEADER = '''\
-"""The losses over the pairs that labels make, as {what}. Made by ``python -m fastpair.formulas`` from
-fastpair/formulas/pair_losses.py: not to be edited."""
+"""The losses over the pairs that labels make, over triplets, and on one vector per class, as {what}. Made by
+``python -m fastpair.formulas`` from the definitions in fastpair/formulas: not to be edited."""
 
 from __future__ import annotations
 
@@ -23,77 +24,57 @@ __all__ = [
 FUNCTION_IMPORTS = """\
 from torch import Tensor
 
-from fastpair.losses.pair import formula_of, pair_loss"""
+from fastpair.losses.classes import class_loss
+from fastpair.losses.pair import pair_loss"""
 FUNCTION = '''\
 def {name}_loss(
-    embeddings: Tensor,
-    labels: Tensor | None,
-    ref_emb: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-{typed}    indices_tuple: tuple[Tensor, ...] | None = None,
-    exclude_self: bool | Tensor | None = None,
-    pairs: Tensor | None = None,
-    ids: Tensor | None = None,
-    ref_ids: Tensor | None = None,
-    weights: Tensor | None = None,
-    backend: str | None = None,
+{tensors}    *,
+{typed}{options}    backend: str | None = None,
 ) -> Tensor:
     """{documentation}
     """
-    settings = {{{given}}}
-    loss, params = formula_of("{name}", settings, distance, reduction)
-    return pair_loss(
-        loss,
-        params,
-        embeddings,
-        labels,
-        ref_emb,
-        ref_labels,
-        distance=distance,
-        reduction=reduction,
-        indices_tuple=indices_tuple,
-        exclude_self=exclude_self,
-        pairs=pairs,
-        ids=ids,
-        ref_ids=ref_ids,
-        weights=weights,
-        backend=backend,
+    settings = {{
+{given}    }}
+    return {family}_loss(
+        "{name}",
+        settings,
+{passed}        backend,
     )
 '''
-MODULE = '''\
-class {module}(PairLoss):
-    """{title}.
-
-        {text}
-
-    See :func:`fastpair.functional.{name}_loss` for the settings.
-    """
-
-    def __init__(
-        self,
-{typed_further}    ):
-        settings = {{{given}}}
-        check_settings("{name}", settings, distance, reduction)
-        super().__init__(
-            generated_functions.{name}_loss,
-{all}        )
-'''
 MODULE_IMPORTS = """\
+import torch
+
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings"""
-# The arguments that pair losses share; the names in braces differ from loss to loss.
-ARGUMENTS = """\
+from fastpair.losses.classes import ClassLoss
+from fastpair.losses.options import check_settings"""
+MODULE = '''\
+class {module}({base}):
+    """{title}.
+
+{text}
+
+    See :func:`fastpair.functional.{name}_loss`.
+    """
+
+{attributes}    def __init__(
+        self,
+{sizes}{typed}{place}    ):
+        settings = {{
+{given}        }}
+        check_settings("{name}", settings)
+        super().__init__(
+            generated_functions.{name}_loss,
+{sized}            **settings,
+        )
+'''
+# The arguments that pair losses share, and all losses; what is in braces differs from loss to loss.
+PAIR_ARGUMENTS = """\
 embeddings: anchors (n, d), float32, float64, bfloat16 or float16.
-labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label, or have one in common. May be None where ``indices_tuple`` is given.
+labels: integers (n,), or sets of labels, boolean (n, L): a pair is positive where both have the same label, or have \
+one in common. May be None where ``indices_tuple`` is given.
 ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors themselves.
 {settings}
-distance: the score of a pair, {distance}.
-reduction: "mean": {mean}; "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the \
-mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part \
-being 0 where its c is. The last two belong to the negatives where these have a mean of their own, else they are 0; \
-counts have no gradient.
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
 tensors of row numbers as miners make them, used in place of those that the labels make. {repeats} The loss \
 is then plain PyTorch on the listed scores, whose memory grows with the list.
@@ -101,19 +82,31 @@ exclude_self: which pairs are left out because both sides are one sample. None: 
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
 pairs: in place of labels, integers (n, m): 1 for a positive pair, -1 for a negative one, 0 for none.
-ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have, are no pair. ``ref_ids`` goes with ``ref_emb``.
+ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal ids, as duplicates have, are no pair. \
+``ref_ids`` goes with ``ref_emb``.
 weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the mean is a \
 weighted one. Constants of the gradient.
-backend: the kernels, see :func:`fastpair.use_backend`.
 """
-REPEATS = "A pair that is listed twice counts once, but twice in contrastive_loss and ntxent_loss."
-METRIC = "a metric of :func:`fastpair.functional.pairwise_distance`"
-SIMILARITY = '"cosine" or "dot"'
+BACKEND = "backend: the kernels, see :func:`fastpair.use_backend`."
 SYMBOLS = (
-    "P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity or −d for a "
-    "distance d."
+    "P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity or "
+    "−d for a distance d."
 )
 ERRORS = "TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value."
+# The parameters that the losses of a family have besides their settings, and their types.
+PAIR_TENSORS = {
+    "embeddings": "Tensor",
+    "labels": "Tensor | None",
+    "ref_emb": "Tensor | None = None",
+    "ref_labels": "Tensor | None = None",
+}
+PAIR_OPTIONS = {
+    "indices_tuple": "tuple[Tensor, ...] | None = None",
+    "exclude_self": "bool | Tensor | None = None",
+    **dict.fromkeys(("pairs", "ids", "ref_ids", "weights"), "Tensor | None = None"),
+}
+SIZES = {"num_classes": "int", "embedding_size": "int"}
+PLACE = {"device": "torch.device | str | None = None", "dtype": "torch.dtype | None = None"}
 
 
 def paragraph(text: str, indent: int = 0) -> str:
@@ -122,61 +115,82 @@ def paragraph(text: str, indent: int = 0) -> str:
     return textwrap.fill(text, 112, break_on_hyphens=False, initial_indent=first, subsequent_indent=rest)
 
 
-def documentation(title: str, formula: str, notes: str, source: str, named: Iterable[str], **of: str) -> str:
-    """A docstring without indentation. ``named``: the lines of the settings; ``of``: the texts for {distance}, {mean}
-    and {repeats}."""
-    arguments = ARGUMENTS.format(settings="\n".join(named), **of)
+def documentation(of: PairDefinition | ClassDefinition) -> str:
+    """The docstring of the function, without indentation."""
+    settings = "".join(f"{x.name}: {x.what}\n" for x in of.arguments)
+    if isinstance(of, PairDefinition):
+        arguments = PAIR_ARGUMENTS.format(settings=settings.rstrip(), repeats=of.repeats)
+    else:
+        arguments = "".join(f"{name}: {what}\n" for name, what in of.tensors.items()) + settings
     parts = [
-        f"{title}.",
-        f"    {formula}",
-        *map(paragraph, [SYMBOLS, notes] if notes else [SYMBOLS]),
-        "\n".join(["Args:", *(paragraph(line, 4) for line in arguments.splitlines())]),
+        f"{of.title}.",
+        textwrap.indent(of.text, "    "),
+        *map(paragraph, [SYMBOLS] if isinstance(of, PairDefinition) else []),
+        *map(paragraph, [of.notes] if of.notes else []),
+        "\n".join(["Args:", *(paragraph(line, 4) for line in (arguments + BACKEND).splitlines())]),
         f"Raises:\n{paragraph(ERRORS, 4)}",
-        paragraph(f"Source: {source}."),
+        paragraph(f"Source: {of.source}."),
     ]
     return "\n\n".join(parts)
 
 
-def settings(of: Definition) -> dict[str, str]:
-    """Types and defaults of the settings, in the order in which modules take them."""
-    numbers = {x.name: f"float = {x.default}" for x in of.settings}
-    choice = {of.choice.name: f"int = {of.choice.default}"} if of.choice else {}
-    return {**numbers, "distance": f'str = "{of.distance}"', **choice, "reduction": 'str = "mean"'}
+def shown(value: float | str) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def blanks(of: Definition) -> dict[str, str]:
-    """The texts that fill in the templates."""
-    documented = documentation(
-        of.title,
-        of.text,
-        of.notes,
-        of.source,
-        [f"{x.name}: {x.what}" for x in of.named],
-        distance=SIMILARITY if of.similarities else METRIC,
-        mean=of.mean,
-        repeats=REPEATS,
-    )
-    typed = "".join(f"    {name}: {kind},\n" for name, kind in settings(of).items())
-    return {
-        **{name: getattr(of, name) for name in ("name", "module", "title", "text")},
-        "typed": typed,
-        "typed_further": textwrap.indent(typed, "    "),
-        "given": ", ".join(f'"{x.name}": {x.name}' for x in of.named),
-        "all": "".join(f"            {name}={name},\n" for name in settings(of)),
-        "documentation": textwrap.indent(documented, "    ").lstrip(),
+def listed(lines: Iterable[str], indent: int) -> str:
+    return "".join(f"{' ' * indent}{line},\n" for line in lines)
+
+
+def typed(parameters: Mapping[str, str], indent: int) -> str:
+    return listed((f"{name}: {kind}" for name, kind in parameters.items()), indent)
+
+
+def blanks(of: PairDefinition | ClassDefinition, indent: int) -> dict[str, str]:
+    """The texts that fill in the templates, for a signature with this indentation."""
+    settings = {x.name: f"{type(x.default).__name__} = {shown(x.default)}" for x in of.arguments}
+    common = {
+        **{name: getattr(of, name) for name in ("name", "module", "title")},
+        "text": textwrap.indent(of.text, " " * 8),
+        "typed": typed(settings, indent),
+        "given": listed((f'"{name}": {name}' for name in settings), indent + 4),
+        "documentation": textwrap.indent(documentation(of), "    ").lstrip(),
     }
+    if isinstance(of, PairDefinition):
+        family = {
+            "family": "pair",
+            "base": "PairLoss",
+            "tensors": typed(PAIR_TENSORS, 4),
+            "options": typed(PAIR_OPTIONS, 4),
+            "passed": listed([*PAIR_TENSORS, *PAIR_OPTIONS], 8),
+            **dict.fromkeys(("attributes", "sizes", "place", "sized"), ""),
+        }
+    else:
+        attributes = f'    vectors = "{of.vectors}"\n' + "    fan_out = True\n" * of.fan_out
+        family = {
+            "family": "class",
+            "base": "ClassLoss",
+            "tensors": typed(dict.fromkeys(of.tensors, "Tensor"), 4),
+            "options": "",
+            "passed": listed(["embeddings", of.vectors, "labels"], 8),
+            "attributes": f"{attributes}\n",
+            "sizes": typed(SIZES, 8),
+            "place": typed(PLACE, 8),
+            "sized": listed([*SIZES, *PLACE], 12),
+        }
+    return common | family
 
 
-def file(what: str, imports: str, names: Iterable[str], parts: Iterable[str]) -> str:
-    listed = "".join(f'    "{name}",\n' for name in sorted(names))
-    return HEADER.format(what=what, imports=imports, names=listed) + "\n\n".join(parts)
+def file(what: str, imports: str, parts: Mapping[str, str]) -> str:
+    names = listed((f'"{name}"' for name in sorted(parts)), 4)
+    return HEADER.format(what=what, imports=imports, names=names) + "\n\n".join(parts.values())
 
 
-def functions(definitions: Iterable[Definition]) -> str:
-    parts = {f"{of.name}_loss": FUNCTION.format(**blanks(of)) for of in definitions}
-    return file("functions", FUNCTION_IMPORTS, parts, parts.values())
+def functions(definitions: Iterable[PairDefinition | ClassDefinition]) -> str:
+    parts = {f"{of.name}_loss": FUNCTION.format(**blanks(of, 4)) for of in definitions}
+    return file("functions", FUNCTION_IMPORTS, parts)
 
 
-def modules(definitions: Iterable[Definition]) -> str:
-    parts = {of.module: MODULE.format(**blanks(of)) for of in definitions}
-    return file("modules", MODULE_IMPORTS, parts, parts.values())
+def modules(definitions: Iterable[PairDefinition | ClassDefinition]) -> str:
+    parts = {of.module: MODULE.format(**blanks(of, 8)) for of in definitions}
+    return file("modules", MODULE_IMPORTS, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .expressions import Expr, derivative, share, text
-from .formula import SUM, Kind, N, P, PairFormula, negatives_lse, s
+from .formula import PairFormula, negatives_lse, s
 
 CALLS = {op: f"tl.{name}({{}})" for op, name in (("exp", "exp"), ("log", "log"), ("sqrt", "sqrt"), ("absolute", "abs"))}
 
@@ -33,7 +33,7 @@ def anchor(formula: PairFormula) -> tuple[str, str]:
     """Name and source of a function that returns ``PairFormula.outputs``, given the statistics of both kinds, each a
     ``Statistic`` of :mod:`fastpair.backends.triton.pair_kernels`."""
     shared, outputs = share(list(formula.outputs().values()), "x")
-    fields = statistics(P, formula) | statistics(N, formula)
+    fields = formula.fields(beside="aside", nonzero="aside")
     names = {symbol: symbol.replace(".", "_") for symbol in fields}
     made = [f"{name} = {text(of, names, CALLS)}" for name, of in shared]
     values = [value(of, names) for of in outputs]
@@ -60,17 +60,3 @@ def printed(
 def value(of: Expr, names: dict[str, str] | None = None) -> str:
     """A bare number gets a decimal point: the compiler would take it for an integer."""
     return text(of, names, CALLS) if of.number is None else repr(float(of.number))
-
-
-def statistics(kind: Kind, formula: PairFormula) -> dict[str, str]:
-    """The fields of a ``Statistic``, keyed by the names that formulas use."""
-    k = kind.name
-    return {
-        f"{k}.pairs": f"{k}.pairs",
-        f"{k}.sum": f"{k}.value" if formula.pool(kind) == SUM else f"{k}.aside",
-        f"{k}.nonzero": f"{k}.aside",
-        f"{k}.max": f"{k}.value",
-        f"{k}.highest": f"{k}.value",
-        f"{k}.rest": f"{k}.log_sum",
-        f"{k}.by_negatives_lse": f"{k}.by_negatives_lse",
-    }

@@ -26,8 +26,8 @@ class FunctionLoss(nn.Module):
 
 class PairLoss(FunctionLoss):
     """The base of the pair losses, called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None, pairs=None, ids=None, ref_ids=None, weights=None)``, with the arguments of the functions in
-    :mod:`fastpair.functional`."""
+    ref_labels=None, exclude_self=None, *, pairs=None, ids=None, ref_ids=None, weights=None)``, with the arguments of
+    the functions in :mod:`fastpair.functional`."""
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import pair_loss
+from fastpair.losses.pair import over_pairs
 
 __all__ = ["CustomPairLoss"]
 
@@ -46,22 +46,22 @@ def custom_pair_loss(
     **parameters: float,
 ) -> Tensor:
     check_settings(distance, reduction, parameters)
-    return pair_loss(
+    return over_pairs(
         formula.name,
         [float(parameters[name.removeprefix(PREFIX)]) for name in formula.parameters],
         embeddings,
         labels,
         ref_emb,
         ref_labels,
+        indices_tuple,
         distance=distance,
         reduction=reduction,
-        indices_tuple=indices_tuple,
+        weights=weights,
+        backend=backend,
         exclude_self=exclude_self,
         pairs=pairs,
         ids=ids,
         ref_ids=ref_ids,
-        weights=weights,
-        backend=backend,
     )
 
 

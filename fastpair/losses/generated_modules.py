@@ -1,23 +1,33 @@
-"""The losses over the pairs that labels make, as modules. Made by ``python -m fastpair.formulas`` from
-fastpair/formulas/pair_losses.py: not to be edited."""
+"""The losses over the pairs that labels make, over triplets, and on one vector per class, as modules. Made by
+``python -m fastpair.formulas`` from the definitions in fastpair/formulas: not to be edited."""
 
 from __future__ import annotations
 
+import torch
+
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import check_settings
+from fastpair.losses.classes import ClassLoss
+from fastpair.losses.options import check_settings
 
 __all__ = [
+    "ArcFaceLoss",
+    "CenterLoss",
     "CircleLoss",
     "ContrastiveLoss",
+    "CosFaceLoss",
     "DCLLoss",
     "GeneralizedLiftedStructureLoss",
     "MultiSimilarityLoss",
     "NCALoss",
     "NTXentLoss",
+    "NormalizedSoftmaxLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "SINCERELoss",
     "SNCALoss",
     "SupConLoss",
+    "TripletMarginLoss",
 ]
 
 
@@ -26,7 +36,7 @@ class ContrastiveLoss(PairLoss):
 
         Σ_P [d − m₊]₊ᵖ + Σ_N [m₋ − d]₊ᵖ
 
-    See :func:`fastpair.functional.contrastive_loss` for the settings.
+    See :func:`fastpair.functional.contrastive_loss`.
     """
 
     def __init__(
@@ -37,15 +47,17 @@ class ContrastiveLoss(PairLoss):
         power: int = 1,
         reduction: str = "mean",
     ):
-        settings = {"pos_margin": pos_margin, "neg_margin": neg_margin, "power": power}
-        check_settings("contrastive", settings, distance, reduction)
+        settings = {
+            "pos_margin": pos_margin,
+            "neg_margin": neg_margin,
+            "distance": distance,
+            "power": power,
+            "reduction": reduction,
+        }
+        check_settings("contrastive", settings)
         super().__init__(
             generated_functions.contrastive_loss,
-            pos_margin=pos_margin,
-            neg_margin=neg_margin,
-            distance=distance,
-            power=power,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -54,7 +66,7 @@ class SNCALoss(PairLoss):
 
         log Σ_{P∪N} exp(s/τ) − log Σ_P exp(s/τ)
 
-    See :func:`fastpair.functional.snca_loss` for the settings.
+    See :func:`fastpair.functional.snca_loss`.
     """
 
     def __init__(
@@ -63,13 +75,15 @@ class SNCALoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"temperature": temperature}
-        check_settings("snca", settings, distance, reduction)
+        settings = {
+            "temperature": temperature,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("snca", settings)
         super().__init__(
             generated_functions.snca_loss,
-            temperature=temperature,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -78,7 +92,7 @@ class NCALoss(PairLoss):
 
         log Σ_{P∪N} exp(σs) − log Σ_P exp(σs), s = −d²
 
-    See :func:`fastpair.functional.nca_loss` for the settings.
+    See :func:`fastpair.functional.nca_loss`.
     """
 
     def __init__(
@@ -87,13 +101,15 @@ class NCALoss(PairLoss):
         distance: str = "unit_sqeuclidean",
         reduction: str = "mean",
     ):
-        settings = {"softmax_scale": softmax_scale}
-        check_settings("nca", settings, distance, reduction)
+        settings = {
+            "softmax_scale": softmax_scale,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("nca", settings)
         super().__init__(
             generated_functions.nca_loss,
-            softmax_scale=softmax_scale,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -102,7 +118,7 @@ class SupConLoss(PairLoss):
 
         log Σ_{P∪N} exp(s/τ) − mean_P s/τ
 
-    See :func:`fastpair.functional.supcon_loss` for the settings.
+    See :func:`fastpair.functional.supcon_loss`.
     """
 
     def __init__(
@@ -111,13 +127,15 @@ class SupConLoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"temperature": temperature}
-        check_settings("supcon", settings, distance, reduction)
+        settings = {
+            "temperature": temperature,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("supcon", settings)
         super().__init__(
             generated_functions.supcon_loss,
-            temperature=temperature,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -126,7 +144,7 @@ class DCLLoss(PairLoss):
 
         log Σ_N exp(s/τ) − mean_P s/τ
 
-    See :func:`fastpair.functional.dcl_loss` for the settings.
+    See :func:`fastpair.functional.dcl_loss`.
     """
 
     def __init__(
@@ -135,13 +153,15 @@ class DCLLoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"temperature": temperature}
-        check_settings("dcl", settings, distance, reduction)
+        settings = {
+            "temperature": temperature,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("dcl", settings)
         super().__init__(
             generated_functions.dcl_loss,
-            temperature=temperature,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -150,7 +170,7 @@ class SINCERELoss(PairLoss):
 
         mean_P log(1 + Σ_N exp((s_N − s_P)/τ))
 
-    See :func:`fastpair.functional.sincere_loss` for the settings.
+    See :func:`fastpair.functional.sincere_loss`.
     """
 
     def __init__(
@@ -159,13 +179,15 @@ class SINCERELoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"temperature": temperature}
-        check_settings("sincere", settings, distance, reduction)
+        settings = {
+            "temperature": temperature,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("sincere", settings)
         super().__init__(
             generated_functions.sincere_loss,
-            temperature=temperature,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -174,7 +196,7 @@ class NTXentLoss(PairLoss):
 
         Σ_P log(1 + Σ_N exp((s_N − s_P)/τ))
 
-    See :func:`fastpair.functional.ntxent_loss` for the settings.
+    See :func:`fastpair.functional.ntxent_loss`.
     """
 
     def __init__(
@@ -183,13 +205,15 @@ class NTXentLoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"temperature": temperature}
-        check_settings("ntxent", settings, distance, reduction)
+        settings = {
+            "temperature": temperature,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("ntxent", settings)
         super().__init__(
             generated_functions.ntxent_loss,
-            temperature=temperature,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -198,7 +222,7 @@ class MultiSimilarityLoss(PairLoss):
 
         log(1 + Σ_P exp(−α(s − λ)))/α + log(1 + Σ_N exp(β(s − λ)))/β
 
-    See :func:`fastpair.functional.multi_similarity_loss` for the settings.
+    See :func:`fastpair.functional.multi_similarity_loss`.
     """
 
     def __init__(
@@ -209,15 +233,17 @@ class MultiSimilarityLoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"alpha": alpha, "beta": beta, "base": base}
-        check_settings("multi_similarity", settings, distance, reduction)
+        settings = {
+            "alpha": alpha,
+            "beta": beta,
+            "base": base,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("multi_similarity", settings)
         super().__init__(
             generated_functions.multi_similarity_loss,
-            alpha=alpha,
-            beta=beta,
-            base=base,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -226,7 +252,7 @@ class CircleLoss(PairLoss):
 
         log(1 + Σ_P exp(−γ[1+m−s]₊(s−1+m)) · Σ_N exp(γ[s+m]₊(s−m)))
 
-    See :func:`fastpair.functional.circle_loss` for the settings.
+    See :func:`fastpair.functional.circle_loss`.
     """
 
     def __init__(
@@ -236,14 +262,16 @@ class CircleLoss(PairLoss):
         distance: str = "cosine",
         reduction: str = "mean",
     ):
-        settings = {"m": m, "gamma": gamma}
-        check_settings("circle", settings, distance, reduction)
+        settings = {
+            "m": m,
+            "gamma": gamma,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("circle", settings)
         super().__init__(
             generated_functions.circle_loss,
-            m=m,
-            gamma=gamma,
-            distance=distance,
-            reduction=reduction,
+            **settings,
         )
 
 
@@ -252,7 +280,7 @@ class GeneralizedLiftedStructureLoss(PairLoss):
 
         [log Σ_P exp(d − m₊) + log Σ_N exp(m₋ − d)]₊
 
-    See :func:`fastpair.functional.generalized_lifted_structure_loss` for the settings.
+    See :func:`fastpair.functional.generalized_lifted_structure_loss`.
     """
 
     def __init__(
@@ -262,12 +290,256 @@ class GeneralizedLiftedStructureLoss(PairLoss):
         distance: str = "unit_euclidean",
         reduction: str = "mean",
     ):
-        settings = {"neg_margin": neg_margin, "pos_margin": pos_margin}
-        check_settings("generalized_lifted_structure", settings, distance, reduction)
+        settings = {
+            "neg_margin": neg_margin,
+            "pos_margin": pos_margin,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("generalized_lifted_structure", settings)
         super().__init__(
             generated_functions.generalized_lifted_structure_loss,
-            neg_margin=neg_margin,
-            pos_margin=pos_margin,
-            distance=distance,
-            reduction=reduction,
+            **settings,
+        )
+
+
+class TripletMarginLoss(PairLoss):
+    """Triplet margin loss.
+
+        Σ over triplets of an anchor, a positive and a negative, of [d_P − d_N + m]₊
+
+    See :func:`fastpair.functional.triplet_margin_loss`.
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.05,
+        swap: bool = False,
+        smooth_loss: bool = False,
+        triplets_per_anchor: str = "all",
+        distance: str = "unit_euclidean",
+        reduction: str = "mean",
+    ):
+        settings = {
+            "margin": margin,
+            "swap": swap,
+            "smooth_loss": smooth_loss,
+            "triplets_per_anchor": triplets_per_anchor,
+            "distance": distance,
+            "reduction": reduction,
+        }
+        check_settings("triplet_margin", settings)
+        super().__init__(
+            generated_functions.triplet_margin_loss,
+            **settings,
+        )
+
+
+class NormalizedSoftmaxLoss(ClassLoss):
+    """Cross-entropy of cosines.
+
+        logits cos(z_i, w_k) / temperature
+
+    See :func:`fastpair.functional.normalized_softmax_loss`.
+    """
+
+    vectors = "weight"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        temperature: float = 0.05,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "temperature": temperature,
+            "reduction": reduction,
+        }
+        check_settings("normalized_softmax", settings)
+        super().__init__(
+            generated_functions.normalized_softmax_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
+        )
+
+
+class CosFaceLoss(ClassLoss):
+    """Cross-entropy of cosines with a margin.
+
+        logits scale (cos(z_i, w_k) - margin [k = y_i])
+
+    See :func:`fastpair.functional.cosface_loss`.
+    """
+
+    vectors = "weight"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.35,
+        scale: float = 64.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "margin": margin,
+            "scale": scale,
+            "reduction": reduction,
+        }
+        check_settings("cosface", settings)
+        super().__init__(
+            generated_functions.cosface_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
+        )
+
+
+class ArcFaceLoss(ClassLoss):
+    """Cross-entropy of cosines with a margin on the angle.
+
+        logits scale cos(theta_ik + margin [k = y_i])
+
+    See :func:`fastpair.functional.arcface_loss`.
+    """
+
+    vectors = "weight"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 28.6,
+        scale: float = 64.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "margin": margin,
+            "scale": scale,
+            "reduction": reduction,
+        }
+        check_settings("arcface", settings)
+        super().__init__(
+            generated_functions.arcface_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
+        )
+
+
+class ProxyNCALoss(ClassLoss):
+    """Neighbourhood components analysis with one proxy per class.
+
+        l_i = -log( exp(-softmax_scale d_{i y_i}) / sum_k exp(-softmax_scale d_ik) ),  d_ik = |z_i/|z_i| - p_k/|p_k||^2
+
+    See :func:`fastpair.functional.proxy_nca_loss`.
+    """
+
+    vectors = "proxies"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        softmax_scale: float = 1.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "softmax_scale": softmax_scale,
+            "reduction": reduction,
+        }
+        check_settings("proxy_nca", settings)
+        super().__init__(
+            generated_functions.proxy_nca_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
+        )
+
+
+class ProxyAnchorLoss(ClassLoss):
+    """Proxy-anchor loss: a pair loss whose anchors are the proxies of the classes.
+
+        l_k = log(1 + sum_{i: y_i = k} exp(-alpha (s_ik - margin)))
+            + log(1 + sum_{i: y_i != k} exp(alpha (s_ik + margin)))
+
+    See :func:`fastpair.functional.proxy_anchor_loss`.
+    """
+
+    vectors = "proxies"
+    fan_out = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.1,
+        alpha: float = 32.0,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "margin": margin,
+            "alpha": alpha,
+            "reduction": reduction,
+        }
+        check_settings("proxy_anchor", settings)
+        super().__init__(
+            generated_functions.proxy_anchor_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
+        )
+
+
+class CenterLoss(ClassLoss):
+    """Center loss: the pull of samples towards the centre of their class.
+
+        l_i = 1/2 |z_i - c_{y_i}|^2
+
+    See :func:`fastpair.functional.center_loss`.
+    """
+
+    vectors = "centers"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        reduction: str = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        settings = {
+            "reduction": reduction,
+        }
+        check_settings("center", settings)
+        super().__init__(
+            generated_functions.center_loss,
+            num_classes,
+            embedding_size,
+            device,
+            dtype,
+            **settings,
         )

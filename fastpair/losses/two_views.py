@@ -65,7 +65,8 @@ def info_nce_loss(
                 embeddings, ref_emb, distance = unit_rows(embeddings), unit_rows(ref_emb), "dot"
             embeddings, temperature = embeddings / temperature.to(dtype), 1.0
     options.positive("temperature", temperature)
-    return _views_loss("supcon", [1 / temperature], embeddings, ref_emb, distance, reduction, backend, symmetric)
+    settings = {"distance": distance, "reduction": reduction, "backend": backend, "two_sided": symmetric}
+    return _views_loss("supcon", [1 / temperature], embeddings, ref_emb, **settings)
 
 
 class InfoNCELoss(FunctionLoss):
@@ -133,27 +134,23 @@ def siglip_loss(
         # The scale lengthens the rows of one view, the bias is one more feature: the kernel needs neither.
         x = torch.cat([x * scale, torch.ones_like(x[:, :1])], dim=1)
         y = torch.cat([y, bias.expand(y.shape[0], 1)], dim=1)
-    return _views_loss("sigmoid", [], x, y, "dot", reduction, backend, False)
+    return _views_loss("sigmoid", [], x, y, distance="dot", reduction=reduction, backend=backend)
 
 
-class SigLIPLoss(nn.Module):
+class SigLIPLoss(FunctionLoss):
     """Sigmoid loss of two views, ``loss(embeddings, ref_emb)``: see :func:`fastpair.functional.siglip_loss`.
 
     ``log_scale`` and ``bias`` are parameters, initialised as in the paper by default.
     """
 
     def __init__(self, scale: float = 10.0, bias: float = -10.0, reduction: str = "mean"):
-        super().__init__()
         options.check(SIGLIP, scale=scale, bias=bias, reduction=reduction)
+        super().__init__(siglip_loss, reduction=reduction)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
-        self.reduction = reduction
 
     def forward(self, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
-        return siglip_loss(embeddings, ref_emb, self.log_scale.exp(), self.bias, reduction=self.reduction)
-
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+        return self._function(embeddings, ref_emb, self.log_scale.exp(), self.bias, **self.settings())
 
 
 def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
@@ -165,18 +162,6 @@ def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), float(value), dtype=like.dtype, device=like.device)
 
 
-def _views_loss(loss, params, x, y, distance, reduction, backend, two_sided) -> Tensor:
+def _views_loss(loss: str, params: list[float], x: Tensor, y: Tensor, **settings) -> Tensor:
     labels = torch.arange(y.shape[0], device=x.device)
-    return ops.pair_loss(
-        loss,
-        params,
-        x,
-        labels[: x.shape[0]],
-        y,
-        labels,
-        distance=distance,
-        reduction=reduction,
-        backend=backend,
-        exclude_self=False,
-        two_sided=two_sided,
-    )
+    return ops.pair_loss(loss, params, x, labels[: x.shape[0]], y, labels, exclude_self=False, **settings)

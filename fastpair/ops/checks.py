@@ -57,10 +57,16 @@ def labels_or_sets(name: str, value: Tensor, of: str, owner: Tensor) -> None:
         class_labels(name, value, of, owner)
 
 
+def limits(value: Tensor) -> tuple[int, int] | None:
+    """The smallest and the largest element, where there are some and reading them does not wait for a device."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+        return None
+    low, high = value.aminmax()
+    return int(low), int(high)
+
+
 def class_range(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
-    if labels.device.type != "cpu" or torch.compiler.is_compiling() or len(labels) == 0:
-        return  # reading the values would wait for the device
-    low, high = (int(value) for value in labels.aminmax())
+    low, high = limits(labels) or (0, -1)
     if low >= 0 and high < classes:
         return
     wrong = (labels < 0) | (labels >= classes)
@@ -118,11 +124,10 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
             raise ValueError(f"{name} must be as long as its anchors, {len(partner)}, got {len(indices)}")
         anchors = place == 0 or (place, len(value)) == (2, 4)
         rows = len(embeddings if anchors else references)
-        if indices.device.type == "cpu" and not torch.compiler.is_compiling() and len(indices):
-            low, high = (int(v) for v in indices.aminmax())
-            if low < 0 or high >= rows:
-                of = "embeddings" if anchors or references is embeddings else "ref_emb"
-                raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
+        low, high = limits(indices) or (0, -1)
+        if low < 0 or high >= rows:
+            of = "embeddings" if anchors or references is embeddings else "ref_emb"
+            raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
 
 
 def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, **others) -> None:
@@ -143,7 +148,7 @@ def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, **others) -
             )
 
 
-def no_pairs(indices_tuple, ref_emb, ref_labels) -> None:
+def no_pairs(indices_tuple=None, ref_emb=None, ref_labels=None) -> None:
     """A loss on classes is called like a loss on pairs, but takes no pairs."""
     for name, value in (("indices_tuple", indices_tuple), ("ref_emb", ref_emb), ("ref_labels", ref_labels)):
         if value is not None:
@@ -158,8 +163,7 @@ def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
 def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:
     """The index of the reference that each anchor is itself, -1 for none."""
     class_labels("exclude_self", value, "embeddings", embeddings)
-    on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
-    low, high = (int(v) for v in value.aminmax()) if on_cpu and len(value) else (-1, -1)
+    low, high = limits(value) or (-1, -1)
     if low < -1 or high >= len(ref_emb):
         raise ValueError(
             f"exclude_self must hold rows of ref_emb, 0 to {len(ref_emb) - 1}, or -1 for none, got values from "
@@ -199,8 +203,7 @@ def pairs(
     if value.shape != shape:
         raise ValueError(f"pairs must have shape {shape}, anchors and references, got {tuple(value.shape)}")
     same_device("pairs", value, "embeddings", embeddings)
-    on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
-    low, high = (int(v) for v in value.aminmax()) if on_cpu and value.numel() else (-1, 1)
+    low, high = limits(value) or (-1, 1)
     if low < -1 or high > 1:
         raise ValueError(f"pairs must hold 1 (positive), -1 (negative) and 0 (none), got values from {low} to {high}")
 

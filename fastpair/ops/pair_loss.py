@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
-from fastpair.formulas.pair_losses import ADDED
+from fastpair.formulas.pair_losses import ADDED, TRIPLETS
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.relation import relation
 
@@ -15,8 +15,6 @@ from fastpair.ops.relation import relation
 MOST_SCORES = 1 << 20
 # The kernels for small batches count elements in 32 bits.
 MOST_ELEMENTS = 1 << 27
-# Losses whose anchors need their whole row of scores: they are not sums over pairs.
-TRIPLETS = ("triplet", "smooth_triplet", "semihard_triplet", "smooth_semihard_triplet")
 
 
 def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:

@@ -31,8 +31,7 @@ from fastpair.backends.triton.launch import (  # noqa: E402
 )
 from fastpair.backends.triton.linear_cross_entropy import KINDS  # noqa: E402
 from fastpair.backends.triton.terms import LOG_SUM_EXP, loss_of  # noqa: E402
-from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES  # noqa: E402
-from fastpair.formulas.pair_losses import ADDED, FORMULAS  # noqa: E402
+from fastpair.formulas.pair_losses import ADDED, FORMULAS, TRIPLETS  # noqa: E402
 from fastpair.metrics import METRICS  # noqa: E402
 
 LOSSES = {name: loss_of(formula) for name, formula in FORMULAS.items()}
@@ -257,7 +256,7 @@ def test_linear_cross_entropy(logits, chip, check):
 
 
 @chips
-@pytest.mark.parametrize("name", TRIPLET_LOSSES)
+@pytest.mark.parametrize("name", TRIPLETS)
 def test_triplets(name, chip, check):
     with dry_run(chip) as launches:
         for distance in ("cosine", "euclidean"):
@@ -265,12 +264,12 @@ def test_triplets(name, chip, check):
     check(launches, chip)
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *TRIPLET_LOSSES])
+@pytest.mark.parametrize("name", [*LOSSES, *TRIPLETS])
 def test_a_step_can_be_captured(name):
     """In a CUDA graph: the host reads no number."""
     with dry_run(90), no_host_reads():
         for distance in ("cosine", "euclidean"):
-            pair_loss(name, READ, distance, references=name in TRIPLET_LOSSES)
+            pair_loss(name, READ, distance, references=name in TRIPLETS)
 
 
 # Rows, statistics, anchors, totals, slopes and gradients. More are: of sums a second sweep where their mean waits for

@@ -215,7 +215,7 @@ def test_triplets(settings, references, reduction, backend, device, monkeypatch)
 
 
 @of_triton
-@pytest.mark.parametrize("name", triplets.LOSSES)
+@pytest.mark.parametrize("name", triplets.TRIPLETS)
 def test_triplets_of_nothing(name, backend, device):
     smooth, chosen = name.startswith("smooth"), "semihard" if "semihard" in name else "all"
     run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, backend=backend)

@@ -8,10 +8,10 @@
 
 namespace fastpair {
 
-#define FASTPAIR_DECLARE(level)            \
-  namespace level {                        \
-  const Kernels<float>& float_kernels();   \
-  const Kernels<double>& double_kernels(); \
+#define FASTPAIR_DECLARE(level) \
+  namespace level {             \
+  template <typename T>         \
+  const Kernels<T>& kernels();  \
   }
 FASTPAIR_DECLARE(baseline)
 #if defined(__x86_64__)
@@ -21,6 +21,7 @@ FASTPAIR_DECLARE(avx512)
 
 namespace {
 
+enum class Simd { Baseline, Avx2, Avx512 };
 const char* const NAMES[] = {"baseline", "avx2", "avx512"};
 
 Simd best_level() {
@@ -45,31 +46,25 @@ Simd choose() {
   return best;
 }
 
-}  // namespace
-
 Simd simd() {
   static const Simd level = choose();
   return level;
 }
 
+}  // namespace
+
 const char* simd_level() { return NAMES[static_cast<int>(simd())]; }
 
-template <>
-const Kernels<float>& kernels<float>() {
+template <typename T>
+const Kernels<T>& kernels() {
 #if defined(__x86_64__)
-  if (simd() == Simd::Avx512) return avx512::float_kernels();
-  if (simd() == Simd::Avx2) return avx2::float_kernels();
+  if (simd() == Simd::Avx512) return avx512::kernels<T>();
+  if (simd() == Simd::Avx2) return avx2::kernels<T>();
 #endif
-  return baseline::float_kernels();
+  return baseline::kernels<T>();
 }
 
-template <>
-const Kernels<double>& kernels<double>() {
-#if defined(__x86_64__)
-  if (simd() == Simd::Avx512) return avx512::double_kernels();
-  if (simd() == Simd::Avx2) return avx2::double_kernels();
-#endif
-  return baseline::double_kernels();
-}
+template const Kernels<float>& kernels();
+template const Kernels<double>& kernels();
 
 }  // namespace fastpair

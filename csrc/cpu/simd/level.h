@@ -3,11 +3,8 @@
 
 namespace fastpair {
 
-enum class Simd { Baseline, Avx2, Avx512 };
-
 // The best level that both this build and this machine support, or the lower one that the environment variable
 // FASTPAIR_SIMD ("avx512", "avx2", "baseline") asks for when the library is loaded.
-Simd simd();
 const char* simd_level();
 
 // Whether matrix products of tiles go straight to torch's BLAS rather than through its dispatcher.

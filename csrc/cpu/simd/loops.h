@@ -466,8 +466,12 @@ constexpr Kernels<T> KERNELS = {
 }  // namespace
 
 #ifndef FASTPAIR_METRIC
-const Kernels<float>& float_kernels() { return KERNELS<float>; }
-const Kernels<double>& double_kernels() { return KERNELS<double>; }
+template <typename T>
+const Kernels<T>& kernels() {
+  return KERNELS<T>;
+}
+template const Kernels<float>& kernels();
+template const Kernels<double>& kernels();
 #endif
 
 }  // namespace fastpair::FASTPAIR_SIMD_LEVEL

@@ -173,12 +173,9 @@ def linear_cross_entropy(call: CrossEntropyCall) -> tuple[Tensor, Tensor, Tensor
     dw = new(classes, d, fill=0) if call.grad_weight else new(0)
     db = new(classes, fill=0) if call.grad_bias else new(0)
     gradients = call.grad_embeddings or call.grad_weight or call.grad_bias
-    if call.reduction == "none":
-        weights = new(n, fill=1) if call.row_grad is None else call.row_grad.float().contiguous()
-    elif call.reduction == "sum":
-        weights = new(n, fill=1)
-    else:
-        weights = (1 / (labels != call.ignore_index).sum().clamp(min=1).float()).expand(n).contiguous()
+    weights = new(n, fill=1) if call.row_grad is None else call.row_grad.float().contiguous()
+    if call.reduction == "mean":
+        weights = weights / (labels != call.ignore_index).sum().clamp(min=1)
 
     rows = max(min(n, max(LOGITS // classes // ALIGNED * ALIGNED, MIN_ROWS)), 1)
     room = new(rows, whole(classes, ALIGNED))

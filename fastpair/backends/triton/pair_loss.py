@@ -12,8 +12,6 @@ is over non-zero terms, whose number the slopes wait for.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -23,22 +21,17 @@ from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_til
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Side, sides
 from fastpair.backends.triton.terms import SUM, Loss, loss_of
 from fastpair.backends.triton.tiles import Links, SlopeArguments
-from fastpair.backends.triton.triplets import LOSSES as TRIPLET_LOSSES
 from fastpair.backends.triton.triplets import triplet_loss
 from fastpair.formulas.formula import s
-from fastpair.formulas.pair_losses import ADDED, FORMULAS
+from fastpair.formulas.pair_losses import ADDED, FORMULAS, TRIPLETS
 from fastpair.metrics import METRICS, Metric
 
 # Anchors per program of the O(n) kernels.
 ANCHOR_BLOCK = 128
 
 
-class OfAnchors(NamedTuple):
-    """The vectors over one side's anchors that the slopes need, see ``SideArguments``."""
-
-    negatives_lse: Tensor | None = None
-    weights: Tensor | None = None
-    multipliers: Tensor | None = None
+# The vectors over one side's anchors that the slopes need: the last fields of ``SideArguments``, by name.
+OfAnchors = dict[str, Tensor | None]
 
 
 def can_make(x: Tensor, metric: Metric) -> bool:
@@ -185,8 +178,8 @@ class PairSweep(Pairs):
             products = self.dot_products(x, y, rectangle)
             slopes = self.new_slopes(rectangle) if gradient else None
             kernels.slopes_kernel[(count,)](
-                x.arguments(**x_anchors._asdict()),
-                y.arguments(**y_anchors._asdict() if both else {}),
+                x.arguments(**x_anchors),
+                y.arguments(**(y_anchors or {})),
                 self.links,
                 products,
                 SlopeArguments() if slopes is None else slopes.arguments(),
@@ -251,7 +244,7 @@ class PairSweep(Pairs):
 
 def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
-    if call.loss in TRIPLET_LOSSES:
+    if call.loss in TRIPLETS:
         return triplet_loss(call)
     metric, loss = METRICS[call.distance], loss_of(FORMULAS.get(call.loss) or ADDED[call.loss])
     of_pairs = (call.labels, call.ref_labels), (call.ids, call.ref_ids)
@@ -292,10 +285,10 @@ def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
     value = x.new().zero_()
     # The slopes of a mean over terms wait for the number of terms.
     known = not (mean and loss.separate_means)
-    anchors = OfAnchors(multipliers=x.new(2).fill_(1 / len(x) if mean else 1.0))
+    anchors = {"multipliers": x.new(2).fill_(1 / len(x) if mean else 1.0)}
     both = anchors if sweep.y is x else None
     totals = sweep.slopes(anchors, both, gradient=gradients and known, totals=True)
-    anchors = OfAnchors(multipliers=sweep.reduce_totals(totals, value, 1.0, mean, len(x)))
+    anchors = {"multipliers": sweep.reduce_totals(totals, value, 1.0, mean, len(x))}
     if gradients and not known:
         sweep.slopes(anchors, both and anchors, gradient=True, totals=False)
     return value
@@ -316,9 +309,9 @@ def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tenso
         if totals and row_grad is not None:
             multipliers = (row_grad[::2] if loss.separate_means else row_grad[:1].expand(2)).contiguous()
         results.append(of_side)
-        anchors.append(OfAnchors(negatives_lse, of_side.weights, multipliers))
+        anchors.append({"negatives_lse": negatives_lse, "weights": of_side.weights, "multipliers": multipliers})
     if gradients and loss.maxima:
-        sweep.extremes(results[0], anchors[0].multipliers)
+        sweep.extremes(results[0], anchors[0]["multipliers"])
     elif gradients:
         sweep.slopes(anchors[0], anchors[-1] if y is x or call.two_sided else None, gradient=True, totals=False)
     if totals:

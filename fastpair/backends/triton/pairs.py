@@ -26,8 +26,8 @@ HEIGHT, WIDTH = 2048, 4096
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The rows of one side, their labels, or sets of them, and ids as kernels read them, and, where a gradient is wanted, the sums that it is made of. ``factor``
-    multiplies slopes by the rows, if either side wants a gradient."""
+    """The rows of one side, their labels, or sets of them, and ids, and, where a gradient is wanted, the sums that it is
+    made of. ``factor`` multiplies slopes by the rows, if either side wants a gradient."""
 
     rows: Rows
     labels: Tensor | None
@@ -77,17 +77,13 @@ def sides(
     def side(x: Tensor, labels: Tensor | None, ids: Tensor | None, wanted: bool) -> Side:
         rows = Rows(x, metric.unit, distances)
         single = labels is not None and labels.ndim == 1
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float32, device=x.device)
-
         return Side(
             rows,
             roomy(labels.long().contiguous()) if single else None,
             None if single or labels is None else roomy(labels.T.contiguous()),
             None if ids is None else roomy(ids.long().contiguous()),
-            zeros(*x.shape) if wanted else None,
-            zeros(len(x)) if wanted and with_norms else None,
+            x.new_zeros(x.shape, dtype=torch.float32) if wanted else None,
+            x.new_zeros(len(x), dtype=torch.float32) if wanted and with_norms else None,
             Factor(rows.x, with_norms) if grad_x or grad_y else None,
         )
 
@@ -176,11 +172,14 @@ class Pairs:
     def constants(self, tile: Tile) -> dict:
         return {"METRIC": self.metric, **tile.constants()}
 
-    def rectangles(self, rows: Side, cols: Side, upper: bool = False) -> Iterator[Rectangle]:
-        """Rectangles that cover all pairs, or those on and above the diagonal."""
-        for top in range(0, len(rows), self.height):
+    def rectangles(
+        self, rows: Side, cols: Side, upper: bool = False, begin: int = 0, end: int | None = None
+    ) -> Iterator[Rectangle]:
+        """Rectangles that cover all pairs of the rows from ``begin`` to ``end``, or those on and above the diagonal."""
+        end = len(rows) if end is None else end
+        for top in range(begin, end, self.height):
             for left in range(top if upper else 0, len(cols), self.width):
-                yield Rectangle(top, min(top + self.height, len(rows)), left, min(left + self.width, len(cols)))
+                yield Rectangle(top, min(top + self.height, end), left, min(left + self.width, len(cols)))
 
     @property
     def ld(self) -> int:

@@ -15,21 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 from fastpair.backends.call import PairLossCall
-from fastpair.backends.triton import pairs as pairs_module
 from fastpair.backends.triton.elementary import relu, sigmoid, softplus, step
 from fastpair.backends.triton.launch import ALIGNED, COMPILED, ceil_div, whole
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Slopes, sides
 from fastpair.backends.triton.pairwise_distance import launch
 from fastpair.backends.triton.tiles import Products, SlopeArguments, is_close, slope_by_product, turned
+from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.metrics import METRICS
-
-# (smooth, semi-hard)
-LOSSES = {
-    "triplet": (False, False),
-    "smooth_triplet": (True, False),
-    "semihard_triplet": (False, True),
-    "smooth_semihard_triplet": (True, True),
-}
 
 BLOCK_N = 256  # references that a program takes at a time, as negatives
 
@@ -183,9 +175,9 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
         row_grad = row_grad[:1].expand(n)
     given = torch.ones_like(losses) if call.weights is None else call.weights.float()
     weights = (given if row_grad is None else given * row_grad.float()).contiguous()
-    smooth, semihard = LOSSES[call.loss]
+    smooth, semihard = TRIPLETS[call.loss]
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
-    most = pairs_module.HEIGHT * pairs_module.WIDTH // max(m, 1)
+    most = pairs.height * pairs.width // max(m, 1)
     rows = max(min(whole(n, ALIGNED), most // ALIGNED * ALIGNED), ALIGNED)
     scores = x.new(rows, whole(m, ALIGNED))
     out, close, flags = SlopeArguments(), None, None
@@ -197,12 +189,8 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
         out = SlopeArguments(parts[0], parts[1] if len(parts) > 1 else None, flags=flags)
     for top in range(0, n if m else 0, rows):
         bottom = min(top + rows, n)
-        for left in range(0, m, pairs_module.WIDTH):
-            right = min(left + pairs_module.WIDTH, m)
-            for upper in range(top, bottom, pairs_module.HEIGHT):
-                lower = min(upper + pairs_module.HEIGHT, bottom)
-                rectangle = Rectangle(upper, lower, left, right)
-                launch(pairs, rectangle, scores[upper - top :, left:], scores.stride(0))
+        for rectangle in pairs.rectangles(x, y, begin=top, end=bottom):
+            launch(pairs, rectangle, scores[rectangle.top - top :, rectangle.left :], scores.stride(0))
         if flags is not None:
             flags.zero_()
         triplet_kernel[(bottom - top,)](
