@@ -122,8 +122,8 @@ def test_weights_of_listed_pairs():
 X, LABELS = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
 SETS, IDS, PAIRS = torch.ones(4, 2, dtype=torch.bool), torch.arange(4), torch.zeros(4, 4, dtype=torch.int8)
 WRONG = [
-    ({"labels": SETS[:3]}, "labels, sets of labels as they are boolean, must have shape \\(4, L\\)"),
-    ({"labels": SETS[:, 0]}, "labels, sets of labels"),
+    ({"labels": SETS[:3]}, "labels, as sets of labels, must have shape \\(4, L\\)"),
+    ({"labels": SETS[:, 0]}, "labels must have an integer dtype"),
     ({"labels": SETS.int()}, "labels must have shape \\(4,\\)"),
     ({"labels": SETS, "ref_emb": X, "ref_labels": SETS[:, :1]}, "ref_labels must be like labels, sets of 2 labels"),
     ({"labels": LABELS, "ref_emb": X, "ref_labels": SETS}, "ref_labels must be like labels, one integer a row"),

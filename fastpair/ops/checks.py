@@ -45,12 +45,12 @@ def class_labels(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 def labels_or_sets(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     """Integers (n,), or sets of labels as a boolean matrix (n, L)."""
-    if isinstance(value, Tensor) and value.dtype == torch.bool:
+    if isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim == 2:
         tensor(name, value)
-        if value.ndim != 2 or value.shape[0] != owner.shape[0]:
+        if value.shape[0] != owner.shape[0]:
             raise ValueError(
-                f"{name}, sets of labels as they are boolean, must have shape ({owner.shape[0]}, L), a row for each of "
-                f"{of}, got {tuple(value.shape)}"
+                f"{name}, as sets of labels, must have shape ({owner.shape[0]}, L), one a row of {of}, got "
+                f"{tuple(value.shape)}"
             )
         same_device(name, value, of, owner)
     else:

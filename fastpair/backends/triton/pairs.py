@@ -26,8 +26,8 @@ HEIGHT, WIDTH = 2048, 4096
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The rows of one side, their labels, or sets of them, and ids, and, where a gradient is wanted, the sums that it is
-    made of. ``factor`` multiplies slopes by the rows, if either side wants a gradient."""
+    """The rows of one side, their labels or sets of labels, ids, and, where a gradient is wanted, the sums it is made
+    of. ``factor`` multiplies slopes by the rows, if either side wants a gradient."""
 
     rows: Rows
     labels: Tensor | None

@@ -22,8 +22,8 @@ CLOSE = tl.constexpr(1 / 64)
 
 class SideArguments(NamedTuple):
     """The arguments of a kernel for one side: its rows of length d, and vectors over the rows, with room for whole
-    tiles. ``sets``, in place of ``labels``: ``words`` vectors of bits, of ``room`` numbers each. ``weights``: vectors of
-    ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of negatives, for the mean."""
+    tiles. ``sets``, in place of ``labels``: ``words`` vectors of bits, of ``room`` numbers each. ``weights``: vectors
+    of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of negatives, for the mean."""
 
     x: Tensor
     d: int
