@@ -92,8 +92,8 @@ class CustomPairLoss(PairLoss):
         needs: "positives", "negatives": anchors without such pairs have loss 0 and do not count. Default: those of
             which ``anchor`` reads the mean or the maximum.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
-        reduction: "mean" (of each part: the sum over the anchors by the sum of their counts, at least 1), "sum", "none"
-            or "totals", as for the other pair losses.
+        reduction: "mean" (of each part: the sum over the anchors by the sum of their counts, 0 where that is 0), "sum",
+            "none" or "totals", as for the other pair losses.
         **parameters: numbers, finite in float32 too; attributes of the loss, which may be set.
 
     Raises:

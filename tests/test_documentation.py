@@ -1,0 +1,65 @@
+"""The examples of docs/losses.md: they run, and the losses written in them are those of their papers."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+TEXT = Path(__file__).parents[1].joinpath("docs", "losses.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The names that the examples define, run one after the other as a reader would."""
+    torch.manual_seed(0)
+    names = {}
+    for code in re.findall("```python\n(.*?)```", TEXT, re.DOTALL):
+        exec(code, names)
+    return names
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    labels = torch.randint(9, (40,), generator=generator)
+    same = labels[:, None] == labels[None, :]
+    return x, labels, same & ~torch.eye(40, dtype=torch.bool), ~same
+
+
+def assert_equal(got, want, *leaves):
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(*(torch.autograd.grad(value, leaves) for value in (got, want)))
+
+
+def test_tuplet_margin(examples, batch):
+    x, labels, positive, negative = batch
+    cosines = F.normalize(x) @ F.normalize(x).T
+    rows = []
+    for i, row in enumerate(cosines):
+        for own in row[positive[i]]:
+            slack = torch.cos(torch.acos(own) - 0.1)
+            rows.append(torch.log1p(torch.exp(64 * (row[negative[i]] - slack)).sum()))
+    assert_equal(examples["tuplet_margin"](x, labels), torch.stack(rows).mean(), x)
+
+
+def test_margin(examples, batch):
+    x, labels, positive, negative = batch
+    distances = (F.normalize(x)[:, None] - F.normalize(x)[None, :]).square().sum(2).clamp(min=1e-30).sqrt()
+    terms = torch.cat([(0.2 + distances - 1.2)[positive], (0.2 + 1.2 - distances)[negative]]).clamp(min=0)
+    assert_equal(examples["margin"](x, labels), terms.sum() / (terms > 0).sum(), x)
+
+
+def test_soft_nearest_neighbour(examples, batch):
+    x, labels, positive, negative = batch
+    log_temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    weights = torch.exp(-(x[:, None] - x[None, :]).square().sum(2) / log_temperature.exp())
+    counted = positive.any(1)
+    shares = (weights * positive).sum(1) / (weights * (positive | negative)).sum(1)
+    want = -shares[counted].log().mean()
+    got = examples["soft_nearest_neighbour"](x * torch.exp(-log_temperature / 2), labels)
+    assert_equal(got, want, x, log_temperature)
+    assert math.isfinite(examples["log_temperature"].grad)
