@@ -195,6 +195,7 @@ def _pair_loss(
     exclude_self: None = None,
     *,
     ids: Tensor | None = None,
+    weights: Tensor | None = None,
     **unused: None,
 ) -> Tensor:
     given = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels, "exclude_self": exclude_self}
@@ -210,8 +211,8 @@ def _pair_loss(
     x = ranks.scaled(embeddings)
     # The first references are the anchors themselves.
     args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)
-    of_ids = {} if ids is None else {"ids": ids, "ref_ids": ranks.gather(ids)}
-    return ranks.reduced(lambda reduction: ranks.call(loss, args, of_ids, reduction=reduction), loss.reduction)
+    further = {"weights": weights, **({} if ids is None else {"ids": ids, "ref_ids": ranks.gather(ids)})}
+    return ranks.reduced(lambda reduction: ranks.call(loss, args, further, reduction=reduction), loss.reduction)
 
 
 def _class_loss(

@@ -31,6 +31,9 @@ PAIR_LOSSES = {
     "circle": partial(losses.CircleLoss, gamma=10.0),
     "custom": multi_similarity,
     "custom-parts": contrastive,
+    "supcon-sets": losses.SupConLoss,
+    "contrastive-ids": losses.ContrastiveLoss,
+    "multi_similarity-weights": losses.MultiSimilarityLoss,
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),
@@ -111,7 +114,15 @@ def batch(case: Case, world: int) -> dict[str, torch.Tensor]:
     if case.loss in PAIR_LOSSES or case.loss in ("spce", "pce"):  # where labels are names
         labels = torch.tensor([2**40, -3, 17, 5, -(2**40), 0])[labels]
     n, generator = len(labels), torch.Generator().manual_seed(3)
+    further = {}
+    if case.loss.endswith("-sets"):
+        labels = torch.rand(n, 40, generator=generator) < 0.1
+    if case.loss.endswith("-ids"):
+        further["ids"] = torch.randint(5, (n,), generator=generator)
+    if case.loss.endswith("-weights"):
+        further["weights"] = torch.rand(n, generator=generator, dtype=torch.float64).to(case.dtype)
     return {
+        **further,
         "features": torch.randn(n, 2, FEATURES, generator=generator, dtype=torch.float64).to(case.dtype),
         "labels": labels,
         "probabilities": torch.randn(n, 4, generator=generator, dtype=torch.float64).softmax(1).to(case.dtype),
@@ -138,7 +149,7 @@ def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: d
     first.retain_grad()
     arguments = [second] if case.loss in VIEW_LOSSES else [inputs["labels"]]
     arguments += [inputs["probabilities"]] if case.loss == "pce" else []
-    value = loss(first, *arguments)
+    value = loss(first, *arguments, **{name: inputs[name] for name in ("ids", "weights") if name in inputs})
     incoming = torch.linspace(1, 2, 12, dtype=value.dtype)
     value.backward(incoming[anchors][: len(value)] if case.reduction == "none" else incoming[3])
     result = {"value": value.detach(), "embeddings": first.grad.clone()}

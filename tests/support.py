@@ -302,6 +302,13 @@ def operator_calls():
         yield "pair_loss", (*refs, own, *by_labels, row_grad, "contrastive", *margins, wanted, wanted)
         yield "pair_loss", (*itself, None, *by_labels, row_grad, "squared_contrastive", *margins, wanted, False)
         scale = ([5.0], "cosine", False, reduction)
+        sets, ids = (torch.arange(len(t) * 2, dtype=torch.int32).view(-1, 2) % 5 for t in (x, y)), torch.arange(9) % 4
+        yield (
+            "pair_loss",
+            (x, y, *sets, None, ids, ids[: len(y)], None, rows.abs(), row_grad, "snca", *scale, wanted, wanted),
+        )
+        pairs = torch.arange(9 * len(y)).view(9, -1).to(torch.int8) % 3 - 1
+        yield "pair_loss", (*refs, None, None, None, pairs, None, row_grad, "snca", *scale, wanted, wanted)
         yield "pair_loss", (*itself, None, *by_labels, row_grad, "ntxent", *scale, wanted, False)
         yield "pair_loss", (*itself, None, *by_labels, row_grad, "hard_triplet", *scale, wanted, False)
         yield "pair_loss", (*refs, None, *by_labels, row_grad, "semihard_triplet", *scale, wanted, wanted)

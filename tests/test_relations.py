@@ -5,6 +5,7 @@ from functools import partial
 import dense
 import pytest
 import torch
+import torch.nn.functional as F
 from support import (
     BACKENDS,
     RELATED,
@@ -98,7 +99,7 @@ def test_ids_of_the_references():
 def test_sets_of_one_label_are_labels():
     x = torch.randn(50, 6, dtype=torch.float64)
     labels = torch.randint(9, (50,))
-    sets = torch.nn.functional.one_hot(labels).bool()
+    sets = F.one_hot(labels).bool()
     for name in ("supcon_loss", "triplet_margin_loss", "contrastive_loss"):
         torch.testing.assert_close(getattr(FP, name)(x, sets), getattr(FP, name)(x, labels))
 
@@ -117,6 +118,26 @@ def test_weights_of_listed_pairs():
     for name in ("supcon_loss", "contrastive_loss"):
         listed = getattr(FP, name)(x, labels, indices_tuple=lists, weights=weights)
         torch.testing.assert_close(listed, getattr(FP, name)(x, labels, weights=weights))
+
+
+def test_compiled():
+    """With whatever says which pairs there are: one graph."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 6, generator=generator)
+    labels, ids = (torch.randint(6, (30,), generator=generator) for _ in range(2))
+    sets, pairs = F.one_hot(labels, 40).bool(), torch.randint(-1, 2, (30, 30), generator=generator)
+    weights = torch.rand(30, generator=generator)
+    for arguments in (
+        {"labels": labels, "ids": ids, "weights": weights},
+        {"labels": sets, "ids": ids},
+        {"labels": None, "pairs": pairs, "ids": ids},
+    ):
+        eager = partial(FP.supcon_loss, **arguments)
+        torch.compiler.reset()
+        compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")
+        got, want = (value_and_gradients(run, {"embeddings": x}, ("embeddings",)) for run in (compiled, eager))
+        for name in want:
+            torch.testing.assert_close(got[name], want[name])
 
 
 X, LABELS = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])

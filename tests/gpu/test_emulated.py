@@ -61,6 +61,8 @@ def test_opcheck(backend, device):
         operator = getattr(torch.ops.fastpair, f"cuda_{name}", None)
         if operator is None or any(a in TRIPLETS for a in arguments if isinstance(a, str)):
             continue
+        if name == "pair_loss" and arguments[2].ndim == 2:  # these kernels take sets of labels as a matrix of pairs
+            continue
         arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
         torch.library.opcheck(operator.default, arguments)
         checked.add(f"fastpair::cuda_{name}")
