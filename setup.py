@@ -41,8 +41,9 @@ CXX_FLAGS = [
 
 # What a loss that is compiled while the package is in use is made of.
 ADDED_LOSS = [
-    *sorted(glob("csrc/*.h") + glob("csrc/pair_losses/*.h") + glob("csrc/cpu/simd/*.h")),
-    "csrc/cpu/simd/added.inc",
+    path
+    for pattern in ("csrc/*.h", "csrc/pair_losses/*.h", "csrc/cpu/simd/*.h", "csrc/cpu/simd/*.inc")
+    for path in sorted(glob(pattern))
 ]
 
 NVCC_FLAGS = ["-std=c++20", "-O3", "--threads=2"]

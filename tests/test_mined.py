@@ -64,7 +64,10 @@ def test_agreement_on_mined_lists(name, miner, references):
             assert error(got[result], want[result]) <= 1e-9, result
 
 
-PAIR_LOSSES = [name for name in ours.__all__ if issubclass(getattr(ours, name), ours.PairLoss)]
+# Those that users write: see test_custom.py.
+PAIR_LOSSES = [
+    name for name in ours.__all__ if issubclass(getattr(ours, name), ours.PairLoss) and name != "CustomPairLoss"
+]
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)

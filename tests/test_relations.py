@@ -192,6 +192,11 @@ def test_cross_batch_memory(label_sets):
         own = torch.arange(8) + len(kept) - 8
         want = dense.supcon_loss(x, labels, kept, kept_labels, exclude_self=own, ids=batches[-1][2], ref_ids=kept_ids)
         torch.testing.assert_close(got, want)
+    memory.reset_queue()
+    x, labels, ids = batches[0]
+    mask = torch.arange(8) % 2 == 0
+    want = dense.supcon_loss(x[~mask], labels[~mask], x[mask], labels[mask], ids=ids[~mask], ref_ids=ids[mask])
+    torch.testing.assert_close(memory(x, labels, enqueue_mask=mask, ids=ids), want)
     assert set(memory.state_dict()) >= {"embedding_memory", "label_memory", "id_memory"}
     for arguments, message in (
         ({"labels": batches[0][1]}, "ids must be given if and only if keep_ids"),

@@ -18,6 +18,7 @@ from fastpair.losses.pair import over_pairs
 __all__ = ["CustomPairLoss"]
 
 KINDS = {"positives": P, "negatives": N}
+NEEDED = options.one_of(*KINDS)
 RULES = {"distance": options.distance, "reduction": options.pair_reduction}
 
 
@@ -122,7 +123,7 @@ class CustomPairLoss(PairLoss):
             if name in TAKEN:
                 raise ValueError(f"a parameter cannot have the name {name!r}, which something else of the loss has")
         for kind in needs or ():
-            options.one_of("needs", kind, tuple(KINDS))
+            NEEDED("needs", kind)
         formula = traced(positive, negative, anchor, parameters, count, [KINDS[kind] for kind in needs or ()])
         added.add(formula)
         super().__init__(

@@ -131,10 +131,9 @@ class CrossBatchMemory(nn.Module):
                     f"enqueue_mask must be booleans of shape {tuple(labels.shape[:1])}, got {enqueue_mask.dtype} "
                     f"{tuple(enqueue_mask.shape)}"
                 )
-            queued, queued_labels = embeddings[enqueue_mask], labels[enqueue_mask]
-            embeddings, labels = embeddings[~enqueue_mask], labels[~enqueue_mask]
-            if ids is not None:
-                queued_ids, ids = ids[enqueue_mask], ids[~enqueue_mask]
+            (queued, embeddings), (queued_labels, labels), (queued_ids, ids) = (
+                (None, None) if t is None else (t[enqueue_mask], t[~enqueue_mask]) for t in (embeddings, labels, ids)
+            )
         if len(queued) > memory_size:
             raise ValueError(f"embeddings must have at most memory_size = {memory_size} rows, got {len(queued)}")
         if indices_tuple is not None:
