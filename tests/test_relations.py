@@ -71,6 +71,21 @@ def test_several_tiles(name):
     assert_matches_oracle(loss, loss.inputs(290, 5, "few", torch.Generator().manual_seed(1)))
 
 
+@every_relation
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_batch(loss, backend):
+    inputs = loss.inputs(0, 4, "few", torch.Generator())
+    for reduction in ("mean", "none"):
+        got = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+        assert all((t == 0).all() for t in got.values())
+
+
+def test_no_label_in_a_set():
+    x, nothing = torch.randn(5, 3, requires_grad=True), torch.zeros(5, 0, dtype=torch.bool)
+    assert FP.supcon_loss(x, nothing) == 0
+    assert FP.multi_similarity_loss(x, nothing) == FP.multi_similarity_loss(x, torch.arange(5))
+
+
 @needs_cpu_kernels
 @pytest.mark.parametrize("by", ["ids", "sets"])
 @pytest.mark.parametrize("name", ["supcon_loss-cosine", "contrastive_loss-euclidean", "ntxent_loss-sqeuclidean"])

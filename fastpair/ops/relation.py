@@ -83,8 +83,8 @@ def listed(pairs: Tensor, embeddings: Tensor, ref_emb: Tensor) -> Relation:
 
 def packed(sets: Tensor) -> Tensor:
     """Sets of labels, boolean (n, L), as the bits of int32 words (n, at least 1)."""
-    length = max(-(-sets.shape[1] // WORD), 1) * WORD
-    bits = F.pad(sets, (0, length - sets.shape[1])).view(len(sets), -1, WORD)
+    words = max(-(-sets.shape[1] // WORD), 1)
+    bits = F.pad(sets, (0, words * WORD - sets.shape[1])).unflatten(1, (words, WORD))
     return (bits.int() << torch.arange(WORD, dtype=torch.int32, device=sets.device)).sum(2, dtype=torch.int32)
 
 
