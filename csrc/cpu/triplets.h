@@ -27,9 +27,9 @@ struct TripletSums {
   std::vector<double> losses, counts;
 };
 
-// Visits the triplets of every anchor. self[i] is the place of the anchor's own copy among the references, or -1;
-// null: there is none. Unless row_weights is null, the anchors'
-// gradients, times their weights, are added to those of the samples that have them.
+// Visits the triplets of every anchor. self[i] is the place of the anchor's own copy among the references, or -1; null:
+// there is none. Unless row_weights is null, the anchors' gradients, times their weights, are added to those of the
+// samples that have them.
 template <typename T>
 TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
                            const Relation& relation, const int64_t* self, const T* row_weights);

@@ -134,20 +134,22 @@ PAIR_LOSSES = {
 
 def kinds(call: PairLossCall, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
     """The masks of the positive and of the negative pairs of some anchors."""
-    if call.pairs is not None:
-        return call.pairs[rows] > 0, call.pairs[rows] < 0
     labels, ref_labels = call.labels[rows], call.labels if call.ref_labels is None else call.ref_labels
-    if labels.ndim == 1:
+    if call.pairs is not None:
+        positive, negative = call.pairs[rows] > 0, call.pairs[rows] < 0
+    elif labels.ndim == 1:
         positive = labels[:, None] == ref_labels[None, :]
+        negative = ~positive
     else:
         words = zip(labels.unbind(1), ref_labels.unbind(1))
         positive = sum((own[:, None] & other[None, :]) != 0 for own, other in words) > 0
+        negative = ~positive
     columns = torch.arange(len(ref_labels), device=labels.device)
     own = columns if call.ref_emb is None else call.self_index
     pair = torch.ones_like(positive) if own is None else own[rows, None] != columns[None, :]
     if call.ids is not None:
         pair = pair & (call.ids[rows, None] != (call.ids if call.ref_ids is None else call.ref_ids)[None, :])
-    return positive & pair, ~positive & pair
+    return positive & pair, negative & pair
 
 
 # Scores of the anchors that are evaluated at once where a loss has no kernels.

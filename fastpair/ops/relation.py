@@ -32,10 +32,11 @@ class Relation(NamedTuple):
         return self.ids is None and self.pairs is None and self.labels.ndim == 1
 
     def as_pairs(self, embeddings: Tensor) -> Relation:
-        """The same as a matrix."""
+        """The same as a matrix without more. Operators do not read its labels."""
         positive, negative = dense.kinds(self)
-        references = embeddings if self.ref_emb is None else self.ref_emb
-        return listed(positive.to(torch.int8) - negative.to(torch.int8), embeddings, references)
+        ref_emb = embeddings if self.ref_emb is None else self.ref_emb
+        pairs = positive.to(torch.int8) - negative.to(torch.int8)
+        return Relation(ref_emb, *unlabelled(embeddings, ref_emb), None, None, None, pairs)
 
 
 def relation(
@@ -59,13 +60,8 @@ def relation(
     same = pairs is None and (ref_labels is None or ref_labels is labels) and (ref_ids is None or ref_ids is ids)
     ref_emb, self_index = _references(embeddings, ref_emb, exclude_self, same)
     if pairs is not None:
-        pairs = pairs.to(torch.int8)
-        if ids is not None:
-            pairs = pairs.where(ids[:, None] != (ids if ref_ids is None else ref_ids)[None, :], 0)
-        if self_index is not None:
-            columns = torch.arange(len(ref_emb), device=pairs.device)
-            pairs = pairs.where(self_index[:, None] != columns[None, :], 0)
-        return listed(pairs, embeddings, ref_emb)
+        unread = unlabelled(embeddings, ref_emb)
+        return Relation(ref_emb, *unread, self_index, ids, ref_ids, pairs).as_pairs(embeddings)
     if ref_emb is None:
         ref_labels = ref_ids = None
     else:
@@ -75,10 +71,9 @@ def relation(
     return Relation(ref_emb, labels, ref_labels, self_index, ids, ref_ids, None)
 
 
-def listed(pairs: Tensor, embeddings: Tensor, ref_emb: Tensor) -> Relation:
-    """The relation of a matrix of ``pairs`` (n, m), int8, without more. Labels that the operator does not read."""
-    labels, ref_labels = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in (embeddings, ref_emb))
-    return Relation(ref_emb, labels, ref_labels, None, None, None, pairs.contiguous())
+def unlabelled(*sides: Tensor) -> list[Tensor]:
+    """Labels, all equal, of samples whose pairs something else says."""
+    return [torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in sides]
 
 
 def packed(sets: Tensor) -> Tensor:
