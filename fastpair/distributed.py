@@ -205,9 +205,7 @@ def _pair_loss(
                 f"{name} must be None: the anchors are compared with the rows of all ranks but themselves, "
                 f"got {type(value).__name__}"
             )
-    checks.matrix("embeddings", embeddings)
-    checks.labels_or_sets("labels", labels, "embeddings", embeddings)
-    checks.ids(ids, None, embeddings, None)
+    checks.samples(embeddings, labels, ids)
     x = ranks.scaled(embeddings)
     # The first references are the anchors themselves.
     args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)

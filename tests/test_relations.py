@@ -126,6 +126,17 @@ def test_the_matrix_of_the_labels_is_labels():
     torch.testing.assert_close(FP.ntxent_loss(x, None, pairs=pairs), FP.ntxent_loss(x, labels))
 
 
+def test_memory_and_a_list_of_samples_without_labels():
+    """The own copy of a sample without labels shares none with it, but is no negative of its."""
+    memory = losses.CrossBatchMemory(losses.MultiSimilarityLoss(), 6, 32, label_sets=5)
+    x = torch.randn(8, 6)
+    sets = torch.rand(8, 5, generator=torch.Generator().manual_seed(0)) < 0.3
+    sets[0] = False
+    nothing = torch.empty(0, dtype=torch.int64)
+    want = dense.multi_similarity_loss(x, sets)
+    torch.testing.assert_close(memory(x, sets, (nothing,) * 4), want)
+
+
 def test_weights_of_listed_pairs():
     x, labels = torch.randn(20, 6, dtype=torch.float64), torch.randint(4, (20,))
     same, weights = labels[:, None] == labels[None, :], torch.rand(20, dtype=torch.float64)

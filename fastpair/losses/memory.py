@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastpair.backends import dense
 from fastpair.losses import options
 from fastpair.ops import checks
+from fastpair.ops.relation import relation
 
 __all__ = ["CrossBatchMemory"]
 
@@ -102,9 +104,7 @@ class CrossBatchMemory(nn.Module):
                 anchors but are not enqueued. Default: all samples are both.
             ids: integers (n,), where the memory keeps ids: samples with equal ids are no pair.
         """
-        checks.matrix("embeddings", embeddings)
-        checks.labels_or_sets("labels", labels, "embeddings", embeddings)
-        checks.ids(ids, None, embeddings, None)
+        checks.samples(embeddings, labels, ids)
         if labels.shape[1:] != self.label_memory.shape[1:]:
             expected = (
                 f"sets of label_sets = {self.label_memory.shape[1]} labels" if self.label_memory.ndim == 2 else "(n,)"
@@ -167,14 +167,10 @@ class CrossBatchMemory(nn.Module):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor
     ) -> tuple[Tensor, ...]:
         """The pairs of the miner, or all pairs, without those with the anchors' own copies."""
-        if self.miner is not None:
-            anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
-        else:
-            if labels.ndim == 1:
-                same = labels[:, None] == ref_labels[None, :]
-            else:
-                same = labels.float() @ ref_labels.float().T > 0
-            (anchor, positive), negatives = same.nonzero(as_tuple=True), (~same).nonzero(as_tuple=True)
+        if self.miner is None:
+            kinds = dense.kinds(relation(embeddings, labels, ref_emb, ref_labels, own))
+            return tuple(index for kind in kinds for index in kind.nonzero(as_tuple=True))
+        anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
         another = own[anchor] != positive
         if len(negatives) == 1:  # triplets
             negatives = [negatives[0][another]]

@@ -160,6 +160,14 @@ def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
     class_labels("labels", labels, "embeddings", embeddings)
 
 
+def samples(embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> None:
+    """A batch that is compared with others: labels or sets of labels, and ids where there are some."""
+    matrix("embeddings", embeddings)
+    labels_or_sets("labels", labels, "embeddings", embeddings)
+    if ids is not None:
+        class_labels("ids", ids, "embeddings", embeddings)
+
+
 def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:
     """The index of the reference that each anchor is itself, -1 for none."""
     class_labels("exclude_self", value, "embeddings", embeddings)
