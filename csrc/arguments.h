@@ -2,6 +2,7 @@
 // direct call of an operator from reading beyond the data.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
@@ -85,13 +86,14 @@ struct PairLossArguments {
   const Tensor& embeddings;
   const std::optional<Tensor>& ref_emb;
   const Tensor& labels;
-  const std::optional<Tensor>&ref_labels, &self_index, &ids, &ref_ids, &pairs, &weights, &row_grad;
+  const std::optional<Tensor>&ref_labels, &self_index, &row_grad;
   const std::string& loss;
   const std::vector<double>& params;
   const Distance distance;
   const bool two_sided;
   const Reduction reduction;
-  const bool grad_embeddings, grad_ref;
+  const bool grad_embeddings, grad_ref, grad_learned;
+  const std::optional<Tensor>&learned, &ids, &ref_ids, &pairs, &weights, &anchor_scalars, &ref_scalars;
 
   void check() const {
     check_matrix("embeddings", embeddings);
@@ -115,6 +117,9 @@ struct PairLossArguments {
     if (pairs) check_pairs();
     if (weights) check_length("weights", *weights, n);
     STD_TORCH_CHECK(!weights || !two_sided, "two_sided has no weights");
+    STD_TORCH_CHECK(learned || !grad_learned, "grad_learned needs learned");
+    STD_TORCH_CHECK(!learned || !two_sided, "two_sided has no learned");
+    if (learned) check_length("learned", *learned, learned->numel());
     if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
   }
 
@@ -126,6 +131,13 @@ struct PairLossArguments {
         " must be int32 (", n, ", words)");
   }
 
+  // `count` numbers of each row of `owner`.
+  void check_scalars(const char* name, const std::optional<Tensor>& t, int64_t count, const Tensor& owner) const {
+    if (!t && count == 0) return;
+    STD_TORCH_CHECK(t && !two_sided && t->dim() == 2 && t->size(0) == count && t->size(1) == owner.size(0), name,
+                    " must have shape (", count, ", ", owner.size(0), "), without two_sided");
+  }
+
   void check_pairs() const {
     STD_TORCH_CHECK(ref_emb && !ids && !self_index && !two_sided && labels.dim() == 1,
                     "pairs need ref_emb, single labels, and no ids, self_index or two_sided");
@@ -135,29 +147,89 @@ struct PairLossArguments {
   }
 
   void check_params(int64_t count) const {
-    STD_TORCH_CHECK(int64_t(params.size()) == count, "params must have ", count, " elements, got ", params.size());
+    const int64_t given = learned ? learned->numel() : params.size();
+    STD_TORCH_CHECK(given == count, "params must have ", count, " elements, got ", given);
   }
 };
 
-// The value, and the gradients with respect to embeddings and to ref_emb, empty where they are not wanted.
-using PairLossResults = std::tuple<Tensor, Tensor, Tensor>;
+// The value, and the gradients with respect to embeddings, ref_emb and learned, empty where they are not wanted.
+struct PairLossResults {
+  Tensor value, by_embeddings, by_ref;
+  std::optional<Tensor> by_learned;  // null for empty
+};
 
-// The operator as it is registered, for a backend that computes it with RUN.
+// The operators as they are registered, for a backend that computes them with RUN.
 template <PairLossResults (*RUN)(const PairLossArguments&)>
-PairLossResults pair_loss_operator(const Tensor& embeddings, const std::optional<Tensor>& ref_emb, const Tensor& labels,
-                                   const std::optional<Tensor>& ref_labels, const std::optional<Tensor>& self_index,
-                                   const std::optional<Tensor>& ids, const std::optional<Tensor>& ref_ids,
-                                   const std::optional<Tensor>& pairs, const std::optional<Tensor>& weights,
-                                   const std::optional<Tensor>& row_grad, const std::string& loss,
-                                   const std::vector<double>& params, const std::string& distance, bool two_sided,
-                                   const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-  const Distance scores = distance_named(distance);
-  const Reduction reduced = reduction_named(reduction, true);
-  const PairLossArguments arguments{embeddings, ref_emb,   labels,  ref_labels,      self_index, ids,
-                                    ref_ids,    pairs,     weights, row_grad,        loss,       params,
-                                    scores,     two_sided, reduced, grad_embeddings, grad_ref};
-  arguments.check();
-  return RUN(arguments);
-}
+struct PairLossOperators {
+  using Optional = std::optional<Tensor>;
+
+  static PairLossResults run(const PairLossArguments& arguments) {
+    arguments.check();
+    return RUN(arguments);
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> pair_loss(
+      const Tensor& embeddings, const Optional& ref_emb, const Optional& learned, const Tensor& labels,
+      const Optional& ref_labels, const Optional& self_index, const Optional& row_grad, const std::string& loss,
+      const std::vector<double>& params, const std::string& distance, bool two_sided, const std::string& reduction,
+      bool grad_embeddings, bool grad_ref, bool grad_learned, const Optional& ids, const Optional& ref_ids,
+      const Optional& pairs, const Optional& weights, const Optional& anchor_scalars, const Optional& ref_scalars) {
+    const PairLossResults results = run({embeddings,
+                                         ref_emb,
+                                         labels,
+                                         ref_labels,
+                                         self_index,
+                                         row_grad,
+                                         loss,
+                                         params,
+                                         distance_named(distance),
+                                         two_sided,
+                                         reduction_named(reduction, true),
+                                         grad_embeddings,
+                                         grad_ref,
+                                         grad_learned,
+                                         learned,
+                                         ids,
+                                         ref_ids,
+                                         pairs,
+                                         weights,
+                                         anchor_scalars,
+                                         ref_scalars});
+    const bool wide = embeddings.scalar_type() == ScalarType::Double;
+    const Tensor by_learned =
+        results.by_learned ? *results.by_learned
+                           : torch::stable::new_empty(embeddings, {0}, wide ? ScalarType::Double : ScalarType::Float);
+    return {results.value, results.by_embeddings, results.by_ref, by_learned};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> labelled_pair_loss(
+      const Tensor& embeddings, const Optional& ref_emb, const Tensor& labels, const Optional& ref_labels,
+      const Optional& self_index, const Optional& row_grad, const std::string& loss, const std::vector<double>& params,
+      const std::string& distance, bool two_sided, const std::string& reduction, bool grad_embeddings, bool grad_ref) {
+    const Optional none;
+    const PairLossResults results = run({embeddings,
+                                         ref_emb,
+                                         labels,
+                                         ref_labels,
+                                         self_index,
+                                         row_grad,
+                                         loss,
+                                         params,
+                                         distance_named(distance),
+                                         two_sided,
+                                         reduction_named(reduction, true),
+                                         grad_embeddings,
+                                         grad_ref,
+                                         false,
+                                         none,
+                                         none,
+                                         none,
+                                         none,
+                                         none,
+                                         none,
+                                         none});
+    return {results.value, results.by_embeddings, results.by_ref};
+  }
+};
 
 }  // namespace fastpair

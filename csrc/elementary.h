@@ -156,6 +156,12 @@ FASTPAIR_INLINE T where(T condition, T a, T b) {
   return condition == T(0) ? b : a;
 }
 
+// x, minus infinity where the first is above 0.
+template <typename T>
+FASTPAIR_INLINE T excluded(T above, T x) {
+  return above > T(0) ? T(-__builtin_inf()) : x;
+}
+
 FASTPAIR_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTPAIR_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 

@@ -36,6 +36,10 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   const PairKernels<T>* loss = found != losses.end() ? &*found : added_loss<T>(args.loss.c_str(), args.distance.metric);
   STD_TORCH_CHECK(loss != nullptr, "no CPU kernel for the loss ", args.loss);
   args.check_params(loss->param_count);
+  args.check_scalars("anchor_scalars", args.anchor_scalars, loss->anchor_scalars, args.embeddings);
+  args.check_scalars("ref_scalars", args.ref_scalars, loss->ref_scalars,
+                     args.ref_emb ? *args.ref_emb : args.embeddings);
+  STD_TORCH_CHECK(!args.learned || loss->learned > 0, "no parameter of ", args.loss, " learns");
   return *loss;
 }
 
@@ -49,7 +53,7 @@ struct Batch {
   Samples<T> x;
   std::optional<Samples<T>> y;
   std::vector<int64_t> selves;  // the sorted position of the reference that sorted anchor i is itself, -1 for none
-  std::vector<T> weights, row_grad;
+  std::vector<T> weights, row_grad, anchor_scalars, ref_scalars;
 
   explicit Batch(const PairLossArguments& arguments)
       : args(arguments),
@@ -61,7 +65,14 @@ struct Batch {
     const std::vector<T> center = center_of<T>(args.embeddings, args.distance);
     x.load(args.embeddings, args.distance, center, args.grad_embeddings);
     if (y) y->load(*args.ref_emb, args.distance, center, args.grad_ref);
+    if (args.anchor_scalars) anchor_scalars = sorted_rows(*args.anchor_scalars, x.order);
+    if (args.ref_scalars) ref_scalars = sorted_rows(*args.ref_scalars, references().order);
     find_selves();
+  }
+
+  SampleScalars<T> scalars_of(const Samples<T>& side) {
+    return {&side == &x ? anchor_scalars.data() : nullptr, &side == &references() ? ref_scalars.data() : nullptr,
+            side.n};
   }
 
   // The relation of the anchors to the references.
@@ -92,18 +103,33 @@ struct Batch {
     if (y && y->has_gradient) y->scale_gradient(T(factor));
   }
 
-  // `values`: the losses of the rows, for Reduction::None.
-  PairLossResults results(double value, const std::array<double, 4>& totals, const std::vector<T>& values) const {
+  // `values`: the losses of the rows, for Reduction::None. `learned`: the gradient by the parameters that learn.
+  PairLossResults results(double value, const std::array<double, 4>& totals, const std::vector<T>& values,
+                          const std::vector<double>& learned = {}) const {
     const Tensor& like = args.embeddings;
     return {args.reduction == Reduction::None     ? new_vector(like, values)
             : args.reduction == Reduction::Totals ? new_vector(like, std::vector<T>(totals.begin(), totals.end()))
                                                   : new_scalar(like, T(value)),
-            x.gradient_tensor(like), y ? y->gradient_tensor(*args.ref_emb) : new_tensor(like, {0}, scalar_type<T>)};
+            x.gradient_tensor(like), y ? y->gradient_tensor(*args.ref_emb) : new_tensor(like, {0}, scalar_type<T>),
+            learned.empty() ? std::nullopt
+                            : std::optional(new_vector(like, std::vector<T>(learned.begin(), learned.end())))};
   }
 
  private:
   // The labels that samples are sorted by.
   static const Tensor* single(const Tensor& labels) { return labels.dim() == 1 ? &labels : nullptr; }
+
+  // The rows of a matrix (K, n), their elements in the order given.
+  static std::vector<T> sorted_rows(const Tensor& matrix, const std::vector<int64_t>& order) {
+    const int64_t down = matrix.stride(0), across = matrix.stride(1);
+    std::vector<T> out;
+    with_floating(matrix, [&](const auto data) {
+      for (int64_t k = 0; k < matrix.size(0); ++k) {
+        for (const int64_t i : order) out.push_back(static_cast<T>(data[k * down + i * across]));
+      }
+    });
+    return out;
+  }
 
   void find_selves() {
     if (!y) {
@@ -145,14 +171,20 @@ template <typename T>
 class PairLoss {
  public:
   PairLoss(const PairKernels<T>& loss, const PairLossArguments& args)
-      : loss_(loss), args_(args), batch_(args), rows_(loss, batch_.x, batch_.relation()) {
+      : loss_(loss),
+        args_(args),
+        params_(args.learned ? floating_vector<double>(*args.learned) : args.params),
+        batch_(args),
+        rows_(loss, batch_.x, batch_.relation(), batch_.scalars_of(batch_.x)),
+        derivatives_(args.grad_learned ? loss.param_count : 0) {
     if (!batch_.y) return;
-    other_.emplace(loss, *batch_.y, args.two_sided ? Relation(args, *batch_.y, batch_.x, nullptr, true) : Relation());
+    other_.emplace(loss, *batch_.y, args.two_sided ? Relation(args, *batch_.y, batch_.x, nullptr, true) : Relation(),
+                   batch_.scalars_of(*batch_.y));
   }
 
   PairLossResults run() {
     const bool gradients = batch_.gradients();
-    PairSweep<T> sweep(loss_, args_.params, args_.distance.metric, rows_, other_ ? *other_ : rows_, batch_.self(),
+    PairSweep<T> sweep(loss_, params_, args_.distance.metric, rows_, other_ ? *other_ : rows_, batch_.self(),
                        args_.two_sided);
     const bool kept = sweep.keeps_scores();
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
@@ -187,16 +219,18 @@ class PairLoss {
       sweep.run({.add = {true, true}});
     }
     finish();
+    if (args_.grad_learned) add_anchor_derivatives();
     if (gradients && loss_.pool[Positive] == Pool::Max) {
       add_extreme_pairs();
-    } else if (gradients) {
-      sweep.run({.compute_scores = !kept, .gradient = true});
+    } else if (gradients || args_.grad_learned) {
+      sweep.run(
+          {.compute_scores = !kept, .gradient = gradients, .learned = args_.grad_learned ? &derivatives_ : nullptr});
     }
     return results();
   }
 
  private:
-  PairLossResults results() const { return batch_.results(value_, totals_, values_); }
+  PairLossResults results() const { return batch_.results(value_, totals_, values_, derivatives_); }
 
   // The sides whose samples are anchors.
   std::vector<AnchorSide<T>*> sides() {
@@ -210,7 +244,9 @@ class PairLoss {
       case Pool::Sum:
         return {.pairs = pairs, .value = a, .nonzero = b, .by_negatives_lse = c};
       case Pool::LogSumExp:
-        return {.pairs = pairs, .value = a, .log_sum = b == 0 ? 0 : std::log(b), .sum = c};
+        // Terms that are all minus infinity are as if there were none.
+        if (b == 0) return {.value = a, .sum = c};
+        return {.pairs = pairs, .value = a, .log_sum = std::log(b), .sum = c};
       case Pool::Max:
         return {.pairs = pairs, .value = a};
     }
@@ -242,7 +278,8 @@ class PairLoss {
       const int64_t n = side->samples.n;
       std::vector<Anchor> anchors(n);
       parallel_rows(n, 64, [&](int64_t i) {
-        anchors[i] = loss_.anchor(args_.params.data(), statistic(*side, Positive, i), statistic(*side, Negative, i));
+        anchors[i] = loss_.anchor(params_.data(), scalars_of(*side, i).data(), statistic(*side, Positive, i),
+                                  statistic(*side, Negative, i));
       });
       if (!batch_.weights.empty()) {
         for (int64_t i = 0; i < n; ++i) {
@@ -273,6 +310,27 @@ class PairLoss {
     }
   }
 
+  // The numbers of anchor i that the formula reads.
+  std::vector<double> scalars_of(const AnchorSide<T>& side, int64_t i) const {
+    std::vector<double> out(loss_.anchor_scalars);
+    for (size_t k = 0; k < out.size(); ++k) out[k] = side.scalars.anchor[k * side.scalars.n + i];
+    return out;
+  }
+
+  // The gradient by the parameters that learn, as the anchors' losses read them beside their terms.
+  void add_anchor_derivatives() {
+    std::vector<double> parts[2];
+    for_kinds([&](Kind kind) { parts[kind].resize(loss_.learned); });
+    for (int64_t i = 0; i < batch_.x.n; ++i) {
+      loss_.anchor_derivatives(params_.data(), scalars_of(rows_, i).data(), statistic(rows_, Positive, i),
+                               statistic(rows_, Negative, i), parts[Positive].data(), parts[Negative].data());
+      for_kinds([&](Kind kind) {
+        const double share = weight(rows_, i, kind) / counts_[kind];
+        for (int k = 0; k < loss_.learned; ++k) derivatives_[k] += share * parts[kind][k];
+      });
+    }
+  }
+
   // The gradient of maxima: one positive and one negative per anchor.
   void add_extreme_pairs() {
     std::vector<SinglePair<T>> pairs;
@@ -281,7 +339,7 @@ class PairLoss {
         const Total& total = rows_.totals[kind][i];
         if (total.of[1] == 0) return;
         // The terms are the closenesses or their negatives.
-        const double term_slope = loss_.term_slope(args_.params.data(), kind, T(0));
+        const double term_slope = loss_.term_slope(params_.data(), kind, T(0));
         const double slope = term_slope * closeness_slope(args_.distance.metric, term_slope * total.of[0]);
         pairs.push_back({.row = i, .col = int64_t(total.of[1]) - 1, .slope = T(rows_.constant[kind][i] * slope)});
       });
@@ -293,9 +351,11 @@ class PairLoss {
 
   const PairKernels<T>& loss_;
   const PairLossArguments& args_;
+  const std::vector<double> params_;
   Batch<T> batch_;
   AnchorSide<T> rows_;
   std::optional<AnchorSide<T>> other_;
+  std::vector<double> derivatives_;  // by the parameters that learn
   double value_ = 0, counts_[2] = {1, 1};
   std::array<double, 4> totals_;  // sum and count of each part of the mean
   std::vector<T> values_;
@@ -313,5 +373,7 @@ PairLossResults pair_loss(const PairLossArguments& args) {
 }  // namespace fastpair
 
 STABLE_TORCH_LIBRARY_IMPL(fastpair, CPU, m) {
-  m.impl("pair_loss", TORCH_BOX(&fastpair::pair_loss_operator<&fastpair::pair_loss>));
+  using Operators = fastpair::PairLossOperators<&fastpair::pair_loss>;
+  m.impl("pair_loss", TORCH_BOX(&Operators::pair_loss));
+  m.impl("labelled_pair_loss", TORCH_BOX(&Operators::labelled_pair_loss));
 }

@@ -48,13 +48,15 @@ template <typename T>
 struct AnchorSide {
   Samples<T>& samples;
   const Relation relation;
+  const SampleScalars<T> scalars;
   std::vector<Total> totals[2];
   std::vector<T> negatives_lse;
   std::vector<T> factor[2], shift[2], constant[2];
 
-  AnchorSide(const PairKernels<T>& loss, Samples<T>& anchors, Relation to_others)
+  AnchorSide(const PairKernels<T>& loss, Samples<T>& anchors, Relation to_others, const SampleScalars<T>& own)
       : samples(anchors),
         relation(std::move(to_others)),
+        scalars(own),
         negatives_lse(loss.reads_negatives_lse ? anchors.n : 0, T(0)) {
     for_kinds([&](Kind kind) {
       const double none = loss.pool[kind] == Pool::Sum ? 0 : -std::numeric_limits<double>::infinity();
@@ -115,6 +117,7 @@ class PairSweep {
     scores_ = Scratch<T>(size);
     close_.resize(blocks(square_rows_) * blocks(square_cols_));
     kinds_.resize(close_.size());
+    derivatives_.resize(close_.size() * loss.learned);
     partial_[0] = Scratch<T>(CHANNELS * blocks(square_cols_) * square_rows_);
     if (!symmetric_ || !kept) partial_[1] = Scratch<T>(CHANNELS * blocks(square_rows_) * square_cols_);
   }
@@ -130,7 +133,8 @@ class PairSweep {
     bool compute_scores = true;
     bool add[2] = {false, false};  // the statistics, by kind
     bool gradient = false;
-    bool only_positives = false;  // tiles without positives are skipped
+    std::vector<double>* learned = nullptr;  // takes in the gradient by the parameters that learn, through the terms
+    bool only_positives = false;             // tiles without positives are skipped
   };
 
   // Visits every pair once. Gradients are added to the samples that have them.
@@ -213,6 +217,11 @@ class PairSweep {
 
     collect(rows_, s.top, s.rows, 0, s.left, col_blocks, pass);
     if (col_side == 1) collect(cols_, s.left, s.cols, 1, s.top, row_blocks, pass);
+    if (pass.learned) {
+      for (const auto& [I, J] : tiles) {
+        for (int k = 0; k < loss_.learned; ++k) (*pass.learned)[k] += derivatives_at(I, J)[k];
+      }
+    }
     if (!pass.gradient) return;
     add_gradients(s, pass);
     add_close_pairs(on_diagonal(s));
@@ -263,27 +272,37 @@ class PairSweep {
         .pos_begin = rows_.relation.begin.data(),
         .pos_end = rows_.relation.end.data(),
         .self = self_,
+        .row_scalars = rows_.scalars,
+        .col_scalars = cols_.scalars,
     };
     // They stay as long as the scores do.
     std::unique_ptr<uint8_t[]>& kinds = kinds_[I * blocks(square_cols_) + J];
     if (pass.compute_scores) kinds = kinds_of(tile);
     tile.kinds = kinds.get();
     const bool diagonal = symmetric_ && tile.row == tile.col;
+    const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
 
-    for_kinds([&](Kind kind) {
-      if (!pass.add[kind]) return;
-      const Parts<T> of_rows = parts(0, J, at_row), of_cols = parts(col_side, I, at_col);
-      const bool both = two_sided_ || (symmetric_ && !diagonal);
-      loss_.statistics(tile, params_.data(), kind, rows_.negatives_lse.data(), cols_.negatives_lse.data(), of_rows,
-                       both ? &of_cols : nullptr);
-    });
+    const Parts<T> row_parts = parts(0, J, at_row), of_col_anchors = parts(col_side, I, at_col);
+    const Parts<T>* col_parts = two_sided_ || (symmetric_ && !diagonal) ? &of_col_anchors : nullptr;
+    if (tile.kinds && loss_.mixed_statistics && pass.add[Negative] && pass.add[Positive]) {
+      loss_.mixed_statistics(tile, params_.data(), row_parts, col_parts);
+    } else {
+      for_kinds([&](Kind kind) {
+        if (!pass.add[kind]) return;
+        loss_.statistics(tile, params_.data(), kind, of_rows.negatives_lse, of_cols.negatives_lse, row_parts,
+                         col_parts);
+      });
+    }
+    if (pass.learned) {
+      loss_.term_derivatives(tile, params_.data(), of_rows, symmetric_ && !diagonal ? &of_cols : nullptr,
+                             derivatives_at(I, J));
+    }
     if (pass.gradient) {
       // A tile is all that its rows and columns get from each other, but one on the diagonal holds both (i, j) and
       // (j, i): there each entry gets the weights of both, and the column sums equal the row sums.
       T* row_sums = partial(0, CHANNELS - 1, J, at_row);
       std::array<T, MAX_BLOCK> unused{};
       T* col_sums = diagonal ? unused.data() : partial(col_side, CHANNELS - 1, I, at_col);
-      const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
       loss_.slopes(tile, params_.data(), metric_, of_rows, symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums,
                    col_sums);
       take_out(tile, close_at(I, J), row_sums, col_sums);
@@ -301,6 +320,11 @@ class PairSweep {
       relation.write_kinds(tile.row + r, tile.col, tile.cols, kinds.get() + r * MAX_BLOCK);
     }
     return kinds;
+  }
+
+  // The derivatives by the parameters that learn, from one tile.
+  double* derivatives_at(int64_t I, int64_t J) {
+    return derivatives_.data() + (I * blocks(square_cols_) + J) * loss_.learned;
   }
 
   // The close pairs of a tile: see is_close.
@@ -448,6 +472,7 @@ class PairSweep {
   Scratch<T> scores_;
   std::vector<std::vector<SinglePair<T>>> close_;  // of each tile of a square
   std::vector<std::unique_ptr<uint8_t[]>> kinds_;  // likewise, see ScoreTile
+  std::vector<double> derivatives_;                // likewise
   Scratch<T> partial_[2];
 };
 

@@ -264,37 +264,34 @@ struct TripletSweep {
   // `place` on. Returns the numbers of negatives and positives.
   template <typename F>
   std::pair<int64_t, int64_t> for_columns(int64_t i, const std::vector<uint8_t>& kinds, const F& f) const {
-    const int64_t own = self ? self[i] : -1;
     int64_t place = 0;
     const auto add = [&](int64_t begin, int64_t end) {
       f(begin, end, place);
-      place += end - begin;
+      return place += end - begin;
     };
-    const auto stretch = [&](int64_t begin, int64_t end, Kind kind) {
-      if (!kinds.empty()) {
-        while (begin < end) {
-          const auto last = kinds.begin() + end, first = std::find(kinds.begin() + begin, last, uint8_t(kind));
-          const auto next = std::find_if(first, last, [&](uint8_t k) { return k != kind; });
-          add(first - kinds.begin(), next - kinds.begin());
-          begin = next - kinds.begin();
+    if (!kinds.empty()) {
+      const auto add_kind = [&](Kind kind) {
+        for (auto first = kinds.begin(); first != kinds.end();) {
+          first = std::find(first, kinds.end(), uint8_t(kind));
+          const auto last = std::find_if(first, kinds.end(), [&](uint8_t k) { return k != kind; });
+          add(first - kinds.begin(), last - kinds.begin());
+          first = last;
         }
-      } else if (begin <= own && own < end) {
-        add(begin, own);
-        add(own + 1, end);
-      } else {
-        add(begin, end);
-      }
-    };
-    const int64_t first = relation.begin[i], last = relation.end[i];
-    if (kinds.empty()) {
-      stretch(0, first, Negative);
-      stretch(last, y.n, Negative);
-    } else {
-      stretch(0, y.n, Negative);
+        return place;
+      };
+      const int64_t negatives = add_kind(Negative);
+      return {negatives, add_kind(Positive) - negatives};
     }
-    const int64_t negatives = place;
-    stretch(first, last, Positive);
-    return {negatives, place - negatives};
+    const auto add_stretch = [&, own = self ? self[i] : -1](int64_t begin, int64_t end) {
+      if (begin <= own && own < end) {
+        add(begin, own);
+        begin = own + 1;
+      }
+      return add(begin, end);
+    };
+    add_stretch(0, relation.begin[i]);
+    const int64_t negatives = add_stretch(relation.end[i], y.n);
+    return {negatives, add_stretch(relation.begin[i], relation.end[i]) - negatives};
   }
 
   // Replaces the scores of anchor i by the derivatives of its loss, times its weight, by the dot products.
@@ -380,6 +377,8 @@ std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
   const bool smooth = args.loss.starts_with("smooth_");
   const std::string name = smooth ? args.loss.substr(7) : args.loss;
   if (name != "triplet" && name != "semihard_triplet") return {};
+  STD_TORCH_CHECK(!args.learned && !args.anchor_scalars && !args.ref_scalars,
+                  "triplets have neither parameters that learn nor numbers of rows");
   args.check_params(1);
   return TripletTerms{.margin = args.params[0], .smooth = smooth, .semihard = name == "semihard_triplet"};
 }

@@ -173,6 +173,8 @@ void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", pro
 
 PairLossResults pair_loss(const PairLossArguments& args) {
   STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids, "the CUDA kernels take single labels, or pairs");
+  STD_TORCH_CHECK(!args.learned && !args.anchor_scalars && !args.ref_scalars,
+                  "the CUDA kernels take neither parameters that learn nor numbers of rows");
   const OnDevice device(args.embeddings);
   PairLossProblem problem;
   int param_count = 0;
@@ -203,7 +205,7 @@ PairLossResults pair_loss(const PairLossArguments& args) {
                                                           : new_tensor(args.embeddings, {});
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_pair_loss(problem, device.stream));
-  return {value, operands.gradient(0), operands.gradient(1)};
+  return {value, operands.gradient(0), operands.gradient(1), std::nullopt};
 }
 
 Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric) {
@@ -324,7 +326,8 @@ Tensor softmax(const Tensor& products, const OptionalTensor& bias, const Optiona
 }  // namespace
 
 void register_operators(torch::stable::detail::StableLibrary& m) {
-  m.impl("cuda_pair_loss", TORCH_BOX(&pair_loss_operator<&pair_loss>));
+  m.impl("cuda_pair_loss", TORCH_BOX(&PairLossOperators<&pair_loss>::pair_loss));
+  m.impl("cuda_labelled_pair_loss", TORCH_BOX(&PairLossOperators<&pair_loss>::labelled_pair_loss));
   m.impl("cuda_pairwise_distance", TORCH_BOX(&pairwise_distance));
   m.impl("cuda_pairwise_distance_backward", TORCH_BOX(&pairwise_distance_backward));
   m.impl("cuda_inverse_norms", TORCH_BOX(&inverse_norms));

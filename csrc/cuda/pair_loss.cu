@@ -257,7 +257,9 @@ struct Loss {
     const RoundedSlope<float> rounded(slope, of_terms, anchor_weights.of(i, kind));
     float* out = side.weights + 3 * kind * side.n + i;
     out[0] = rounded.factor, out[side.n] = rounded.shift, out[2 * side.n] = rounded.constant;
-    if constexpr (Terms::NEGATIVES == Pool::Max) side.extremes[kind * side.n + i] = place;
+    if constexpr (Terms::POSITIVES == Pool::Max || Terms::NEGATIVES == Pool::Max) {
+      side.extremes[kind * side.n + i] = place;
+    }
   }
 
   // ---- slopes

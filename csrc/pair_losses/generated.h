@@ -283,6 +283,24 @@ struct LiftedStructure : PairTerms {
 };
 
 template <typename T>
+struct BestPositive : PairTerms {
+  static constexpr int PARAMS = 0;
+  static constexpr Pool POSITIVES = Pool::Max, NEGATIVES = Pool::Sum;
+  FASTPAIR_INLINE explicit BestPositive(const double*) {}
+  FASTPAIR_INLINE T positive(T s, T) const { return s; }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return T(1); }
+  FASTPAIR_INLINE T negative(T, T) const { return T(0); }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return T(0); }
+  FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic&) {
+    Anchor a;
+    a.loss = pos.value;
+    a.count = 1;
+    a.pos.constant = 1;
+    return a;
+  }
+};
+
+template <typename T>
 struct HardTriplet : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::Max, NEGATIVES = Pool::Max;
@@ -344,6 +362,7 @@ struct SmoothHardTriplet : PairTerms {
   ENTRY("proxy_anchor", ProxyAnchor<T>), \
   ENTRY("circle", Circle<T>), \
   ENTRY("lifted_structure", LiftedStructure<T>), \
+  ENTRY("best_positive", BestPositive<T>), \
   ENTRY("hard_triplet", HardTriplet<T>), \
   ENTRY("smooth_hard_triplet", SmoothHardTriplet<T>)
 

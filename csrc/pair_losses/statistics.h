@@ -56,9 +56,13 @@ struct Anchor {
 };
 
 // The defaults for losses. IS_SUM: the loss is the sum of all terms, and an anchor counts as one, or as the number of
-// its terms of a kind that are not zero.
+// its terms of a kind that are not zero. ANCHOR_SCALARS, REF_SCALARS: how many numbers of an anchor and of a reference
+// the formula reads; READS_SCALARS: whether terms of pairs do, which `at` then gives them. LEARNED: by how many
+// parameters there are derivatives.
 struct PairTerms {
-  static constexpr bool IS_SUM = false, READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false;
+  static constexpr bool IS_SUM = false, READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false,
+                        READS_SCALARS = false;
+  static constexpr int ANCHOR_SCALARS = 0, REF_SCALARS = 0, LEARNED = 0;
 };
 
 // Members of a struct of generated.h, by the kind of the pairs.
@@ -74,6 +78,13 @@ template <Kind KIND, typename Terms, typename T>
 FASTPAIR_INLINE T slope_of(const Terms& terms, T closeness, T negatives_lse) {
   return KIND == Positive ? terms.positive_slope(closeness, negatives_lse)
                           : terms.negative_slope(closeness, negatives_lse);
+}
+
+// The derivative of a term by the parameter K of those that learn.
+template <Kind KIND, int K, typename Terms, typename T>
+FASTPAIR_INLINE T derivative_of(const Terms& terms, T closeness, T negatives_lse) {
+  return KIND == Positive ? terms.template positive_by<K>(closeness, negatives_lse)
+                          : terms.template negative_by<K>(closeness, negatives_lse);
 }
 
 }  // namespace fastpair

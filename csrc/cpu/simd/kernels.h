@@ -13,6 +13,13 @@ constexpr int64_t MAX_BLOCK = 256;
 
 constexpr uint8_t NO_PAIR = 2;  // beside the values of Kind
 
+// The numbers of samples that a formula reads of anchors and of references, `n` of each, in their order.
+template <typename T>
+struct SampleScalars {
+  const T *anchor = nullptr, *ref = nullptr;
+  int64_t n = 0;
+};
+
 // A tile of the score matrix. `row` and `col` are its place in the matrix; references are sorted by label, so that the
 // positives of row i are the columns [pos_begin[i], pos_end[i]). Column self[i], if `self` is not null, is the same
 // sample as row i and makes no pair with it. Where that does not say it all, `kinds` does, in rows of MAX_BLOCK: each
@@ -24,6 +31,7 @@ struct ScoreTile {
   int64_t row, rows, col, cols;
   const int64_t *pos_begin, *pos_end;
   const int64_t* self;
+  SampleScalars<T> row_scalars, col_scalars;
   const uint8_t* kinds = nullptr;
 };
 
@@ -51,7 +59,7 @@ struct Weights {
 template <typename T>
 struct PairKernels {
   const char* name;
-  int param_count;
+  int param_count, anchor_scalars, ref_scalars, learned;
   Pool pool[2];  // by kind
   bool is_sum, reads_negatives_lse, separate_means;
 
@@ -60,7 +68,16 @@ struct PairKernels {
   void (*statistics)(const ScoreTile<T>&, const double* params, Kind, const T* row_negatives_lse,
                      const T* col_negatives_lse, const Parts<T>& of_rows, const Parts<T>* of_cols);
 
-  Anchor (*anchor)(const double* params, const Statistic& pos, const Statistic& neg);
+  // The same of both kinds at once, for a tile with `kinds`. Null for losses whose kinds are pooled differently, or one
+  // after the other.
+  void (*mixed_statistics)(const ScoreTile<T>&, const double* params, const Parts<T>& of_rows, const Parts<T>* of_cols);
+
+  // `scalars`: those of the anchor.
+  Anchor (*anchor)(const double* params, const double* scalars, const Statistic& pos, const Statistic& neg);
+
+  // The derivatives of both parts of an anchor's loss by the parameters that learn, its terms being constant.
+  void (*anchor_derivatives)(const double* params, const double* scalars, const Statistic& pos, const Statistic& neg,
+                             double* part, double* neg_part);
 
   // The derivative of a term by its closeness.
   T (*term_slope)(const double* params, Kind, T closeness);
@@ -70,6 +87,10 @@ struct PairKernels {
   // sums of the derivatives.
   void (*slopes)(const ScoreTile<T>&, const double* params, Metric, const Weights<T>& of_rows,
                  const Weights<T>* of_cols, T* row_sums, T* col_sums);
+
+  // The derivatives of the loss by the parameters that learn, through the terms of the tile's pairs.
+  void (*term_derivatives)(const ScoreTile<T>&, const double* params, const Weights<T>& of_rows,
+                           const Weights<T>* of_cols, double* out);
 };
 
 template <typename T>
