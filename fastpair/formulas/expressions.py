@@ -234,6 +234,12 @@ def selected(condition, x) -> Expr:
     return Expr("selected", (condition, x))
 
 
+def excluded(above, term) -> Expr:
+    """The term of a pair, minus infinity where ``above`` is above 0. Only for terms that are pooled to a log-sum-exp,
+    which multiplies the derivative there by 0."""
+    return Expr("excluded", (as_expr(above), as_expr(term)))
+
+
 def power(a, b) -> Expr:
     """a to the power of b: products where b is a whole number, else exp(b log a), which is NaN for negative a."""
     a, b = as_expr(a), as_expr(b)
@@ -292,6 +298,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "minimum": lambda a, b, da, db: where(step(a - b), db, da),
     "maximum": lambda a, b, da, db: where(step(a - b), da, db),
     "where": lambda condition, a, b, dc, da, db: where(condition, da, db),
+    "excluded": lambda above, x, da, dx: dx,
 }
 
 
@@ -395,6 +402,7 @@ VALUES: dict[str, Callable[..., float]] = {
     "minimum": min,
     "maximum": max,
     "where": lambda condition, a, b: a if condition else b,
+    "excluded": lambda above, x: -math.inf if above > 0 else x,
 }
 
 

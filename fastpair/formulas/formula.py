@@ -59,6 +59,7 @@ P, N = Kind("pos"), Kind("neg")
 RESERVED = {"s", "a", "u", "v", "T", "params", "pos", "neg", "positive", "negative", "counted", "losses", "neg_losses"}
 # The log-sum-exp over an anchor's positives and negatives together, and the expressions of its two parts.
 both_lse = LogSumExp(variable("both.highest"), variable("both.rest"))
+MEANS = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
 OF_BOTH = dict(zip((both_lse.highest, both_lse.rest), logaddexp(P.lse, N.lse).parts))
 
 
@@ -72,6 +73,7 @@ class PairFormula:
         anchor: the loss, or its two parts, that of the positives first, each with a mean of its own.
         count: how much an anchor counts in the mean, or in the mean of each part.
         needs: anchors without pairs of these kinds have loss 0 and do not count.
+        learned: names of the parameters by which there is a gradient.
     """
 
     name: str
@@ -80,14 +82,16 @@ class PairFormula:
     anchor: Expr | tuple[Expr, Expr]
     count: Expr | float | tuple[Expr | float, Expr | float] = 1
     needs: tuple[Kind, ...] = ()
+    learned: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Refuses what a printer could not print, or a kernel would compute differently."""
-        pools = self.pool(P), self.pool(N)
+        pools, terms = (self.pool(P), self.pool(N)), (self.positive, self.negative)
         maxima = [kind for kind, pool in zip((P, N), pools) if pool == MAX]
         elsewhere = {x for of in (self.negative, *self.parts, *self.counts) for x in subexpressions(of)}
         read = [{name.split(".")[0] for name in variables(of)} for of in self.parts]
         named = [name for name in self.parameters if not name.isidentifier() or keyword.iskeyword(name)]
+        of_rows = {name for of in (*self.parts, *self.counts) for name in variables(of) if name.startswith("ref.")}
         named += [name for name in self.parameters if name in RESERVED or re.fullmatch("[tx][0-9]+", name)]
         for problem, found in (
             ("the loss has one part or two, each with a count", len(self.counts) != len(self.parts) or len(read) > 2),
@@ -95,10 +99,12 @@ class PairFormula:
              len(read) == 2 and ("neg" in read[0] or "pos" in read[1])),
             ("negatives_lse is for the terms of positives alone", negatives_lse in elsewhere),
             (f"a parameter cannot have the name {', '.join(named)}", named),
+            (f"the loss of an anchor cannot read {', '.join(sorted(of_rows))}, numbers of its references", of_rows),
             ("means are of kinds that it needs", any(self.reads(k.mean) and k not in self.needs for k in (P, N))),
-            ("both kinds have a maximum, or none", len(maxima) == 1),
+            ("both kinds have a maximum, or none, or that of the positives stands alone, the negatives' terms being 0",
+             maxima == [N] or (maxima == [P] and self.negative.number != 0)),
             ("a maximum is that of s or -s; the rest belongs to the anchor's loss",
-             maxima and not {self.positive, self.negative} <= {s, -s}),
+             any(k in maxima and u not in (s, -s) for k, u in zip((P, N), terms))),
             ("pairs of a kind have a maximum or something else, not both",
              any(self.reads(k.sum, k.mean, k.nonzero, k.lse.highest) for k in maxima)),
             ("negatives have a sum or a log-sum-exp, not both", pools[1] != SUM and self.reads(N.sum, N.mean)),
@@ -133,7 +139,9 @@ class PairFormula:
         """Whether the loss is the sum of all terms, averaged over all anchors or over the nonzero terms of a kind: what
         a pair adds to the gradient depends on no other pair."""
         plain = (self.parts, self.counts) == ((P.sum + N.sum,), (as_expr(1),))
-        return not self.needs and (plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero)))
+        return not (self.needs or self.learned) and (
+            plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero))
+        )
 
     def reads(self, *symbols: Expr) -> bool:
         """Whether an anchor's loss or count reads any of the symbols."""
@@ -157,9 +165,23 @@ class PairFormula:
     @cached_property
     def parameters(self) -> list[str]:
         """Names of the numbers that the formula takes, in the order of the operator's ``params``."""
-        terms = [name for term in (self.positive, self.negative) for name in variables(term)]
-        names = [*terms, *(name for part in (*self.parts, *self.counts) for name in variables(part))]
-        return [name for name in dict.fromkeys(names) if "." not in name and name not in ("s", "negatives_lse")]
+        names = [name for of in self.expressions for name in variables(of)]
+        return [x for x in dict.fromkeys((*self.learned, *names)) if "." not in x and x not in ("s", "negatives_lse")]
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return (self.positive, self.negative, *self.parts, *self.counts)
+
+    def scalars(self, of: str) -> list[str]:
+        """Names, without the first part, of the numbers of an "anchor" or of a "ref" that the formula reads, in the
+        order of the operator's ``anchor_scalars`` and ``ref_scalars``."""
+        names = {name for x in self.expressions for name in variables(x)}
+        return sorted(name.removeprefix(f"{of}.") for name in names if name.startswith(f"{of}."))
+
+    @cached_property
+    def reads_scalars(self) -> bool:
+        """Whether terms of pairs read numbers of the anchor or of the reference."""
+        return any(name.startswith(("anchor.", "ref.")) for u in self.expressions[:2] for name in variables(u))
 
     def fields(self, beside: str, nonzero: str = "nonzero") -> dict[str, str]:
         """The fields of a kernel's ``Statistic`` of each kind, keyed by the names that formulas use. ``beside``: the
@@ -186,6 +208,11 @@ class PairFormula:
             factor = factor + self.slope(P)[1] * P.by_negatives_lse
         return factor, constant
 
+    def derivatives(self, of: Expr) -> list[Expr]:
+        """The derivatives of a term, or of a part of the anchor's loss with terms and pools as constants, by the
+        parameters that learn."""
+        return [derivative(of, variable(name)) for name in self.learned]
+
     def outputs(self) -> dict[str, Expr]:
         """What kernels compute from an anchor's statistics, means being sums over numbers of pairs. The loss and count
         of the negatives are separate where they have a mean of their own, and zero elsewhere."""
@@ -193,8 +220,7 @@ class PairFormula:
         made = {"loss": loss, "count": count, "neg_loss": neg_loss, "neg_count": neg_count}
         for kind in (P, N):
             made[f"{kind.name}.factor"], made[f"{kind.name}.constant"] = self.slope(kind)
-        means = {kind.mean: kind.sum / kind.pairs for kind in (P, N)}
-        return {name: substitute(of, means) for name, of in made.items()}
+        return {name: substitute(of, MEANS) for name, of in made.items()}
 
     def largest_exponent(self, params: Sequence[float], closeness: tuple[float, float]) -> float:
         """The largest magnitude of the terms that are exponentiated, for closenesses within the given limits."""

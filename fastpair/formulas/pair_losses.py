@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .expressions import constant, nonzero, relu, softplus, square, step, variable
+from .expressions import as_expr, constant, nonzero, relu, softplus, square, step, variable
 from .formula import N, P, PairFormula, both_lse, negatives_lse, s
 
 alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
@@ -18,6 +18,9 @@ pos_margin, neg_margin, scale = map(variable, ("pos_margin", "neg_margin", "scal
 
 pull, push = relu(pos_margin - s), relu(s - neg_margin)
 gap = P.max + N.max + margin
+
+# The closeness of an anchor's closest positive, minus infinity without any, as its loss.
+BEST_POSITIVE = "best_positive"
 
 FORMULAS = {
     formula.name: formula
@@ -51,6 +54,7 @@ FORMULAS = {
             needs=(P, N),
         ),
         PairFormula("lifted_structure", pos_margin - s, s - neg_margin, anchor=relu(P.lse + N.lse), needs=(P, N)),
+        PairFormula(BEST_POSITIVE, s, as_expr(0), anchor=P.max),
         PairFormula("hard_triplet", -s, s, anchor=relu(gap), count=nonzero(relu(gap)), needs=(P, N)),
         PairFormula("smooth_hard_triplet", -s, s, anchor=softplus(gap), count=nonzero(softplus(gap)), needs=(P, N)),
     )

@@ -86,6 +86,11 @@ ids, ref_ids: integers (n,) and (m,), false-negative masking: samples with equal
 ``ref_ids`` goes with ``ref_emb``.
 weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the mean is a \
 weighted one. Constants of the gradient.
+ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum their \
+exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants of the gradient.
+ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in units of \
+the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv 2506.05176, and GISTEmbed, \
+arXiv 2402.16829, with the model itself as the guide). For the same losses.
 """
 BACKEND = "backend: the kernels, see :func:`fastpair.use_backend`."
 SYMBOLS = (
@@ -103,7 +108,8 @@ PAIR_TENSORS = {
 PAIR_OPTIONS = {
     "indices_tuple": "tuple[Tensor, ...] | None = None",
     "exclude_self": "bool | Tensor | None = None",
-    **dict.fromkeys(("pairs", "ids", "ref_ids", "weights"), "Tensor | None = None"),
+    **dict.fromkeys(("pairs", "ids", "ref_ids", "weights", "ref_bias"), "Tensor | None = None"),
+    "ignore_above": "float | None = None",
 }
 SIZES = {"num_classes": "int", "embedding_size": "int"}
 PLACE = {"device": "torch.device | str | None = None", "dtype": "torch.dtype | None = None"}

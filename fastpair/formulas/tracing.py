@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import keyword
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from numbers import Real
 
 from .expressions import TRACING, Expr, as_expr, subexpressions, substitute, text, variable
@@ -16,14 +18,28 @@ ARGUMENTS = {"positive": "sp", "negative": "sp", "anchor": "PNp", "count": "PNp"
 PREFIX = "p_"
 
 
+class RowNumbers:
+    """The numbers of an anchor or of a reference as attributes, of any name."""
+
+    def __init__(self, of: str):
+        self.__dict__["_of"] = of
+
+    def __getattr__(self, name: str) -> Expr:
+        if name.startswith("_") or not name.isidentifier() or keyword.iskeyword(name):
+            raise AttributeError(f"a number of a row cannot have the name {name!r}")
+        return variable(f"{self._of}.{name}")
+
+
 class Parameters:
-    """What a function of a formula gets as its last argument: the parameters as attributes."""
+    """What a function of a formula gets as its last argument: the parameters as attributes, and as ``anchor`` and
+    ``ref`` the numbers of a pair's samples."""
 
     def __init__(self, names: Collection[str]):
         self.__dict__.update({name: variable(PREFIX + name) for name in names})
+        self.__dict__.update({of: RowNumbers(of) for of in ("anchor", "ref")})
 
     def __getattr__(self, name: str):
-        known = ", ".join(self.__dict__) or "none"
+        known = ", ".join(x for x in self.__dict__ if x not in ("anchor", "ref")) or "none"
         raise AttributeError(f"the loss has no parameter {name!r}; it was given {known}")
 
 
@@ -34,8 +50,10 @@ def traced(
     names: Collection[str],
     count: Callable | float = 1,
     needs: Collection[Kind] | None = None,
+    learned: Collection[str] = (),
 ) -> PairFormula:
-    """The formula that the functions compute, whose name is made of its contents.
+    """The formula that the functions compute, whose name is made of its contents. ``learned``: the names of parameters
+    by which there is a gradient.
 
     Raises:
         TypeError: a function cannot be traced, or returns something else than an expression.
@@ -48,13 +66,16 @@ def traced(
         counted = (count,) * len(per_anchor) if isinstance(per_anchor, tuple) else count
     else:
         counted = called("count", count, P, N, p)
-    made = {**terms, "anchor": per_anchor, "count": counted}
-    formula = PairFormula("custom", **made, needs=tuple(needs or ()) or needed(per_anchor))
+    made = {**terms, "anchor": per_anchor, "count": counted, "needs": tuple(needs or ()) or needed(per_anchor)}
+    made["learned"] = tuple(PREFIX + name for name in learned)
+    return named_by_content(PairFormula("custom", **made))
+
+
+def named_by_content(formula: PairFormula) -> PairFormula:
     # Parts of Expr are frozen dataclasses: their repr is all that they are.
-    content = repr(
-        (formula.positive, formula.negative, formula.written, formula.counts, [kind.name for kind in formula.needs])
-    )
-    return PairFormula(f"custom_{hashlib.sha256(content.encode()).hexdigest()[:16]}", **made, needs=formula.needs)
+    needs = [kind.name for kind in formula.needs]
+    content = repr((formula.positive, formula.negative, formula.written, formula.counts, needs, formula.learned))
+    return replace(formula, name=f"{formula.name}_{hashlib.sha256(content.encode()).hexdigest()[:16]}")
 
 
 def called(name: str, function: Callable, *arguments) -> Expr | tuple[Expr, ...]:
@@ -89,6 +110,7 @@ def needed(anchor: Expr | tuple[Expr, ...]) -> tuple[Kind, ...]:
 def writer(formula: PairFormula) -> Callable[[Expr], str]:
     """Writes expressions as the functions of the formula would."""
     names = {name: f"p.{name.removeprefix(PREFIX)}" for name in formula.parameters}
+    names |= {f"{of}.{x}": f"p.{of}.{x}" for of in ("anchor", "ref") for x in formula.scalars(of)}
     whole = {}
     for letter, kind in (("P", P), ("N", N)):
         read = ("pairs", "sum", "mean", "nonzero", "max", "by_negatives_lse")
