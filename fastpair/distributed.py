@@ -13,7 +13,7 @@ right whether or not DDP wraps the loss as well, alone or in one module with the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -147,6 +147,12 @@ class _Ranks:
             self.sizes = torch.cat(sizes).tolist()
         return _Gather.apply(x, self.sizes, self.group)
 
+    def scalars(self, argument: str, given: Mapping[str, Tensor], embeddings: Tensor) -> dict[str, Tensor]:
+        """Numbers of the rows of all ranks."""
+        names = tuple(sorted(given))
+        own = checks.scalars(argument, given, names, "embeddings", embeddings)
+        return {} if own is None else dict(zip(names, self.gather(own.T).T))
+
     def sum(self, t: Tensor) -> Tensor:
         return _Sum.apply(t, self.group)
 
@@ -161,6 +167,9 @@ class _Ranks:
     def call(self, loss: nn.Module, args: tuple, kwargs: dict | None = None, **settings) -> Tensor:
         """``loss(*args, **kwargs)`` with other settings, and gradients of its parameters summed over the ranks."""
         loss = copy.copy(loss)
+        for name, value in vars(loss).items():
+            if isinstance(value, Tensor):  # a setting that learns and is no parameter of the module
+                setattr(loss, name, self.whole(value))
         for name, value in settings.items():
             setattr(loss, name, value)
         return functional_call(loss, {name: self.whole(p) for name, p in loss.named_parameters()}, args, kwargs)
@@ -196,6 +205,10 @@ def _pair_loss(
     *,
     ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
+    anchor_scalars: Mapping[str, Tensor] | None = None,
+    ref_scalars: Mapping[str, Tensor] | None = None,
     **unused: None,
 ) -> Tensor:
     given = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels, "exclude_self": exclude_self}
@@ -209,7 +222,13 @@ def _pair_loss(
     x = ranks.scaled(embeddings)
     # The first references are the anchors themselves.
     args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)
-    further = {"weights": weights, **({} if ids is None else {"ids": ids, "ref_ids": ranks.gather(ids)})}
+    further = {"weights": weights, "ignore_above": ignore_above, "anchor_scalars": anchor_scalars}
+    further |= {"ids": ids, "ref_ids": None if ids is None else ranks.gather(ids)}
+    if ref_bias is not None:
+        further["ref_bias"] = ranks.scalars("ref_bias", {"ref_bias": ref_bias}, embeddings)["ref_bias"]
+    if ref_scalars is not None:
+        further["ref_scalars"] = ranks.scalars("ref_scalars", ref_scalars, embeddings)
+    further = {name: given for name, given in further.items() if given is not None}
     return ranks.reduced(lambda reduction: ranks.call(loss, args, further, reduction=reduction), loss.reduction)
 
 

@@ -26,7 +26,8 @@ import fastpair
 from fastpair.backends import _constant_when_traced, cpu_extension, dense
 from fastpair.formulas import to_cpp
 from fastpair.formulas.formula import PairFormula
-from fastpair.formulas.pair_losses import ADDED
+from fastpair.formulas.pair_losses import ADDED, FORMULAS
+from fastpair.formulas.variants import variant
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype
 
@@ -49,6 +50,41 @@ def add(formula: PairFormula) -> None:
         ADDED[formula.name] = formula
 
 
+# Of what a function changes while it is traced, the trace itself knows nothing: these are run, not traced.
+
+
+@_constant_when_traced
+def is_added(name: str) -> bool:
+    return name in ADDED
+
+
+@_constant_when_traced
+def add_variant(name: str, ref_bias: bool, ignore_above: bool) -> str:
+    """Makes a variant of a formula known, and returns its name."""
+    return _add_variant(name, ref_bias, ignore_above)
+
+
+@cache
+def _add_variant(name: str, ref_bias: bool, ignore_above: bool) -> str:
+    formula = FORMULAS.get(name) or ADDED.get(name)
+    if formula is None:
+        raise ValueError(f"{'ref_bias' if ref_bias else 'ignore_above'} must be None for a loss over triplets")
+    made = variant(formula, ref_bias, ignore_above)
+    add(made)
+    return made.name
+
+
+@_constant_when_traced
+def scalars(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The numbers of anchors and of references that an added formula reads."""
+    return _scalars(name)
+
+
+@cache
+def _scalars(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(ADDED[name].scalars("anchor")), tuple(ADDED[name].scalars("ref"))
+
+
 @_constant_when_traced
 def compiled(name: str, dtype: torch.dtype, distance: str) -> bool:
     """Whether an added loss has CPU kernels for embeddings of this dtype, which are compiled at the first call."""
@@ -65,8 +101,8 @@ def _compile(formula: PairFormula, scalar: str, metric: str) -> bool:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         problem = getattr(error, "stderr", None) or str(error)
         warnings.warn(
-            f"fastpair computes CustomPairLoss in dense PyTorch, by blocks of rows and slowly, as its CPU kernels "
-            f"cannot be compiled with {shlex.join(compiler())}: {problem.strip()}",
+            f"fastpair computes the loss {formula.name} in dense PyTorch, by blocks of rows and slowly, as its CPU "
+            f"kernels cannot be compiled with {shlex.join(compiler())}: {problem.strip()}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -14,6 +14,7 @@ _operators = torch.ops.fastpair
 
 
 pair_loss = _operators.cuda_pair_loss.default
+labelled_pair_loss = _operators.cuda_labelled_pair_loss.default
 pairwise_distance = _operators.cuda_pairwise_distance.default
 pairwise_distance_backward = _operators.cuda_pairwise_distance_backward.default
 

@@ -70,6 +70,10 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition != 0, a, b)
 
 
+def excluded(above: Tensor, x: Tensor) -> Tensor:
+    return torch.where(above > 0, -torch.inf, x)
+
+
 def selected(condition: Tensor, x: Tensor | float) -> Tensor | float:
     """x, with gradient 0 where the condition is 0, even where it would be infinite or NaN."""
     if not isinstance(x, Tensor) or not x.requires_grad:
@@ -83,6 +87,11 @@ def step(x: Tensor) -> Tensor:
 
 def nonzero(x: Tensor) -> Tensor:
     return (x != 0).to(x.dtype)
+
+
+def of_each(value: Tensor | float, s: Tensor) -> Tensor:
+    """What is the same number for every anchor, once for each."""
+    return s.new_ones(s.shape[:1]) * value
 
 
 def total(u: Tensor, pairs: Tensor) -> Tensor:
@@ -121,9 +130,9 @@ def evaluated(formula: PairFormula) -> Callable[..., tuple]:
     return function(*to_torch.loss(formula), globals())
 
 
-def as_tensors(params: list[float], x: Tensor) -> list[Tensor]:
+def parameters(params: list[float], learned: Tensor | None, x: Tensor) -> Tensor:
     """Parameters of a formula that may apply any function to them."""
-    return [x.new_tensor(value) for value in params]
+    return x.new_tensor(params) if learned is None else learned.to(x.dtype)
 
 
 PAIR_LOSSES = {
@@ -162,10 +171,13 @@ def in_blocks(call: PairLossCall) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(accumulate_dtype(x.dtype))
         y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
-        params = as_tensors(call.params, x)
+        given = call.anchor_scalars, call.ref_scalars
+        anchor_scalars, ref_scalars = (() if of is None else of.to(x.dtype) for of in given)
 
         def block(x: Tensor, y: Tensor, rows: slice):
-            return PAIR_LOSSES[call.loss](closeness(x[rows], y, call.distance), *kinds(call, rows), *params)
+            s, params = closeness(x[rows], y, call.distance), parameters(call.params, call.learned, x)
+            scalars = *(of[rows] for of in anchor_scalars), *ref_scalars
+            return PAIR_LOSSES[call.loss](s, *kinds(call, rows), *params, *scalars)
 
         length = max(BLOCK_SCORES // max(len(y), 1), 1)
         rows = [slice(first, first + length) for first in range(0, max(len(x), 1), length)]
@@ -192,6 +204,7 @@ def pair_loss(call: PairLossCall) -> Tensor:
 def reduced_pairs(*parts: tuple[Tensor, Tensor], reduction: str, weights: Tensor | None = None) -> Tensor:
     """The value of a loss, given what its formula returned and the anchors' weights. "totals": the sums and counts of
     both parts of the mean, as a vector of four."""
+    parts = tuple((losses, counts.detach()) for losses, counts in parts)
     if weights is not None:
         parts = tuple((weights * losses, weights * counts) for losses, counts in parts)
     per_anchor = sum(losses for losses, _ in parts)

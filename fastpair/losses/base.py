@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -21,13 +21,17 @@ class FunctionLoss(nn.Module):
         return {name: getattr(self, name) for name in self._settings}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        shown = {k: x.item() if isinstance(x, Tensor) and x.is_cpu else x for k, x in self.settings().items()}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 class PairLoss(FunctionLoss):
     """The base of the pair losses, called ``loss(embeddings, labels, indices_tuple=None, ref_emb=None,
-    ref_labels=None, exclude_self=None, *, pairs=None, ids=None, ref_ids=None, weights=None)``, with the arguments of
-    the functions in :mod:`fastpair.functional`."""
+    ref_labels=None, exclude_self=None, *, pairs=None, ids=None, ref_ids=None, weights=None, ref_bias=None,
+    ignore_above=None)``, with the arguments of the functions in :mod:`fastpair.functional`."""
+
+    # The arguments for numbers of rows that the formula reads.
+    of_rows: tuple[str, ...] = ()
 
     def forward(
         self,
@@ -42,7 +46,12 @@ class PairLoss(FunctionLoss):
         ids: Tensor | None = None,
         ref_ids: Tensor | None = None,
         weights: Tensor | None = None,
+        ref_bias: Tensor | None = None,
+        ignore_above: float | None = None,
+        **of_rows: Mapping[str, Tensor] | None,
     ) -> Tensor:
+        if unknown := of_rows.keys() - self.of_rows:
+            raise TypeError(f"{type(self).__name__} has no argument {min(unknown)!r}")
         return self._function(
             embeddings,
             labels,
@@ -54,5 +63,8 @@ class PairLoss(FunctionLoss):
             ids=ids,
             ref_ids=ref_ids,
             weights=weights,
+            ref_bias=ref_bias,
+            ignore_above=ignore_above,
+            **of_rows,
             **self.settings(),
         )

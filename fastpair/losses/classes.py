@@ -191,10 +191,10 @@ def proxy_anchor(
         classes,
         embeddings,
         labels,
+        (False,),
         distance="cosine",
         reduction=reduction,
         backend=backend,
-        exclude_self=False,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from fastpair.backends import added
@@ -14,6 +15,7 @@ from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
 from fastpair.losses.pair import over_pairs
+from fastpair.ops import checks
 
 __all__ = ["CustomPairLoss"]
 
@@ -22,10 +24,29 @@ NEEDED = options.one_of(*KINDS)
 RULES = {"distance": options.distance, "reduction": options.pair_reduction}
 
 
-def check_settings(distance: str, reduction: str, parameters: dict[str, float]) -> None:
+def check_settings(distance: str, reduction: str, parameters: dict[str, float | Tensor]) -> None:
     options.check(RULES, distance=distance, reduction=reduction)
     for name, value in parameters.items():
-        options.finite(name, value)
+        if isinstance(value, Tensor):
+            checks.single(name, value)
+        else:
+            options.finite(name, value)
+
+
+def values_of(formula: PairFormula, parameters: dict[str, float | Tensor], like: Tensor) -> dict:
+    """The parameters as the operator takes them: numbers, or a tensor where the formula learns some."""
+    given = [parameters[name.removeprefix(PREFIX)] for name in formula.parameters]
+    for name, value in zip(formula.parameters, given):
+        if isinstance(value, Tensor) and name not in formula.learned:
+            raise TypeError(
+                f"{name.removeprefix(PREFIX)} must be a number, as it was when the loss was made, got a tensor: one "
+                "that is given then may learn"
+            )
+    if not formula.learned:
+        return {"params": list(map(float, given)), "learned": None}
+    # Made on the device: a copy to it would have to wait for it.
+    tensors = (x if isinstance(x, Tensor) else torch.full((), float(x), device=like.device) for x in given)
+    return {"params": [], "learned": torch.stack([x.reshape(()).to(like.device, torch.float64) for x in tensors])}
 
 
 def custom_pair_loss(
@@ -43,31 +64,37 @@ def custom_pair_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
+    anchor_scalars: Mapping[str, Tensor] | None = None,
+    ref_scalars: Mapping[str, Tensor] | None = None,
     backend: str | None = None,
-    **parameters: float,
+    **parameters: float | Tensor,
 ) -> Tensor:
     check_settings(distance, reduction, parameters)
+    checks.matrix("embeddings", embeddings)
     return over_pairs(
         formula.name,
-        [float(parameters[name.removeprefix(PREFIX)]) for name in formula.parameters],
-        embeddings,
-        labels,
-        ref_emb,
-        ref_labels,
-        indices_tuple,
+        embeddings=embeddings,
+        labels=labels,
+        ref_emb=ref_emb,
+        ref_labels=ref_labels,
+        indices_tuple=indices_tuple,
+        of_pairs=(exclude_self, pairs, ids, ref_ids),
+        **values_of(formula, parameters, embeddings),
         distance=distance,
         reduction=reduction,
         weights=weights,
         backend=backend,
-        exclude_self=exclude_self,
-        pairs=pairs,
-        ids=ids,
-        ref_ids=ref_ids,
+        ref_bias=ref_bias,
+        ignore_above=ignore_above,
+        anchor_scalars=anchor_scalars,
+        ref_scalars=ref_scalars,
     )
 
 
 # Names that parameters cannot have.
-TAKEN = {"formula", *inspect.signature(custom_pair_loss).parameters, *dir(PairLoss), *vars(nn.Module())}
+TAKEN = {"formula", "ref", *inspect.signature(custom_pair_loss).parameters, *dir(PairLoss), *vars(nn.Module())}
 
 
 class CustomPairLoss(PairLoss):
@@ -81,7 +108,10 @@ class CustomPairLoss(PairLoss):
 
     The functions are called once, with symbols: they are made of operators, comparisons and the functions of
     :mod:`fastpair.formulas`. ``s`` is the closeness of a pair, a similarity or -d for a distance d; ``p`` has the
-    parameters as attributes. ``P`` and ``N`` have ``lse``, ``sum``, ``mean``, ``max``, ``nonzero`` (how many terms are
+    parameters as attributes, and in ``p.anchor`` and ``p.ref`` numbers of a pair's two samples, which are then given
+    with every call, ``loss(..., anchor_scalars={name: (n,)}, ref_scalars={name: (m,)})``: floating tensors, constants
+    of the gradient; references are the embeddings where there are no others. ``anchor`` reads those of the anchor
+    alone. ``P`` and ``N`` have ``lse``, ``sum``, ``mean``, ``max``, ``nonzero`` (how many terms are
     not zero) and ``pairs`` (how many pairs). The first call on CPU tensors compiles the loops for this machine, once
     for all processes: see :mod:`fastpair.backends.added`. :func:`fastpair.formulas.explain` shows the code.
 
@@ -95,7 +125,9 @@ class CustomPairLoss(PairLoss):
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean" (of each part: the sum over the anchors by the sum of their counts, 0 where that is 0), "sum",
             "none" or "totals", as for the other pair losses.
-        **parameters: numbers, finite in float32 too; attributes of the loss, which may be set.
+        **parameters: numbers, finite in float32 too; attributes of the loss, which may be set. Or floating tensors of
+            one element, such as ``torch.nn.Parameter``, which get a gradient: du/dp, dv/dp and the derivative of
+            ``anchor`` with P and N constant, summed in the sweep that makes the other gradients.
 
     Raises:
         TypeError: a function cannot be traced, as with a branch on a value or a function of another library, or a
@@ -116,7 +148,7 @@ class CustomPairLoss(PairLoss):
         needs: Collection[str] | None = None,
         distance: str = "cosine",
         reduction: str = "mean",
-        **parameters: float,
+        **parameters: float | Tensor,
     ):
         check_settings(distance, reduction, parameters)
         for name in parameters:
@@ -124,11 +156,15 @@ class CustomPairLoss(PairLoss):
                 raise ValueError(f"a parameter cannot have the name {name!r}, which something else of the loss has")
         for kind in needs or ():
             NEEDED("needs", kind)
-        formula = traced(positive, negative, anchor, parameters, count, [KINDS[kind] for kind in needs or ()])
+        learned = [name for name, value in parameters.items() if isinstance(value, Tensor)]
+        kinds = [KINDS[kind] for kind in needs or ()]
+        formula = traced(positive, negative, anchor, parameters, count, kinds, learned)
         added.add(formula)
         super().__init__(
             partial(custom_pair_loss, formula=formula), **parameters, distance=distance, reduction=reduction
         )
+
+    of_rows = ("anchor_scalars", "ref_scalars")
 
     @property
     def formula(self) -> PairFormula:

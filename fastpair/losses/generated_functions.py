@@ -46,6 +46,8 @@ def contrastive_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Contrastive loss over all pairs.
@@ -86,6 +88,12 @@ def contrastive_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -113,6 +121,8 @@ def contrastive_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -132,6 +142,8 @@ def snca_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Scalable neighbourhood component analysis.
@@ -165,6 +177,12 @@ def snca_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -190,6 +208,8 @@ def snca_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -209,6 +229,8 @@ def nca_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Neighbourhood components analysis.
@@ -245,6 +267,12 @@ def nca_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -270,6 +298,8 @@ def nca_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -289,6 +319,8 @@ def supcon_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised contrastive loss.
@@ -323,6 +355,12 @@ def supcon_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -348,6 +386,8 @@ def supcon_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -367,6 +407,8 @@ def dcl_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Decoupled contrastive loss, whose denominator has no positives.
@@ -401,6 +443,12 @@ def dcl_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -426,6 +474,8 @@ def dcl_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -445,6 +495,8 @@ def sincere_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Supervised InfoNCE revisited, each positive against the anchor's negatives.
@@ -480,6 +532,12 @@ def sincere_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -505,6 +563,8 @@ def sincere_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -524,6 +584,8 @@ def ntxent_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Normalised temperature-scaled cross-entropy, each positive against the anchor's negatives.
@@ -560,6 +622,12 @@ def ntxent_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -586,6 +654,8 @@ def ntxent_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -607,6 +677,8 @@ def multi_similarity_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Multi-similarity loss.
@@ -642,6 +714,12 @@ def multi_similarity_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -669,6 +747,8 @@ def multi_similarity_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -689,6 +769,8 @@ def circle_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Circle loss with pairwise labels.
@@ -726,6 +808,12 @@ def circle_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -752,6 +840,8 @@ def circle_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -772,6 +862,8 @@ def generalized_lifted_structure_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Lifted structure loss over all positives and negatives of an anchor.
@@ -810,6 +902,12 @@ def generalized_lifted_structure_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -836,6 +934,8 @@ def generalized_lifted_structure_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 
@@ -858,6 +958,8 @@ def triplet_margin_loss(
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
     weights: Tensor | None = None,
+    ref_bias: Tensor | None = None,
+    ignore_above: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Triplet margin loss.
@@ -899,6 +1001,12 @@ def triplet_margin_loss(
             are no pair. ``ref_ids`` goes with ``ref_emb``.
         weights: floating (n,), not negative: the anchors' losses and counts are multiplied by them, so that the
             mean is a weighted one. Constants of the gradient.
+        ref_bias: floating (m,), or (n,) without references: added to the terms of negatives, of losses that sum
+            their exponentials, as the correction −log q of sampled softmax is (Yi et al., RecSys 2019). Constants
+            of the gradient.
+        ignore_above: a negative whose closeness is above that of the anchor's closest positive plus this number, in
+            units of the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv
+            2506.05176, and GISTEmbed, arXiv 2402.16829, with the model itself as the guide). For the same losses.
         backend: the kernels, see :func:`fastpair.use_backend`.
 
     Raises:
@@ -928,6 +1036,8 @@ def triplet_margin_loss(
         ids,
         ref_ids,
         weights,
+        ref_bias,
+        ignore_above,
         backend,
     )
 

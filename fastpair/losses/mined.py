@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastpair.backends import choose_backend, dense
-from fastpair.formulas.pair_losses import ADDED
+from fastpair.backends.added import is_added
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus, unit_rows
 from fastpair.ops import checks, pairwise_distance
@@ -30,10 +30,15 @@ def mined_pair_loss(
     distance: str,
     reduction: str,
     backend: str | None,
-    swap: bool = False,
+    swap: bool,
+    repeats: bool,
     weights: Tensor | None = None,
+    learned: Tensor | None = None,
+    anchor_scalars: Tensor | None = None,
+    ref_scalars: Tensor | None = None,
 ) -> Tensor:
-    """Like ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative)."""
+    """Like ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative).
+    ``repeats``: whether a pair counts as often as it is listed."""
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
         checks.like("ref_emb", ref_emb, "embeddings", embeddings)
@@ -61,13 +66,18 @@ def mined_pair_loss(
             return dense.reduced_pairs((losses, counts), reduction=reduction, weights=weights)
 
         anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
-        if loss not in COUNT_REPEATS:
+        if not repeats:
             anchor, positive, other, negative = _distinct(anchor, positive, other, negative, len(y))
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
-        s, kind = _padded(rows, closeness(x, y, rows, columns), len(anchor), len(x))
-        if loss in ADDED:
-            params = dense.as_tensors(params, x)
-        parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *params)
+        of_pairs = [closeness(x, y, rows, columns)]
+        if ref_scalars is not None:
+            of_pairs += ref_scalars.to(dtype)[:, columns]
+        (s, *of_references), kind = _padded(rows, of_pairs, len(anchor), len(x))
+        numbers = params
+        if is_added(loss):
+            of_anchors = () if anchor_scalars is None else anchor_scalars.to(dtype)
+            numbers = [*dense.parameters(params, learned, x), *of_anchors]
+        parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *numbers, *of_references)
         return dense.reduced_pairs(*parts, reduction=reduction, weights=weights)
 
 
@@ -96,8 +106,8 @@ def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor,
     return positives // m, positives % m, negatives // m, negatives % m
 
 
-def _padded(rows: Tensor, scores: Tensor, positives: int, n: int) -> tuple[Tensor, Tensor]:
-    """Scores of the listed pairs, the first ``positives`` of them positive, in one row per anchor (n, L), and their
+def _padded(rows: Tensor, of_pairs: list[Tensor], positives: int, n: int) -> tuple[list[Tensor], Tensor]:
+    """Numbers of the listed pairs, the first ``positives`` of them positive, in one row per anchor (n, L), and their
     kinds: 1 positive, -1 negative, 0 padding. L, the largest number of pairs of an anchor, is at most the number of
     references where no pair is listed twice."""
     order = rows.argsort(stable=True)
@@ -107,8 +117,8 @@ def _padded(rows: Tensor, scores: Tensor, positives: int, n: int) -> tuple[Tenso
     slots = rows[order] * length + torch.arange(len(rows), device=rows.device) - first[rows[order]]
     sign = torch.where(order < positives, 1, -1)
     kind = torch.zeros(n * length, dtype=torch.int64, device=rows.device).scatter(0, slots, sign)
-    filled = scores.new_zeros(n * length).scatter(0, slots, scores[order])
-    return filled.view(n, length), kind.view(n, length)
+    filled = [of.new_zeros(n * length).scatter(0, slots, of[order]).view(n, length) for of in of_pairs]
+    return filled, kind.view(n, length)
 
 
 def _triplets(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:

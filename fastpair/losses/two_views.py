@@ -164,4 +164,4 @@ def _number_or_single(name: str, value: float | Tensor, like: Tensor) -> Tensor:
 
 def _views_loss(loss: str, params: list[float], x: Tensor, y: Tensor, **settings) -> Tensor:
     labels = torch.arange(y.shape[0], device=x.device)
-    return ops.pair_loss(loss, params, x, labels[: x.shape[0]], y, labels, exclude_self=False, **settings)
+    return ops.pair_loss(loss, params, x, labels[: x.shape[0]], y, labels, (False,), **settings)

@@ -1,7 +1,7 @@
 """The one autograd function behind every loss whose operator computes value and gradients together.
 
 Such an operator takes a call of ``backends.call``: the tensors, those that can have a gradient first; ``row_grad``; the
-settings, the reduction last; and, for each tensor that can have a gradient, whether it is wanted.
+settings, the reduction last; for each tensor that can have a gradient, whether it is wanted; and further tensors.
 """
 
 from __future__ import annotations
@@ -17,29 +17,34 @@ VECTORS = ("none", "totals")
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, op, settings, wanted, *tensors):
-        ctx.op, ctx.settings, ctx.wanted = op, settings, wanted
-        ctx.vector = settings[-1] in VECTORS
+    def forward(ctx, call, *tensors):
+        """``call``: the operator, its settings, the gradients that are wanted, and how many tensors come before the
+        settings, as one argument: each costs a call of an autograd function a third of a microsecond."""
+        op, settings, wanted, leading = ctx.call = call
         ctx.save_for_backward(*tensors)
         # The weights of a vector's elements in the gradient are known only in backward: the operator runs again there.
-        value, *gradients = op(*tensors, None, *settings, *((False,) * len(wanted) if ctx.vector else wanted))
-        ctx.gradients = None if ctx.vector else gradients
+        vector = settings[-1] in VECTORS
+        wanted_now = (False,) * len(wanted) if vector else wanted
+        value, *gradients = op(*tensors[:leading], None, *settings, *wanted_now, *tensors[leading:])
+        ctx.gradients = None if vector else gradients
         return value
 
     @staticmethod
     def backward(ctx, grad):
-        tensors = ctx.saved_tensors
+        (op, settings, wanted, leading), tensors = ctx.call, ctx.saved_tensors
+        vector = settings[-1] in VECTORS
         # The first backward gives the gradients away, scaled in place: a copy of a large classifier's gradients would
         # take most of the call's memory. A second backward through a retained graph computes them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             with torch.no_grad():
-                _, *gradients = ctx.op(*tensors, grad if ctx.vector else None, *ctx.settings, *ctx.wanted)
-        if not ctx.vector:
-            gradients = [scaled_(g, grad) if want else g for g, want in zip(gradients, ctx.wanted)]
-        inputs = tensors[: len(ctx.wanted)]
+                row_grad = grad if vector else None
+                _, *gradients = op(*tensors[:leading], row_grad, *settings, *wanted, *tensors[leading:])
+        if not vector:
+            gradients = [scaled_(g, grad) if want else g for g, want in zip(gradients, wanted)]
+        inputs = tensors[: len(wanted)]
         others = (None,) * (len(tensors) - len(inputs))
-        return None, None, None, *input_gradients(gradients, ctx.wanted, inputs, grad), *others
+        return None, *input_gradients(gradients, wanted, inputs, grad), *others
 
 
 def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
@@ -92,7 +97,7 @@ def refuse_transforms() -> None:
         )
 
 
-def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tensor:
+def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple, further: tuple = ()) -> Tensor:
     """The value of an operator, with gradients for the tensors that can have one and require it."""
     refuse_transforms()
     op, grad_mode = operator(name, backend), torch.is_grad_enabled()
@@ -100,10 +105,11 @@ def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple) -> Tens
     wanted = tuple(grad_mode and t is not None and t.requires_grad for t in inputs)
     if torch.compiler.is_compiling():
         if not any(wanted):
-            return op(*tensors, None, *settings, *wanted)[0]
-        tensors = distinct(tensors)
+            return op(*tensors, None, *settings, *wanted, *further)[0]
+        every = distinct((*tensors, *further))
+        tensors, further = every[: len(tensors)], every[len(tensors) :]
     # Even without gradients, so that forward-mode differentiation is refused and not silently zero.
-    return _FusedLoss.apply(op, settings, wanted, *tensors)
+    return _FusedLoss.apply((op, settings, wanted, len(tensors)), *tensors, *further)
 
 
 def distinct(tensors: tuple) -> tuple:

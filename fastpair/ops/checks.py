@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -130,8 +132,8 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
             raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
 
 
-def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, **others) -> None:
-    """Arguments that are unused where pairs are listed, but must be valid all the same; ``others`` must be None."""
+def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, of_pairs: tuple) -> None:
+    """Arguments that are unused where pairs are listed, but must be valid all the same; ``of_pairs`` must be None."""
     matrix("embeddings", embeddings)
     if labels is not None:
         labels_or_sets("labels", labels, "embeddings", embeddings)
@@ -140,7 +142,7 @@ def unused_by_lists(embeddings: Tensor, labels, ref_emb, ref_labels, **others) -
             raise ValueError("ref_emb must be given with ref_labels, got None")
         matrix("ref_emb", ref_emb)
         labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
-    for name, value in others.items():
+    for name, value in zip(("exclude_self", "pairs", "ids", "ref_ids"), of_pairs):
         if value is not None:
             raise ValueError(
                 f"{name} must be None where indices_tuple lists the pairs, which leaves out what is not listed, "
@@ -244,6 +246,30 @@ def anchor_weights(value: Tensor, embeddings: Tensor) -> Tensor:
     if on_cpu and not (value >= 0).all():
         raise ValueError(f"weights must not be negative or NaN, got a minimum of {value.min().item()}")
     return value.to(accumulate_dtype(embeddings.dtype))
+
+
+def scalars(
+    argument: str, given: Mapping[str, Tensor] | None, names: tuple[str, ...], of: str, owner: Tensor
+) -> Tensor | None:
+    """The numbers of rows that a formula reads, by name, as one tensor (K, n); None if it reads none."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{argument} must be a dictionary of tensors, got {type(given).__name__}")
+    if set(given or ()) != set(names):
+        wanted, got = (", ".join(map(repr, sorted(x))) or "none" for x in (names, given or ()))
+        raise ValueError(f"{argument} must have the numbers that the formula reads, {wanted}, got {got}")
+    matrix(of, owner)
+    for name in names:
+        value = given[name]
+        tensor(name, value)
+        if value.dtype not in FLOATING:
+            raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
+        if value.shape != owner.shape[:1]:
+            raise ValueError(f"{name} must have shape ({len(owner)},), one a row of {of}, got {tuple(value.shape)}")
+        same_device(name, value, of, owner)
+        if value.requires_grad:
+            raise ValueError(f"{name} must not require a gradient, it is a constant: give {name}.detach()")
+    dtype = accumulate_dtype(owner.dtype)
+    return torch.stack([given[name].to(dtype) for name in names]) if names else None
 
 
 def probabilities(value: Tensor, embeddings: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
-from fastpair.formulas.pair_losses import ADDED, TRIPLETS
+from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.relation import relation
 
@@ -32,19 +32,21 @@ def pair_loss(
     labels: Tensor | None,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
-    *,
+    of_pairs: tuple[bool | Tensor | None, ...],
     distance: str,
     reduction: str,
     backend: str | None = None,
     two_sided: bool = False,
     weights: Tensor | None = None,
-    **of_pairs: bool | Tensor | None,
+    learned: Tensor | None = None,
+    anchor_scalars: Tensor | None = None,
+    ref_scalars: Tensor | None = None,
 ) -> Tensor:
-    """``loss`` and ``params``: see ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
-    given = relation(embeddings, labels, ref_emb, ref_labels, **of_pairs)
+    """The arguments of ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
+    given = relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
     settings = (loss, params, distance, two_sided, reduction)
-    tensors = (embeddings, *given, weights)
-    lacking = ("cuda",) if loss in TRIPLETS or loss in ADDED else ()
+    is_added = added.is_added(loss)
+    lacking = ("cuda",) if loss in TRIPLETS or is_added else ()
     if loss in TRIPLETS and not given.by_labels:
         lacking = ("cuda", "triton")
     backend = choose_backend(
@@ -54,11 +56,16 @@ def pair_loss(
         lacking=lacking,
         large=is_large(embeddings, embeddings if given.ref_emb is None else given.ref_emb),
     )
-    if backend == "cpu" and loss in ADDED and not added.compiled(loss, embeddings.dtype, distance):
+    if backend == "cpu" and is_added and not added.compiled(loss, embeddings.dtype, distance):
         backend = "reference"
-    if backend == "reference":
-        evaluate = dense.in_blocks if loss in ADDED else dense.pair_loss
-        return evaluate(PairLossCall(*tensors, None, *settings, False, False))
     if backend == "cuda" and not given.by_labels:  # these batches are small
-        tensors = (embeddings, *given.as_pairs(embeddings), weights)
-    return fused_loss("pair_loss", backend, tensors, settings)
+        given = given.as_pairs(embeddings)
+    labelled = (given.labels, given.ref_labels, given.self_index)
+    if given.by_labels and weights is learned is anchor_scalars is ref_scalars is None and backend != "reference":
+        return fused_loss("labelled_pair_loss", backend, (embeddings, given.ref_emb, *labelled), settings)
+    tensors = (embeddings, given.ref_emb, learned, *labelled)
+    further = (given.ids, given.ref_ids, given.pairs, weights, anchor_scalars, ref_scalars)
+    if backend == "reference":
+        evaluate = dense.in_blocks if is_added else dense.pair_loss
+        return evaluate(PairLossCall(*tensors, None, *settings, False, False, False, *further))
+    return fused_loss("pair_loss", backend, tensors, settings, further)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from fastpair.backends import backend_module
-from fastpair.backends.call import CrossEntropyCall, PairLossCall, SPCECall
+from fastpair.backends.call import CrossEntropyCall, LabelledPairLossCall, PairLossCall, SPCECall
 from fastpair.numerics import accumulate_dtype
 
 # The operators that compute a loss with its gradients, and their arguments.
 LOSSES: dict[str, type[NamedTuple]] = {
     "pair_loss": PairLossCall,
+    "labelled_pair_loss": LabelledPairLossCall,
     "linear_cross_entropy": CrossEntropyCall,
     "spce": SPCECall,
 }
 # Triton's operators. The cuda backend has its own, named cuda_pair_loss and so on: on CUDA tensors, those without the
 # prefix are Triton's.
-ON_GPU = ("pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
+ON_GPU = ("pair_loss", "labelled_pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
 
 _SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
 
@@ -42,16 +43,15 @@ def fake_loss(name: str) -> Callable[..., tuple]:
     """A function whose outputs have the right shapes and dtypes but no data."""
 
     def fake(*arguments) -> tuple:
-        x, reduction = arguments[0], LOSSES[name](*arguments).reduction
-        shape = {"none": x.shape[:1], "totals": (4,)}.get(reduction, ())
-        count = DIFFERENTIABLE[name]
-        value = x.new_empty(shape, dtype=accumulate_dtype(x.dtype))
-        return value, *fake_gradients(arguments[:count], arguments[-count:])
+        x, call = arguments[0], LOSSES[name](*arguments)
+        shape = {"none": x.shape[:1], "totals": (4,)}.get(call.reduction, ())
+        wanted = [getattr(call, field) for field in call._fields if field.startswith("grad_")]
+        return x.new_empty(shape, dtype=accumulate_dtype(x.dtype)), *fake_gradients(arguments, wanted)
 
     return fake
 
 
-def fake_gradients(tensors: tuple, wanted: tuple) -> tuple:
+def fake_gradients(tensors: Sequence, wanted: Sequence[bool]) -> tuple:
     x = tensors[0]
     dtype = accumulate_dtype(x.dtype)
     return tuple(x.new_empty(t.shape if want else (0,), dtype=dtype) for t, want in zip(tensors, wanted))
@@ -70,10 +70,13 @@ _EAGER: dict[tuple[str, str], Callable] = {}
 
 def _function(name: str, backend: str) -> Callable:
     """A backend's implementation of an operator, as a function of the operator's arguments."""
-    function = getattr(backend_module(backend), name)
-    call = LOSSES.get(name)
-    is_operator = isinstance(function, torch._ops.OpOverload)
-    taking = function if call is None or is_operator else lambda *arguments: function(call(*arguments))
+    module, call = backend_module(backend), LOSSES.get(name)
+    if call is LabelledPairLossCall and not hasattr(module, name):
+        taking = lambda *arguments: module.pair_loss(call(*arguments).whole())[:-1]  # noqa: E731
+    elif call is None or isinstance(getattr(module, name), torch._ops.OpOverload):
+        taking = getattr(module, name)
+    else:
+        taking = lambda *arguments: getattr(module, name)(call(*arguments))  # noqa: E731
     if backend != "triton":
         return taking
 

@@ -35,7 +35,8 @@ class Relation(NamedTuple):
         """The same as a matrix without more. Operators do not read its labels."""
         positive, negative = dense.kinds(self)
         ref_emb = embeddings if self.ref_emb is None else self.ref_emb
-        pairs = positive.to(torch.int8) - negative.to(torch.int8)
+        # Masks have the strides of what users give, for which kernels do not ask.
+        pairs = (positive.to(torch.int8) - negative.to(torch.int8)).contiguous()
         return Relation(ref_emb, *unlabelled(embeddings, ref_emb), None, None, None, pairs)
 
 
@@ -51,6 +52,9 @@ def relation(
 ) -> Relation:
     """Checks the arguments, which are those of the pair losses."""
     checks.matrix("embeddings", embeddings)
+    if ref_emb is ref_labels is exclude_self is pairs is ids is ref_ids is None:  # by far the most frequent call
+        checks.labels_or_sets("labels", labels, "embeddings", embeddings)
+        return Relation(None, labels if labels.ndim == 1 else packed(labels), None, None, None, None, None)
     if pairs is None:
         checks.labels_or_sets("labels", labels, "embeddings", embeddings)
         checks.references(embeddings, ref_emb, ref_labels, labels)

@@ -68,5 +68,10 @@ def maximum(a, b):
 
 
 @triton.jit
+def excluded(above, x):
+    return tl.where(above > 0, -float("inf"), x)
+
+
+@triton.jit
 def where(condition, a, b):
     return tl.where(condition == 0, b, a)

@@ -17,6 +17,7 @@ from fastpair.backends.triton.tiles import (
     aligned,
     closeness,
     entries,
+    places,
     row_tile,
     store_slopes,
     stretch,
@@ -50,12 +51,14 @@ class Statistic(NamedTuple):
 
 class AnchorResults(NamedTuple):
     """The results of one side's anchors: losses (n,), weights (6, .), for maxima their terms and columns (4, n), and
-    totals (blocks, 4)."""
+    totals (blocks, 4). ``derivatives`` (blocks, 2 K): of the sums of both parts of the losses by the K parameters that
+    learn, the terms being constant."""
 
     losses: Tensor
     weights: Tensor
     extremes: Tensor | None
     totals: Tensor
+    derivatives: Tensor | None
 
 
 @triton.jit
@@ -95,6 +98,16 @@ def has_others(x, rows, cols, links, SELF: tl.constexpr):
     if SELF == LISTED_SELF or x.ids is not None or links.pairs is not None:
         out |= True
     return out
+
+
+@triton.jit
+def terms_of(OF_PAIR: tl.constexpr, s, side, anchors, other, others, parameters, AXIS: tl.constexpr):
+    """A printed function of a tile's closenesses: ``anchors`` of one ``side`` along the axis that is not ``AXIS``, with
+    ``others`` of the ``other`` side."""
+    negatives_lse = tl.expand_dims(entries(side.negatives_lse, anchors.index), AXIS)
+    anchor_at = places(side.anchor_scalars, anchors.index, AXIS)
+    ref_at = places(other.ref_scalars, others.index, 1 - AXIS)
+    return OF_PAIR(s, negatives_lse, anchor_at, side.room, ref_at, other.room, *parameters)
 
 
 @triton.jit
@@ -231,7 +244,6 @@ def statistics_kernel(
     top, left = aligned(top), aligned(left)
     split = tl.program_id(1)
     rows = stretch(x, top + tl.program_id(0) * BLOCK_M, top, bottom, BLOCK_M)
-    of_anchor = entries(x.negatives_lse, rows.index)[:, None]
 
     # Statistics are kept for each place of the tile, and summed over its columns once, at the end; or for whole rows,
     # where the registers hold the products that are made.
@@ -248,7 +260,7 @@ def statistics_kernel(
         pair, same = related(x, y, rows, cols, links, SELF)
         made = tile_products(products, x, y, rows, cols, DEPTH)
         s, _close = closeness(made, x, y, rows, cols, pair, METRIC)
-        u, _du, v, _dv, by_negatives_lse = TERMS(s, of_anchor, *parameters)
+        u, _du, v, _dv, by_negatives_lse = terms_of(TERMS, s, x, rows, y, cols, parameters, 1)
         if PLACES:
             positive = pair & same
             if ADD_POSITIVES:
@@ -315,6 +327,7 @@ def statistic(pairs, first, second, third, POOL: tl.constexpr):
     """The statistic that the channels of one kind, merged over all slots, make."""
     log_sum = tl.zeros_like(first)
     if POOL == LOG_SUM_EXP:
+        pairs = tl.where(second == 0, 0.0, pairs)  # terms that are all minus infinity are as if there were none
         # Zero for an empty sum, whose maximum is minus infinity.
         log_sum = tl.log(tl.where(second == 0, 1.0, second))
     return Statistic(pairs, first, log_sum, second if POOL == SUM else third, third)
@@ -348,11 +361,14 @@ def anchor_kernel(
     non_pairs,
     given_weights,
     row_grad,
+    anchor_scalars,
     out,
     n,
     m,
     parameters,
     ANCHOR: tl.constexpr,
+    DERIVATIVES: tl.constexpr,
+    LEARNED: tl.constexpr,
     POOLS: tl.constexpr,
     SELF: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -377,7 +393,8 @@ def anchor_kernel(
     pos = statistic(pos_pairs, pos_first, pos_second, pos_third, POSITIVES)
     neg = statistic(m - pos_pairs - others, neg_first, neg_second, neg_second, NEGATIVES)
 
-    loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, *parameters)
+    at = anchor_scalars + rows if anchor_scalars is not None else None
+    loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, at, room, *parameters)
     weight = tl.full(rows.shape, 1.0, tl.float64)
     if given_weights is not None:
         weight = tl.load(given_weights + rows, mask=inside, other=0.0).to(tl.float64)
@@ -385,6 +402,11 @@ def anchor_kernel(
     tl.store(out.losses + rows, (loss + neg_loss).to(tl.float32), mask=inside)
     if row_grad is not None:
         weight *= tl.load(row_grad + rows, mask=inside, other=0.0).to(tl.float64)
+    if DERIVATIVES is not None:
+        derivatives = DERIVATIVES(pos, neg, at, room, *parameters)
+        for k in tl.static_range(2 * LEARNED):
+            of_block = tl.where(inside, derivatives[k] * weight, 0.0)
+            tl.store(out.derivatives + pid * 2 * LEARNED + k, tl.sum(of_block, 0))
     store_weights(out.weights + rows, room, pull, pull_constant, pos, weight)
     store_weights(out.weights + 3 * room + rows, room, push, push_constant, neg, weight)
     if out.extremes is not None:
@@ -448,17 +470,32 @@ def reduce_kernel(
 
 
 @triton.jit
-def anchor_slopes(s, side, anchors, positive, parameters, AXIS: tl.constexpr, TERMS: tl.constexpr, POOLS: tl.constexpr):
-    """The derivatives of the losses of one side's anchors by the closenesses of a tile."""
-    of_anchor = tl.expand_dims(entries(side.negatives_lse, anchors.index), AXIS)
-    u, du, v, dv, _by_negatives_lse = TERMS(s, of_anchor, *parameters)
+def anchor_slopes(
+    s, side, anchors, other, others, positive, parameters, AXIS: tl.constexpr, TERMS: tl.constexpr, POOLS: tl.constexpr
+):
+    """The derivatives of the losses of one side's anchors by the closenesses of a tile, and by its terms as positives
+    and as negatives."""
+    u, du, v, dv, _by_negatives_lse = terms_of(TERMS, s, side, anchors, other, others, parameters, AXIS)
     pull = tl.load(side.multipliers)
     push = tl.load(side.multipliers + 1)
     if side.weights is not None:
         at = side.weights + anchors.index
         pull *= slope_by_term(u, at, side.room, AXIS, POOLS.positives, POOLS.positives_sum)
         push *= slope_by_term(v, at + 3 * side.room, side.room, AXIS, POOLS.negatives, False)
-    return tl.where(positive, du * pull, dv * push)
+    return tl.where(positive, du * pull, dv * push), pull, push
+
+
+@triton.jit
+def add_derivatives(
+    out, s, side, anchors, other, others, pair, positive, pull, push, parameters, AXIS: tl.constexpr,
+    DERIVATIVES: tl.constexpr, LEARNED: tl.constexpr,
+):  # fmt: skip
+    """Adds to ``out`` (K,) the derivatives of the losses of one side's anchors by the parameters that learn, through
+    the terms of a tile."""
+    by = terms_of(DERIVATIVES, s, side, anchors, other, others, parameters, AXIS)
+    for k in tl.static_range(LEARNED):
+        of_pairs = tl.where(pair, tl.where(positive, by[k] * pull, by[LEARNED + k] * push), 0.0)
+        tl.store(out + k, tl.load(out + k) + tl.sum(tl.sum(of_pairs, 1), 0).to(tl.float64))
 
 
 @triton.jit
@@ -507,12 +544,15 @@ def slopes_kernel(
     products,
     out,
     totals,
+    derivatives,
     top,
     bottom,
     left,
     right,
     parameters,
     TERMS: tl.constexpr,
+    DERIVATIVES: tl.constexpr,
+    LEARNED: tl.constexpr,
     POOLS: tl.constexpr,
     BOTH: tl.constexpr,
     UPPER: tl.constexpr,
@@ -527,7 +567,8 @@ def slopes_kernel(
     by the dot products of its pairs, with the anchors' weights of the rows and, where ``BOTH`` sides are anchors, of
     the columns.
 
-    ``totals`` (programs, 4): the tiles' terms are added to it. ``UPPER``: the part to the right of the square on the
+    ``totals`` (programs, 4): the tiles' terms are added to it. ``derivatives`` (programs, K): those by the parameters
+    that learn are, through the terms. ``UPPER``: the part to the right of the square on the
     diagonal stands for its mirror image too."""
     top, left = aligned(top), aligned(left)
     pid = tl.program_id(0)
@@ -544,8 +585,7 @@ def slopes_kernel(
         positive &= pair
     made = tile_products(products, x, y, rows, cols, DEPTH)
     s, close = closeness(made, x, y, rows, cols, pair, METRIC)
-    of_anchor = entries(x.negatives_lse, rows.index)[:, None]
-    u, du, v, dv, _by_negatives_lse = TERMS(s, of_anchor, *parameters)
+    u, du, v, dv, _by_negatives_lse = terms_of(TERMS, s, x, rows, y, cols, parameters, 1)
     terms, part = bounded_terms(u, v, positive, POOLS)
     mixed = True
     if DEPTH > 0:
@@ -557,7 +597,7 @@ def slopes_kernel(
         if UPPER and first_col >= (first_row + BLOCK_M if MIRRORED else bottom):
             visits = 2.0
         add_totals(totals + pid * TOTALS, terms, positive, visits)
-    if out.slopes is not None:
+    if out.slopes is not None or derivatives is not None:
         if DEPTH > 0 and x.weights is not None and x.negatives_lse is None:
             pull_factor, pull_constant, push_factor, push_constant = unshifted_weights(x, rows, 1)
             if BOTH:
@@ -573,9 +613,21 @@ def slopes_kernel(
                 weight += tl.where(positive, pull_constant, push_constant)
             slope = tl.where(positive, du, dv) * weight
         else:
-            slope = anchor_slopes(s, x, rows, positive, parameters, 1, TERMS, POOLS)
+            slope, pull, push = anchor_slopes(s, x, rows, y, cols, positive, parameters, 1, TERMS, POOLS)
+            at = derivatives + pid * LEARNED if derivatives is not None else None
+            if derivatives is not None:
+                add_derivatives(
+                    at, s, x, rows, y, cols, pair, positive, pull, push, parameters, 1, DERIVATIVES, LEARNED
+                )
             if BOTH:
-                slope += anchor_slopes(s, y, cols, positive, parameters, 0, TERMS, POOLS)
+                of_cols, pull, push = anchor_slopes(s, y, cols, x, rows, positive, parameters, 0, TERMS, POOLS)
+                slope += of_cols
+                # Within the square on the diagonal the other half holds these pairs.
+                if derivatives is not None and first_col >= bottom:
+                    add_derivatives(
+                        at, s, y, cols, x, rows, pair, positive, pull, push, parameters, 0, DERIVATIVES, LEARNED
+                    )
+    if out.slopes is not None:
         rounded, rest = store_slopes(slope, s, pair, mixed, close, rows, cols, products, out, METRIC)
         if MIRRORED:  # noqa: SIM102
             if (first_row < first_col) & (first_col < bottom):

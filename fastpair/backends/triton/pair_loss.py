@@ -51,7 +51,10 @@ class PairSweep(Pairs):
         super().__init__(x, y, metric, tile)
         self.statistics_tile = statistics_tile or self.tile
         self.loss = loss
-        self.parameters = tuple(params) or (0.0,)
+        learned = () if call.learned is None else call.learned.float().unbind()  # kernels read these where they are
+        self.parameters = tuple(learned or params) or (0.0,)
+        self.derivatives = loss.derivatives if call.grad_learned else None
+        self.learned = len(loss.formula.learned)
         self_index = None if self_index is None else self_index.int().contiguous()
         self.links = Links(self_index, pairs, None if pairs is None else pairs.stride(0))
         self.given_weights = None if call.weights is None else call.weights.contiguous()
@@ -132,6 +135,7 @@ class PairSweep(Pairs):
             rows.new(kernels.WEIGHTS.value, rows.room),
             rows.new(4, n, dtype=torch.float64) if self.loss.maxima else None,
             rows.new(blocks, kernels.TOTALS.value, dtype=torch.float64),
+            rows.new(blocks, 2 * self.learned, dtype=torch.float64) if self.derivatives else None,
         )
         kernels.anchor_kernel[(blocks,)](
             partial,
@@ -141,11 +145,14 @@ class PairSweep(Pairs):
             self.non_pairs[rows],
             self.given_weights,
             row_grad,
+            rows.anchor_scalars,
             results,
             n,
             m,
             self.parameters,
             ANCHOR=self.loss.anchor,
+            DERIVATIVES=self.loss.anchor_derivatives if self.derivatives else None,
+            LEARNED=self.learned,
             POOLS=self.loss.pools,
             SELF=self.self_kind,
             BLOCK=ANCHOR_BLOCK,
@@ -164,16 +171,26 @@ class PairSweep(Pairs):
     # ---- slopes
 
     def slopes(
-        self, x_anchors: OfAnchors, y_anchors: OfAnchors | None, *, gradient: bool, totals: bool
+        self,
+        x_anchors: OfAnchors,
+        y_anchors: OfAnchors | None,
+        *,
+        gradient: bool,
+        totals: bool = False,
+        derivatives: bool = False,
     ) -> Tensor | None:
         """One pass over all pairs. ``y_anchors``: where the columns are anchors as well. ``gradient``: adds to the
-        gradients of the sides that want one. ``totals``: returns the sums of all terms (programs, 4)."""
+        gradients of the sides that want one. ``totals``: returns the sums of all terms (programs, 4); ``derivatives``:
+        those of the derivatives by the parameters that learn (programs, K)."""
         x, y, tile = self.x, self.y, self.tile
         both = y_anchors is not None
         upper = y is x and both
         rectangles = list(self.rectangles(x, y, upper))
         programs = [rows * cols for rows, cols in (rectangle.tiles(tile) for rectangle in rectangles)]
-        sums = x.new(max(programs), kernels.TOTALS.value, dtype=torch.float64).zero_() if totals else None
+        channels = kernels.TOTALS.value if totals else self.learned
+        sums = None
+        if totals or derivatives:
+            sums = x.new(max(programs), channels, dtype=torch.float64).zero_()
         for rectangle, count in zip(rectangles, programs):
             products = self.dot_products(x, y, rectangle)
             slopes = self.new_slopes(rectangle) if gradient else None
@@ -183,9 +200,12 @@ class PairSweep(Pairs):
                 self.links,
                 products,
                 SlopeArguments() if slopes is None else slopes.arguments(),
-                sums,
+                sums if totals else None,
+                sums if derivatives else None,
                 *rectangle,
                 self.parameters,
+                DERIVATIVES=self.loss.derivatives if derivatives else None,
+                LEARNED=self.learned,
                 BOTH=both,
                 UPPER=upper,
                 GROUP=8,
@@ -242,21 +262,27 @@ class PairSweep(Pairs):
         return multipliers
 
 
-def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
+def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
     if call.loss in TRIPLETS:
-        return triplet_loss(call)
+        return *triplet_loss(call), call.embeddings.new_empty(0, dtype=torch.float32)
     metric, loss = METRICS[call.distance], loss_of(FORMULAS.get(call.loss) or ADDED[call.loss])
     of_pairs = (call.labels, call.ref_labels), (call.ids, call.ref_ids)
+    of_pairs += ((call.anchor_scalars, call.ref_scalars),)
     x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, *of_pairs)
     sweep = PairSweep(x, y, call, loss, metric)
     some = len(x) > 0 and len(y) > 0
     # The totals of one sweep hold no losses of single anchors, nor weighted ones, no number of counted anchors and no
-    # second side.
+    # second side, and take a pair's term for that of its mirror image.
     plain = call.reduction in ("mean", "sum") and call.weights is None and not call.two_sided
-    one_sweep = some and loss.is_sum and plain
-    value = (over_pairs if one_sweep else over_anchors)(sweep, call, some and (call.grad_embeddings or call.grad_ref))
-    return value, x.finished(), y.finished() if y is not x else x.new(0)
+    one_sweep = some and loss.is_sum and plain and not loss.formula.reads_scalars
+    gradients = some and (call.grad_embeddings or call.grad_ref)
+    learned = x.new(0)
+    if one_sweep:
+        value = over_pairs(sweep, call, gradients)
+    else:
+        value, learned = over_anchors(sweep, call, gradients, some)
+    return value, x.finished(), y.finished() if y is not x else x.new(0), learned
 
 
 def non_pairs(call: PairLossCall) -> tuple[Tensor | None, Tensor | None]:
@@ -290,12 +316,13 @@ def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
     totals = sweep.slopes(anchors, both, gradient=gradients and known, totals=True)
     anchors = {"multipliers": sweep.reduce_totals(totals, value, 1.0, mean, len(x))}
     if gradients and not known:
-        sweep.slopes(anchors, both and anchors, gradient=True, totals=False)
+        sweep.slopes(anchors, both and anchors, gradient=True)
     return value
 
 
-def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
-    """The losses of all anchors, or their reduction. Adds the gradients."""
+def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool, some: bool) -> tuple[Tensor, Tensor]:
+    """The losses of all anchors, or their reduction, and the gradient by the parameters that learn. Adds the other
+    gradients. ``some``: whether there are pairs."""
     x, y, loss = sweep.x, sweep.y, sweep.loss
     value = x.new().zero_()
     row_grad = None if call.row_grad is None else call.row_grad.float().contiguous()
@@ -310,10 +337,20 @@ def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tenso
             multipliers = (row_grad[::2] if loss.separate_means else row_grad[:1].expand(2)).contiguous()
         results.append(of_side)
         anchors.append({"negatives_lse": negatives_lse, "weights": of_side.weights, "multipliers": multipliers})
+    learned = x.new(0)
+    if sweep.derivatives:
+        of_parts = results[0].derivatives.sum(0).view(2, -1)
+        learned = (of_parts * anchors[0]["multipliers"][:, None]).sum(0)
     if gradients and loss.maxima:
         sweep.extremes(results[0], anchors[0]["multipliers"])
-    elif gradients:
-        sweep.slopes(anchors[0], anchors[-1] if y is x or call.two_sided else None, gradient=True, totals=False)
+    elif gradients or (some and sweep.derivatives):
+        both = anchors[-1] if y is x or call.two_sided else None
+        through_terms = sweep.slopes(anchors[0], both, gradient=gradients, derivatives=sweep.derivatives is not None)
+        if sweep.derivatives:
+            learned = learned + through_terms.sum(0)
+    if sweep.derivatives:  # those that do not learn come last
+        learned = torch.nn.functional.pad(learned.float(), (0, len(call.learned) - len(learned)))
     if totals:
-        return results[0].totals.sum(0).float()
-    return value if call.reduction != "none" else sum(of_side.losses for of_side in results) * part
+        return results[0].totals.sum(0).float(), learned
+    value = value if call.reduction != "none" else sum(of_side.losses for of_side in results) * part
+    return value, learned

@@ -26,8 +26,9 @@ HEIGHT, WIDTH = 2048, 4096
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The rows of one side, their labels or sets of labels, ids, and, where a gradient is wanted, the sums it is made
-    of. ``factor`` multiplies slopes by the rows, if either side wants a gradient."""
+    """The rows of one side, their labels or sets of labels, ids, the numbers that a formula reads of them, see
+    ``SideArguments``, and, where a gradient is wanted, the sums it is made of. ``factor`` multiplies slopes by the
+    rows, if either side wants a gradient."""
 
     rows: Rows
     labels: Tensor | None
@@ -36,6 +37,8 @@ class Side:
     gradient: Tensor | None
     slope_sums: Tensor | None
     factor: Factor | None
+    anchor_scalars: Tensor | None = None
+    ref_scalars: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,7 +54,7 @@ class Side:
     def arguments(self, **of_anchors: Tensor | None) -> SideArguments:
         rows, words = self.rows, None if self.sets is None else len(self.sets)
         own = (rows.x, rows.x.shape[1], self.labels, rows.norm, rows.scale, self.room, self.sets, words, self.ids)
-        return SideArguments(*own, **of_anchors)
+        return SideArguments(*own, self.anchor_scalars, self.ref_scalars, **of_anchors)
 
     def finished(self) -> Tensor:
         """The gradient with respect to the tensor that the rows came from, empty where it is not wanted."""
@@ -66,15 +69,17 @@ def sides(
     grad_y: bool = False,
     labels: tuple[Tensor | None, Tensor | None] = (None, None),
     ids: tuple[Tensor | None, Tensor | None] = (None, None),
+    scalars: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Side, Side]:
-    """Both sides of a call, which are the same object if y is not given. ``labels``, ``ids``: see ``PairLossCall``."""
+    """Both sides of a call, which are the same object if y is not given. ``labels``, ``ids``, ``scalars``: see
+    ``PairLossCall``."""
     distances = metric.kind != "dot"
     # The squared norms of unit vectors are constant.
     with_norms = distances and not metric.unit
     if with_norms and x.dtype == torch.float32 and len(x):
         x, y = centered(x, y)
 
-    def side(x: Tensor, labels: Tensor | None, ids: Tensor | None, wanted: bool) -> Side:
+    def side(x: Tensor, labels: Tensor | None, ids: Tensor | None, wanted: bool, *scalars: Tensor | None) -> Side:
         rows = Rows(x, metric.unit, distances)
         single = labels is not None and labels.ndim == 1
         return Side(
@@ -85,10 +90,12 @@ def sides(
             x.new_zeros(x.shape, dtype=torch.float32) if wanted else None,
             x.new_zeros(len(x), dtype=torch.float32) if wanted and with_norms else None,
             Factor(rows.x, with_norms) if grad_x or grad_y else None,
+            *(None if of is None else roomy(of.float().contiguous()) for of in scalars),
         )
 
-    first = side(x, labels[0], ids[0], grad_x)
-    return first, first if y is None else side(y, labels[1], ids[1], grad_y)
+    of_anchors, of_references = scalars
+    first = side(x, labels[0], ids[0], grad_x, of_anchors, of_references if y is None else None)
+    return first, first if y is None else side(y, labels[1], ids[1], grad_y, None, of_references)
 
 
 class Slopes(NamedTuple):

@@ -50,6 +50,8 @@ class Loss(NamedTuple):
     operations: int
     terms: JITFunction
     anchor: JITFunction
+    derivatives: JITFunction | None
+    anchor_derivatives: JITFunction | None
     pools: Pools
     reads_negatives_lse: bool
     separate_means: bool
@@ -67,6 +69,8 @@ class Loss(NamedTuple):
     def bounded(self, params: list[float], metric: Metric, count: int) -> bool:
         """Whether no exponential of a term underflows and no sum of ``count`` of them overflows, so that they need no
         shift."""
+        if self.formula.reads_scalars or self.formula.learned:
+            return False
         if self.is_sum or self.maxima or metric != ("dot", True):
             return self.is_sum
         most = self.formula.largest_exponent(params, (-1.0, 1.0))
@@ -75,13 +79,13 @@ class Loss(NamedTuple):
 
 @functools.cache
 def loss_of(formula: PairFormula) -> Loss:
-    terms, anchor = (
-        triton.jit(function(*printed, vars(elementary)))
-        for printed in (to_triton.terms(formula), to_triton.anchor(formula))
-    )
+    printers = [to_triton.terms, to_triton.anchor]
+    printers += [to_triton.derivatives, to_triton.anchor_derivatives] if formula.learned else []
+    made = [triton.jit(function(*printer(formula), vars(elementary))) for printer in printers]
+    terms, anchor, derivatives, anchor_derivatives = (*made, None, None)[:4]
     positives, negatives = POOLS[formula.pool(P)], POOLS[formula.pool(N)]
     constants = formula.needs_sum or not positives == negatives == LOG_SUM_EXP.value
     pools = Pools(positives, negatives, formula.needs_sum, constants)
     different = {x for of in to_triton.of_pair(formula) for x in subexpressions(of) if x.operands}
     flags = formula.reads_negatives_lse, formula.separate_means, formula.is_sum
-    return Loss(formula, len(different), terms, anchor, pools, *flags)
+    return Loss(formula, len(different), terms, anchor, derivatives, anchor_derivatives, pools, *flags)

@@ -23,7 +23,8 @@ CLOSE = tl.constexpr(1 / 64)
 class SideArguments(NamedTuple):
     """The arguments of a kernel for one side: its rows of length d, and vectors over the rows, with room for whole
     tiles. ``sets``, in place of ``labels``: ``words`` vectors of bits, of ``room`` numbers each. ``weights``: vectors
-    of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of negatives, for the mean."""
+    of ``room`` numbers each. ``multipliers``: factors of the slopes of positives and of negatives, for the mean.
+    ``anchor_scalars``, ``ref_scalars``: what a formula reads of the rows as anchors and as references, likewise."""
 
     x: Tensor
     d: int
@@ -34,6 +35,8 @@ class SideArguments(NamedTuple):
     sets: Tensor | None = None
     words: int | None = None
     ids: Tensor | None = None
+    anchor_scalars: Tensor | None = None
+    ref_scalars: Tensor | None = None
     negatives_lse: Tensor | None = None
     weights: Tensor | None = None
     multipliers: Tensor | None = None
@@ -91,6 +94,15 @@ def entries(at, index):
         return tl.zeros(index.shape, tl.float32)
     else:
         return tl.load(at + index)
+
+
+@triton.jit
+def places(at, index, AXIS: tl.constexpr):
+    """Where at[index] is, along the other axis of a tile; None where there is no such vector."""
+    if at is None:
+        return None
+    else:
+        return tl.expand_dims(at + index, AXIS)
 
 
 @triton.jit
