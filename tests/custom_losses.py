@@ -16,6 +16,7 @@ from fastpair.formulas import (
     log,
     maximum,
     minimum,
+    negatives_lse,
     nonzero,
     relu,
     sigmoid,
@@ -288,3 +289,112 @@ def expected(of: Custom, s: Tensor, positive: Tensor, negative: Tensor, reductio
         totals = [t for part in totals for t in part]
         return torch.stack([*totals, *[torch.zeros_like(totals[0])] * (4 - len(totals))])
     return sum(losses / counts.clamp(min=1) for losses, counts in totals)
+
+
+# ---- formulas whose parameters learn, and that read numbers of anchors and of references
+
+
+def learning(positive, negative, anchor, dense, **settings) -> Custom:
+    """The parameters a and b learn. ``dense`` takes the numbers w of the anchors and q of the references as well."""
+
+    def make(a=0.7, b=1.3, **others):
+        a, b = (torch.nn.Parameter(torch.tensor(x, dtype=torch.float64)) for x in (a, b))
+        return CustomPairLoss(positive, negative, anchor, a=a, b=b, **settings, **others)
+
+    return Custom(make, dense)
+
+
+def dense_scaled(s, positive, negative, a, b, w, q):
+    own, others = lse(-a * s * w[:, None], positive), lse(b * s + q, negative)
+    return (of_all(F.softplus(own) / a + F.softplus(others) / b),)
+
+
+def dense_sums(s, positive, negative, a, b, w, q):
+    own, others = mean(w[:, None] * torch.relu(a - s), positive), total((s - b) ** 2 * q, negative)
+    return (of_those(positive.any(1), own + others * w),)
+
+
+def dense_own_means(s, positive, negative, a, b, w, q):
+    own, others = F.softplus(lse(-b * s, positive)) * w, total(torch.exp(a * s), negative)
+    return (own, w), (others, (w > 0.5).to(s.dtype))
+
+
+def dense_negatives(s, positive, negative, a, b, w, q):
+    others = lse(s / a + w[:, None] * q, negative)[:, None]
+    return (of_those(positive.any(1), mean(F.softplus(others - b * s - q), positive)),)
+
+
+def dense_margin(s, positive, negative, a, b, w, q):
+    counted = positive.any(1) & negative.any(1)
+    gap = torch.where(counted, largest(-s, positive), 0) + torch.where(counted, largest(s, negative), 0)
+    return (of_those(counted, torch.relu(gap + a * w) * b),)
+
+
+def dense_neighbours(s, positive, negative, a, b, w, q):
+    counted = positive.any(1)
+    own = torch.where(counted, lse(s / a, positive), 0)
+    return (of_those(counted, lse(s / a, positive | negative).where(counted, 0) - own),)
+
+
+def dense_closest(s, positive, negative, a, b, w, q):
+    counted = positive.any(1)
+    return (of_those(counted, a - b * torch.where(counted, largest(s, positive), 0)),)
+
+
+def dense_guided(s, positive, negative, a, b, w, q):
+    counted = positive.any(1)
+    others = lse(torch.where(s > w[:, None], 0.1 * s, b * s), negative)
+    return (of_those(counted, others - a * mean(s, positive)),)
+
+
+LEARNING = {
+    "scaled": learning(
+        lambda s, p: -p.a * s * p.anchor.w,
+        lambda s, p: p.b * s + p.ref.q,
+        lambda P, N, p: softplus(P.lse) / p.a + softplus(N.lse) / p.b,
+        dense_scaled,
+    ),
+    "sums": learning(
+        lambda s, p: p.anchor.w * relu(p.a - s),
+        lambda s, p: (s - p.b) ** 2 * p.ref.q,
+        lambda P, N, p: P.mean + N.sum * p.anchor.w,
+        dense_sums,
+    ),
+    "own_means": learning(
+        lambda s, p: -p.b * s,
+        lambda s, p: exp(p.a * s),
+        lambda P, N, p: (softplus(P.lse) * p.anchor.w, N.sum),
+        dense_own_means,
+        count=lambda P, N, p: (p.anchor.w, p.anchor.w > 0.5),
+    ),
+    "negatives": learning(
+        lambda s, p: softplus(negatives_lse - p.b * s - p.ref.q),
+        lambda s, p: s / p.a + p.anchor.w * p.ref.q,
+        lambda P, N, p: P.mean,
+        dense_negatives,
+    ),
+    "margin": learning(
+        lambda s, p: -s, lambda s, p: s, lambda P, N, p: relu(P.max + N.max + p.a * p.anchor.w) * p.b, dense_margin
+    ),
+    "neighbours": learning(
+        lambda s, p: s / p.a,
+        lambda s, p: s / p.a,
+        lambda P, N, p: softplus(N.lse - P.lse),
+        dense_neighbours,
+        needs=["positives"],
+    ),
+    "closest": learning(lambda s, p: s, lambda s, p: 0, lambda P, N, p: p.a - p.b * P.max, dense_closest),
+    "guided": learning(
+        lambda s, p: s,
+        lambda s, p: where(s > p.anchor.w, 0.1 * s, p.b * s),
+        lambda P, N, p: N.lse - p.a * P.mean,
+        dense_guided,
+        needs=["positives"],
+    ),
+}
+
+
+def scalars_of(formula, anchors: Tensor, references: Tensor) -> dict[str, dict[str, Tensor]]:
+    """The numbers of rows that a formula of ``LEARNING`` reads, as its loss takes them."""
+    given = {"anchor": {"w": anchors}, "ref": {"q": references}}
+    return {f"{of}_scalars": {x: given[of][x] for x in formula.scalars(of)} for of in given}

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from custom_losses import contrastive, multi_similarity
+from custom_losses import LEARNING, contrastive, multi_similarity
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +34,8 @@ PAIR_LOSSES = {
     "supcon-sets": losses.SupConLoss,
     "contrastive-ids": losses.ContrastiveLoss,
     "multi_similarity-weights": losses.MultiSimilarityLoss,
+    "supcon-bias": losses.SupConLoss,
+    "custom-scalars": LEARNING["scaled"].make,
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),
@@ -121,6 +123,8 @@ def batch(case: Case, world: int) -> dict[str, torch.Tensor]:
         further["ids"] = torch.randint(5, (n,), generator=generator)
     if case.loss.endswith("-weights"):
         further["weights"] = torch.rand(n, generator=generator, dtype=torch.float64).to(case.dtype)
+    if case.loss.endswith(("-bias", "-scalars")):
+        further["numbers"] = torch.rand(n, 2, generator=generator, dtype=torch.float64).to(case.dtype)
     return {
         **further,
         "features": torch.randn(n, 2, FEATURES, generator=generator, dtype=torch.float64).to(case.dtype),
@@ -149,7 +153,13 @@ def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: d
     first.retain_grad()
     arguments = [second] if case.loss in VIEW_LOSSES else [inputs["labels"]]
     arguments += [inputs["probabilities"]] if case.loss == "pce" else []
-    value = loss(first, *arguments, **{name: inputs[name] for name in ("ids", "weights") if name in inputs})
+    further = {name: inputs[name] for name in ("ids", "weights") if name in inputs}
+    if case.loss.endswith("-bias"):
+        further |= {"ref_bias": inputs["numbers"][:, 0], "ignore_above": 0.1}
+    if case.loss.endswith("-scalars"):
+        w, q = inputs["numbers"].unbind(1)
+        further |= {"anchor_scalars": {"w": w}, "ref_scalars": {"q": q}}
+    value = loss(first, *arguments, **further)
     incoming = torch.linspace(1, 2, 12, dtype=value.dtype)
     value.backward(incoming[anchors][: len(value)] if case.reduction == "none" else incoming[3])
     result = {"value": value.detach(), "embeddings": first.grad.clone()}
@@ -167,9 +177,9 @@ def record_calls(record: list) -> None:
     for name in ("ops.pair_loss", "ops.linear_cross_entropy", "losses.bounds"):
         module = sys.modules[f"fastpair.{name}"]
 
-        def recorded(name, backend, tensors, settings, fused_loss=module.fused_loss):
+        def recorded(name, backend, tensors, settings, *further, fused_loss=module.fused_loss):
             record.append((len(tensors[0]), len(tensors[0] if tensors[1] is None else tensors[1])))
-            return fused_loss(name, backend, tensors, settings)
+            return fused_loss(name, backend, tensors, settings, *further)
 
         module.fused_loss = recorded
 

@@ -260,7 +260,30 @@ def pair_call(draw: Draw, function: Callable, settings: dict) -> Call:
         settings["exclude_self"] = draw.choice((None, False, *((True,) if len(y) >= n else ())))
         if "ref_emb" in inputs and len(y) and draw.maybe(0.3):
             settings["exclude_self"] = draw.below(len(y) + 1, n) - 1
+    if "indices_tuple" not in settings and draw.maybe(0.4):
+        inputs |= known(draw, inputs, n, len(y))
     return Call(function, inputs, settings, trained, draw.maybe(0.1))
+
+
+def known(draw: Draw, inputs: dict, n: int, m: int) -> dict:
+    """What says which pairs there are, beside the labels or in their place, and what an anchor counts."""
+    more, others = {}, "ref_emb" in inputs
+    if draw.maybe(0.3):
+        more["weights"] = draw.strided(draw.normal(n).abs().to(draw.dtype))
+    if draw.maybe(0.6):
+        ids = draw.labels(n)
+        more |= {
+            "ids": ids,
+            **({"ref_ids": draw.strided(ids[draw.below(n, m)]) if n else draw.labels(m)} if others else {}),
+        }
+    if draw.maybe(0.3):
+        columns = draw.choice((0, 1, 5, 31, 32, 80))
+        sets = [draw.normal(rows, columns) > draw.choice((0.5, 2.0)) for rows in (n, m)]
+        more |= {"labels": sets[0], **({"ref_labels": sets[1]} if others else {})}
+    elif draw.maybe(0.3):
+        pairs = draw.strided((draw.below(3, n * m).view(n, m) - 1).to(draw.choice((torch.int8, torch.int64))))
+        more |= {"pairs": pairs, "labels": None, **({"ref_labels": None} if others else {})}
+    return more
 
 
 def mined(draw: Draw, labels: torch.Tensor, ref_labels: torch.Tensor) -> tuple:
@@ -301,8 +324,8 @@ def spoil(draw: Draw, call: Call) -> tuple[str, object] | None:
     name = draw.choice([name for name in choices if name not in ("swap", "symmetric", "smooth_loss")])
     value = call.inputs.get(name)
     if isinstance(value, torch.Tensor):
-        if len(value) == 0:
-            return None
+        if len(value) == 0 or name in ("ids", "ref_ids", "pairs", "weights") or value.dtype == torch.bool:
+            return None  # what these may not be is tested by itself
         bad = [value.to("meta"), value.to_sparse(), value.cfloat(), value > 0, value[None]]
         if name == "bias":
             bad += [3, "a", [1.0], value.long(), torch.cat([value, value])]

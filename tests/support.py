@@ -12,6 +12,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair.backends import available_backends
+from fastpair.backends.call import LabelledPairLossCall, PairLossCall
 from fastpair.formulas.pair_losses import DEFINITIONS
 
 # Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
@@ -296,26 +297,34 @@ def operator_calls():
         (None, "totals", False),
         (parts, "totals", True),
     ):
-        margins = ([0.1, 1.4], "euclidean", False, reduction)
-        refs, itself = (x, y, labels, pair["ref_labels"]), (x, None, labels, None)
-        own, by_labels = torch.arange(9) % (len(y) + 1) - 1, (None,) * 4
-        yield "pair_loss", (*refs, own, *by_labels, row_grad, "contrastive", *margins, wanted, wanted)
-        yield "pair_loss", (*itself, None, *by_labels, row_grad, "squared_contrastive", *margins, wanted, False)
-        scale = ([5.0], "cosine", False, reduction)
+        both = {"grad_embeddings": wanted, "grad_ref": wanted, "reduction": reduction, "row_grad": row_grad}
+        alone, first = both | {"grad_ref": False}, {"grad_learned": False, "two_sided": False, "learned": None}
+        refs = first | {"embeddings": x, "ref_emb": y, "labels": labels, "ref_labels": pair["ref_labels"], **both}
+        itself = first | {"embeddings": x, "ref_emb": None, "labels": labels, "ref_labels": None, **alone}
+        margins = {"params": [0.1, 1.4], "distance": "euclidean"}
+        scale = {"params": [5.0], "distance": "cosine", "self_index": None}
+        own = torch.arange(9) % (len(y) + 1) - 1
         sets, ids = (torch.arange(len(t) * 2, dtype=torch.int32).view(-1, 2) % 5 for t in (x, y)), torch.arange(9) % 4
-        yield (
-            "pair_loss",
-            (x, y, *sets, None, ids, ids[: len(y)], None, rows.abs(), row_grad, "snca", *scale, wanted, wanted),
-        )
+        related = dict(zip(("labels", "ref_labels"), sets)) | {"ids": ids, "ref_ids": ids[: len(y)]}
         pairs = torch.arange(9 * len(y)).view(9, -1).to(torch.int8) % 3 - 1
-        yield "pair_loss", (*refs, None, None, None, pairs, None, row_grad, "snca", *scale, wanted, wanted)
-        yield "pair_loss", (*itself, None, *by_labels, row_grad, "ntxent", *scale, wanted, False)
-        yield "pair_loss", (*itself, None, *by_labels, row_grad, "hard_triplet", *scale, wanted, False)
-        yield "pair_loss", (*refs, None, *by_labels, row_grad, "semihard_triplet", *scale, wanted, wanted)
+        calls = [
+            refs | margins | {"loss": "contrastive", "self_index": own},
+            itself | margins | {"loss": "squared_contrastive", "self_index": None},
+            refs | scale | related | {"loss": "snca", "weights": rows.abs()},
+            refs | scale | {"loss": "snca", "pairs": pairs},
+            *(itself | scale | {"loss": loss} for loss in ("ntxent", "hard_triplet")),
+            itself | scale | {"loss": "best_positive", "params": []},
+            refs | scale | {"loss": "semihard_triplet"},
+        ]
+        if reduction != "totals":
+            views = refs | {"ref_emb": x.flip(0), "ref_labels": labels, "two_sided": True}
+            calls.append(views | scale | {"loss": "supcon", "distance": "dot"})
+        for call in calls:
+            yield "pair_loss", tuple(PairLossCall(**call))
+            if call.keys() <= {*LabelledPairLossCall._fields, "learned", "grad_learned"}:
+                yield "labelled_pair_loss", tuple(call[name] for name in LabelledPairLossCall._fields)
         if reduction == "totals":
             continue
-        views = (x, x.flip(0), labels, labels)
-        yield "pair_loss", (*views, None, *by_labels, row_grad, "supcon", [5.0], "dot", True, reduction, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)
         yield "linear_cross_entropy", (*tensors, "linear", 1.0, 0.0, 0.1, -100, reduction, wanted, wanted, wanted)
         tensors = (linear["embeddings"], linear["weight"], None, linear["labels"], row_grad)

@@ -19,6 +19,7 @@ from support import (
 )
 
 import fastpair.functional as FP
+from fastpair.backends.call import LabelledPairLossCall, PairLossCall
 from fastpair.losses import ContrastiveLoss, LinearCrossEntropyLoss, PCELoss, SPCELoss
 
 pytestmark = needs_cpu_kernels
@@ -306,19 +307,38 @@ def test_compile_with_one_tensor_in_two_places():
 def test_direct_calls_of_the_operators_check_shapes():
     ops, x = torch.ops.fastpair, torch.randn(5, 4)
     labels = torch.zeros(5, dtype=torch.long)
-    settings = ("contrastive", [0.0, 1.0], "dot", False, "mean", False, False)
+    settings = (None, "contrastive", [0.0, 1.0], "dot", False, "mean", False, False)
+    others = dict.fromkeys(("learned", "ids", "ref_ids", "pairs", "weights", "anchor_scalars", "ref_scalars"))
+
+    def related(**given):
+        rest = {"grad_learned": False, **others, **given}
+        names = PairLossCall._fields
+        plain = dict(zip(LabelledPairLossCall._fields, (x, None, labels, None, None, *settings)))
+        return ops.pair_loss(*(({**plain, **rest})[name] for name in names))
+
     linear = ("linear", 1.0, 0.0, 0.0, -1)
+    allowed = "must have|must hold|go together|no parameter of contrastive learns|triplets have neither"
     for call in (
-        lambda: ops.pair_loss(x, None, labels[:3], *(None,) * 7, *settings),
-        lambda: ops.pair_loss(x, x, labels, *(None,) * 7, *settings),
-        lambda: ops.pair_loss(x, x[:, :2], labels, labels, *(None,) * 6, *settings),
-        lambda: ops.pair_loss(x, x, labels, labels, labels - 2, *(None,) * 5, *settings),
-        lambda: ops.pair_loss(x, x, labels, labels, labels + 5, *(None,) * 5, *settings),
+        lambda: ops.labelled_pair_loss(x, None, labels[:3], None, None, *settings),
+        lambda: ops.labelled_pair_loss(x, x, labels, None, None, *settings),
+        lambda: ops.labelled_pair_loss(x, x[:, :2], labels, labels, None, *settings),
+        lambda: ops.labelled_pair_loss(x, x, labels, labels, labels - 2, *settings),
+        lambda: ops.labelled_pair_loss(x, x, labels, labels, labels + 5, *settings),
+        lambda: related(ids=labels[:2]),
+        lambda: related(weights=x[0]),
+        lambda: related(anchor_scalars=x.T),
+        lambda: related(ref_scalars=x.T),
+        lambda: related(learned=x[0]),
+        lambda: related(learned=x[0, :2]),
+        lambda: related(learned=x[0, :1], loss="triplet", params=[]),
         lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, *linear, "mean", True, True, False),
         lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], *linear, "none", True, True, False),
         lambda: ops.spce(x, labels[:2], None, "mean", True),
         lambda: ops.pairwise_distance(x, x[:, :2], "dot"),
         lambda: ops.pairwise_distance_backward(x, x, None, "dot", True, False),
     ):
-        with pytest.raises(RuntimeError, match="must have|must hold|go together"):
+        with pytest.raises(
+            RuntimeError,
+            match=allowed,
+        ):
             call()

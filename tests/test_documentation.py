@@ -55,11 +55,22 @@ def test_margin(examples, batch):
 
 def test_soft_nearest_neighbour(examples, batch):
     x, labels, positive, negative = batch
-    log_temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    weights = torch.exp(-(x[:, None] - x[None, :]).square().sum(2) / log_temperature.exp())
+    loss = examples["soft_nearest_neighbour"]
+    assert math.isfinite(loss.scale.grad)
+    weights = torch.exp(-(x[:, None] - x[None, :]).square().sum(2) * loss.scale.double())
     counted = positive.any(1)
     shares = (weights * positive).sum(1) / (weights * (positive | negative)).sum(1)
     want = -shares[counted].log().mean()
-    got = examples["soft_nearest_neighbour"](x * torch.exp(-log_temperature / 2), labels)
-    assert_equal(got, want, x, log_temperature)
-    assert math.isfinite(examples["log_temperature"].grad)
+    assert_equal(loss(x, labels), want, x, loss.scale)
+
+
+def test_numbers_of_rows(examples, batch):
+    x, labels, positive, negative = batch
+    trust, slack = (torch.rand(40, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (0, 1))
+    cosines = F.normalize(x) @ F.normalize(x).T
+    own, others = trust[:, None] * trust[None, :] * torch.exp(-cosines), torch.exp(cosines - slack[:, None])
+    means = [(u * pairs).sum(1) / pairs.sum(1).clamp(min=1) for u, pairs in ((own, positive), (others, negative))]
+    counted = positive.any(1) & negative.any(1)
+    want = sum(means)[counted].mean()
+    scalars = {"anchor_scalars": {"trust": trust, "slack": slack}, "ref_scalars": {"trust": trust}}
+    assert_equal(examples["trusted"](x, labels, **scalars), want, x)

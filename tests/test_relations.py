@@ -126,6 +126,18 @@ def test_the_matrix_of_the_labels_is_labels():
     torch.testing.assert_close(FP.ntxent_loss(x, None, pairs=pairs), FP.ntxent_loss(x, labels))
 
 
+def test_a_transposed_matrix_of_pairs():
+    x, pairs = (
+        torch.randn(9, 4),
+        torch.randint(-1, 2, (9, 9), generator=torch.Generator().manual_seed(0)).to(torch.int8),
+    )
+    ids = torch.arange(9) // 2
+    for more in ({}, {"ids": ids}):
+        assert torch.equal(
+            FP.snca_loss(x, None, pairs=pairs.T, **more), FP.snca_loss(x, None, pairs=pairs.T.contiguous(), **more)
+        )
+
+
 def test_memory_and_a_list_of_samples_without_labels():
     """The own copy of a sample without labels shares none with it, but is no negative of its."""
     memory = losses.CrossBatchMemory(losses.MultiSimilarityLoss(), 6, 32, label_sets=5)
@@ -230,3 +242,12 @@ def test_cross_batch_memory(label_sets):
     ):
         with pytest.raises(ValueError, match=message):
             memory(batches[0][0], **arguments)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_that_are_zero(dtype):
+    """All positives' terms are: a maximum of zeros, which loops over bytes and floats once lost."""
+    x, labels = torch.randn(257, 2, generator=torch.Generator().manual_seed(0)).to(dtype), torch.arange(257) % 50
+    run = partial(FP.circle_loss, x, labels, m=-0.96, gamma=1.0, ids=torch.arange(257) // 2, reduction="none")
+    torch.testing.assert_close(run(backend="cpu"), run(backend="reference"), rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from custom_losses import CUSTOM  # noqa: E402
+from custom_losses import CUSTOM, LEARNING  # noqa: E402
 from dry_run import dry_run  # noqa: E402
 from host_reads import no_host_reads  # noqa: E402
 from machine_code import cuobjdump, instructions, loops  # noqa: E402
@@ -45,14 +45,15 @@ chips = pytest.mark.parametrize("chip", CHIPS, ids=lambda v: f"sm_{v}")
 MADE, READ = 64, 40
 
 
-def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, references=False):
+def pair_loss(name, d=MADE, distance="cosine", dtype=torch.bfloat16, n=48, references=False, scalars=()):
     rows = (torch.zeros(n, d, dtype=dtype), torch.zeros(n, dtype=torch.int64))
     x, labels = rows
     y, ref_labels = rows if references else (None, None)
     formula = FORMULAS.get(name) or ADDED.get(name)
     params = [0.5] * (len(formula.parameters) if formula else 1)
-    settings = (name, params, distance, False, "mean", True, references)
-    backend.pair_loss(PairLossCall(x, y, labels, ref_labels, *(None,) * 6, *settings))
+    learned = torch.tensor(params) if formula and formula.learned else None
+    settings = (name, params, distance, False, "mean", True, references, learned is not None)
+    backend.pair_loss(PairLossCall(x, y, learned, labels, ref_labels, None, None, *settings, **dict(scalars)))
 
 
 @pytest.fixture
@@ -123,6 +124,17 @@ def test_losses_that_users_write(name, chip, check):
         for d in (READ, MADE):
             for distance in ("cosine", "euclidean"):
                 pair_loss(formula.name, d, distance)
+    check(launches, chip)
+
+
+@pytest.mark.parametrize("name", ["scaled", "own_means", "negatives"])
+def test_parameters_that_learn_and_numbers_of_rows(name, check, chip=90):
+    formula = LEARNING[name].make().formula
+    read = {f"{of}_scalars": torch.zeros(len(formula.scalars(of)), 48) for of in ("anchor", "ref")}
+    with dry_run(chip) as launches:
+        for references in (False, True):
+            scalars = {x: t for x, t in read.items() if len(t)}
+            pair_loss(formula.name, READ, "euclidean", references=references, scalars=scalars)
     check(launches, chip)
 
 
@@ -198,7 +210,7 @@ def test_candidates_of_the_tuning(tile, check):
 @triton.jit
 def shifted_terms_kernel(s, out, shift, parameters, TERMS: tl.constexpr, NEGATIVES: tl.constexpr):
     """What is exponentiated, of positives or of negatives: a term less its shift."""
-    u, _du, v, _dv, _by_negatives_lse = TERMS(tl.load(s), 0.0, *parameters)
+    u, _du, v, _dv, _by_negatives_lse = TERMS(tl.load(s), 0.0, None, 0, None, 0, *parameters)
     tl.store(out, (v if NEGATIVES else u) - tl.load(shift))
 
 

@@ -3,14 +3,16 @@ compiler makes of them."""
 
 import pytest
 import torch
-from custom_losses import CUSTOM, CUSTOM_FUNCTIONS, expected, infinite_elsewhere, pairs_of
-from support import DTYPES, error
+from custom_losses import CUSTOM, CUSTOM_FUNCTIONS, LEARNING, expected, infinite_elsewhere, pairs_of, scalars_of
+from support import DTYPES, error, operator_calls
 
 import fastpair
+from fastpair import functional
 from fastpair.backends import dense
 from fastpair.backends.triton import pairs
 from fastpair.formulas import sqrt
 from fastpair.losses import CustomPairLoss
+from fastpair.ops import registration
 
 of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 TOLERANCE = {torch.float32: 1e-5}
@@ -117,3 +119,52 @@ def test_distances_of_zero(distance, backend, device):
             value = loss(rows, labels)
         results.append([value, *torch.autograd.grad(value, rows)])
     assert all(error(one, other) <= 1e-5 for one, other in zip(*results))
+
+
+@of_triton
+@pytest.mark.parametrize("references", [False, True])
+@pytest.mark.parametrize("name", LEARNING)
+def test_parameters_that_learn_and_numbers_of_rows(name, references, backend, device, monkeypatch):
+    """In several rectangles: a pair counts once for each of its samples that is an anchor."""
+    monkeypatch.setattr(pairs, "HEIGHT", 128)
+    monkeypatch.setattr(pairs, "WIDTH", 256)
+    x, y, labels, ref_labels = inputs_of(290, 300, 5, torch.float32, device)
+    w, q = (torch.rand(len(t), generator=torch.Generator().manual_seed(3)).to(device) for t in (x, y))
+    for reduction in ("mean", "none"):
+        results = []
+        for name_of, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+            loss = LEARNING[name].make(reduction=reduction).to(device)
+            rows = [t.to(dtype).requires_grad_() for t in ((x, y) if references else (x,))]
+            more = {"ref_emb": rows[1], "ref_labels": ref_labels} if references else {}
+            scalars = scalars_of(loss.formula, w, q if references else w.flip(0))
+            with fastpair.use_backend(name_of):
+                value = loss(rows[0], labels, **more, **scalars)
+            weights = torch.arange(1.0, value.numel() + 1, device=device).reshape(value.shape)
+            gradients = torch.autograd.grad((value * weights).sum(), [*rows, loss.a, loss.b], materialize_grads=True)
+            results.append([value, *gradients])
+        for one, other in zip(*results):
+            assert error(one, other) <= 3e-5
+
+
+@of_triton
+@pytest.mark.parametrize("arguments", [("ref_bias",), ("ignore_above",), ("ref_bias", "ignore_above")], ids="-".join)
+@pytest.mark.parametrize("name", ["supcon", "dcl", "ntxent", "multi_similarity", "circle"])
+def test_bias_and_threshold(name, arguments, backend, device):
+    x, _, labels, _ = inputs_of(150, 33, 16, torch.float32, device)
+    given = {"ref_bias": torch.rand(150, device=device), "ignore_above": -0.1}
+    results = []
+    for of, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+        rows = x.to(dtype).requires_grad_()
+        value = getattr(functional, f"{name}_loss")(rows, labels, backend=of, **{k: given[k] for k in arguments})
+        results.append([value, *torch.autograd.grad(value, rows)])
+    assert all(error(one, other) <= 3e-5 for one, other in zip(*results))
+
+
+@of_triton
+def test_results_of_the_operators(backend, device):
+    """As many as their schemas have: the dispatcher reads no more."""
+    for name, arguments in operator_calls():
+        if name in ("pair_loss", "labelled_pair_loss"):
+            arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
+            results = registration._function(name, "triton")(*arguments)
+            assert len(results) == len(getattr(torch.ops.fastpair, name).default._schema.returns)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from host_reads import no_host_reads
-from support import LOSSES, cast, operator_calls, value_and_gradients
+from support import LOSSES, cast, error, operator_calls, value_and_gradients
 
 import fastpair
 import fastpair.functional as FP
-from fastpair.ops.pair_loss import TRIPLETS
+from fastpair.formulas.pair_losses import TRIPLETS
+from fastpair.ops import pair_loss
 
 pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
@@ -61,7 +62,7 @@ def test_opcheck(backend, device):
         operator = getattr(torch.ops.fastpair, f"cuda_{name}", None)
         if operator is None or any(a in TRIPLETS for a in arguments if isinstance(a, str)):
             continue
-        if name == "pair_loss" and arguments[2].ndim == 2:  # these kernels take sets of labels as a matrix of pairs
+        if name == "pair_loss" and arguments[3].ndim == 2:  # these kernels take sets of labels as a matrix of pairs
             continue
         arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
         torch.library.opcheck(operator.default, arguments)
@@ -79,12 +80,12 @@ def test_triplets_say_who_has_them(backend, device):
 
 def test_arguments_of_a_direct_call(backend, device):
     x, labels = torch.randn(4, 3, device=device), torch.tensor([0, 0, 1, 1], device=device)
-    call = torch.ops.fastpair.cuda_pair_loss
+    call = torch.ops.fastpair.cuda_labelled_pair_loss
 
     def run(loss="snca", params=(1.0,), distance="cosine", reduction="mean", labels=labels, x=x, two_sided=False,
             ref_emb=None):  # fmt: skip
         ref_labels = None if ref_emb is None else labels
-        tensors = (x, ref_emb, labels, ref_labels, *(None,) * 6)
+        tensors = (x, ref_emb, labels, ref_labels, None, None)
         return call(*tensors, loss, list(params), distance, two_sided, reduction, True, False)
 
     run()
@@ -115,3 +116,16 @@ def test_compile(backend, device):
         want = value_and_gradients(lambda **t: 2 * loss.fused(**t, backend="cuda"), inputs, loss.trained)  # noqa: B023
         for k in want:
             torch.testing.assert_close(got[k], want[k])
+
+
+def test_the_closest_positive(backend, device):
+    """The formula that ``ignore_above`` asks, with its gradient."""
+    x, labels = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 9
+    labels[0] = 100  # has no positive
+    results = []
+    for name, rows in (("cuda", x.to(device)), ("reference", x.double())):
+        rows.requires_grad_()
+        value = pair_loss("best_positive", [], rows, labels.to(rows.device), None, None, (), "cosine", "none", name)
+        results.append([value.detach().cpu()[1:], *torch.autograd.grad(value[1:].sum(), rows)])
+        assert value[0] == -torch.inf
+    assert all(error(one, other) <= 1e-5 for one, other in zip(*results))

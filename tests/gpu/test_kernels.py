@@ -169,9 +169,9 @@ def test_made_up_formulas(name, distance, backend, device, monkeypatch):
     params = [0.7, 0.3, 1.1, 0.4, 0.2][: len(formula.parameters)]
     generator = torch.Generator().manual_seed(1)
     x, labels = embeddings(33, 6, generator), torch.randint(7, (33,), generator=generator)
-    settings = (name, params, distance, False, "mean", True, False)
-    call = PairLossCall(x.float().to(device), None, labels.to(device), *(None,) * 7, *settings)
-    got, gradient, _ = triton_backend.pair_loss(call)
+    settings = (name, params, distance, False, "mean", True, False, False)
+    call = PairLossCall(x.float().to(device), None, None, labels.to(device), None, None, None, *settings)
+    got, gradient, *_ = triton_backend.pair_loss(call)
     x.requires_grad_()
     same, others = labels[:, None] == labels[None, :], ~torch.eye(33, dtype=bool)
     parts = dense.evaluated(formula)(dense.closeness(x, x, distance), same & others, ~same, *params)
