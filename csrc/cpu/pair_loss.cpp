@@ -244,9 +244,11 @@ class PairLoss {
       case Pool::Sum:
         return {.pairs = pairs, .value = a, .nonzero = b, .by_negatives_lse = c};
       case Pool::LogSumExp:
-        // Terms that are all minus infinity are as if there were none.
-        if (b == 0) return {.value = a, .sum = c};
-        return {.pairs = pairs, .value = a, .log_sum = std::log(b), .sum = c};
+        // Numbers of rows may leave pairs out: terms that are all minus infinity are then as if there were none.
+        return {.pairs = b == 0 && loss_.anchor_scalars + loss_.ref_scalars > 0 ? 0 : pairs,
+                .value = a,
+                .log_sum = b == 0 ? 0 : std::log(b),
+                .sum = c};
       case Pool::Max:
         return {.pairs = pairs, .value = a};
     }

@@ -33,9 +33,9 @@ def statistics(kind: Kind) -> dict[Expr, str]:
     }
 
 
-def may_be_minus_infinity(formula: PairFormula, term: Expr) -> bool:
-    excluded = any(x.op == "excluded" for x in subexpressions(term))
-    return excluded or may_be_infinite(term) or formula.reads_scalars
+def leaves_out(formula: PairFormula) -> bool:
+    """Whether numbers of rows may leave pairs out, whose terms are then minus infinity."""
+    return bool(formula.scalars("anchor") or formula.scalars("ref"))
 
 
 def loss(formula: PairFormula) -> tuple[str, str]:
@@ -80,9 +80,9 @@ def loss(formula: PairFormula) -> tuple[str, str]:
         of_terms, rest = share([of for _, of in together], "t")
         named = [*of_terms, *((name, of) for (name, _), of in zip(together, rest))]
         lines += [f"    {name} = {text(of, of_pair, calls)}" for name, of in named]
-        for kind, (name, of) in ((k, term) for k, term in zip((N, P), made) if term in together):
+        for kind, (name, _) in ((k, term) for k, term in zip((N, P), made) if term in together):
             # Where all terms are minus infinity there are no pairs.
-            if formula.pool(kind) == LOG_SUM_EXP and may_be_minus_infinity(formula, of):
+            if formula.pool(kind) == LOG_SUM_EXP and leaves_out(formula):
                 mask = MASKS[kind.name]
                 lines.append(f"    {mask} = {mask} & ({mask} & ({name} != -torch.inf)).any(1, keepdim=True)")
         if formula.reads_negatives_lse and together == made[:1]:

@@ -323,11 +323,12 @@ def over_slots(partial, slots, room, rows, POOL: tl.constexpr):
 
 
 @triton.jit
-def statistic(pairs, first, second, third, POOL: tl.constexpr):
+def statistic(pairs, first, second, third, POOL: tl.constexpr, LEAVES_OUT: tl.constexpr):
     """The statistic that the channels of one kind, merged over all slots, make."""
     log_sum = tl.zeros_like(first)
     if POOL == LOG_SUM_EXP:
-        pairs = tl.where(second == 0, 0.0, pairs)  # terms that are all minus infinity are as if there were none
+        if LEAVES_OUT:
+            pairs = tl.where(second == 0, 0.0, pairs)
         # Zero for an empty sum, whose maximum is minus infinity.
         log_sum = tl.log(tl.where(second == 0, 1.0, second))
     return Statistic(pairs, first, log_sum, second if POOL == SUM else third, third)
@@ -338,7 +339,7 @@ def negatives_lse_kernel(partial, slots, room, negatives_lse, BLOCK: tl.constexp
     """negatives_lse[i]: the log-sum-exp over the negatives of anchor i."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     first, second = over_slots(partial + 4 * room, slots, room, rows, LOG_SUM_EXP)
-    negatives = statistic(first, first, second, second, LOG_SUM_EXP)
+    negatives = statistic(first, first, second, second, LOG_SUM_EXP, False)
     tl.store(negatives_lse + rows, (negatives.value + negatives.log_sum).to(tl.float32))
 
 
@@ -390,8 +391,8 @@ def anchor_kernel(
         others += 1
     elif SELF == LISTED_SELF:
         others += (tl.load(self_index + rows, mask=inside, other=-1) >= 0).to(tl.float64)
-    pos = statistic(pos_pairs, pos_first, pos_second, pos_third, POSITIVES)
-    neg = statistic(m - pos_pairs - others, neg_first, neg_second, neg_second, NEGATIVES)
+    pos = statistic(pos_pairs, pos_first, pos_second, pos_third, POSITIVES, POOLS.leaves_out)
+    neg = statistic(m - pos_pairs - others, neg_first, neg_second, neg_second, NEGATIVES, POOLS.leaves_out)
 
     at = anchor_scalars + rows if anchor_scalars is not None else None
     loss, count, neg_loss, neg_count, pull, pull_constant, push, push_constant = ANCHOR(pos, neg, at, room, *parameters)

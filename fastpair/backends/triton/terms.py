@@ -19,7 +19,7 @@ from triton.runtime import JITFunction
 
 from fastpair.backends.triton import elementary
 from fastpair.formulas import formula as formulas
-from fastpair.formulas import to_triton
+from fastpair.formulas import to_torch, to_triton
 from fastpair.formulas.expressions import subexpressions
 from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.source import function
@@ -34,12 +34,13 @@ POOLS = {formulas.SUM: SUM.value, formulas.LOG_SUM_EXP: LOG_SUM_EXP.value, formu
 class Pools(NamedTuple):
     """How the terms of either kind are pooled, as a constant of the kernels. ``positives_sum``: positives that are
     pooled otherwise are summed as well. ``constants``: some slope by a term has a part that is not a share of a
-    log-sum-exp."""
+    log-sum-exp. ``leaves_out``: terms that are all minus infinity are as if there were none."""
 
     positives: int
     negatives: int
     positives_sum: bool
     constants: bool
+    leaves_out: bool
 
 
 class Loss(NamedTuple):
@@ -85,7 +86,7 @@ def loss_of(formula: PairFormula) -> Loss:
     terms, anchor, derivatives, anchor_derivatives = (*made, None, None)[:4]
     positives, negatives = POOLS[formula.pool(P)], POOLS[formula.pool(N)]
     constants = formula.needs_sum or not positives == negatives == LOG_SUM_EXP.value
-    pools = Pools(positives, negatives, formula.needs_sum, constants)
+    pools = Pools(positives, negatives, formula.needs_sum, constants, to_torch.leaves_out(formula))
     different = {x for of in to_triton.of_pair(formula) for x in subexpressions(of) if x.operands}
     flags = formula.reads_negatives_lse, formula.separate_means, formula.is_sum
     return Loss(formula, len(different), terms, anchor, derivatives, anchor_derivatives, pools, *flags)
