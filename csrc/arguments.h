@@ -81,6 +81,8 @@ inline Margin margin_named(const std::string& logits) {
   return Margin::ArcFace;
 }
 
+inline const std::optional<Tensor> NO_TENSOR;
+
 // The arguments of fastpair::pair_loss.
 struct PairLossArguments {
   const Tensor& embeddings;
@@ -92,8 +94,9 @@ struct PairLossArguments {
   const Distance distance;
   const bool two_sided;
   const Reduction reduction;
-  const bool grad_embeddings, grad_ref, grad_learned;
-  const std::optional<Tensor>&learned, &ids, &ref_ids, &pairs, &weights, &anchor_scalars, &ref_scalars;
+  const bool grad_embeddings, grad_ref, grad_learned = false;
+  const std::optional<Tensor>&learned = NO_TENSOR, &ids = NO_TENSOR, &ref_ids = NO_TENSOR, &pairs = NO_TENSOR,
+        &weights = NO_TENSOR, &anchor_scalars = NO_TENSOR, &ref_scalars = NO_TENSOR;
 
   void check() const {
     check_matrix("embeddings", embeddings);
@@ -163,7 +166,18 @@ template <PairLossResults (*RUN)(const PairLossArguments&)>
 struct PairLossOperators {
   using Optional = std::optional<Tensor>;
 
-  static PairLossResults run(const PairLossArguments& arguments) {
+  // `further`: the last fields of PairLossArguments, by default as for labels alone.
+  template <typename... Further>
+  static PairLossResults run(const Tensor& embeddings, const Optional& ref_emb, const Tensor& labels,
+                             const Optional& ref_labels, const Optional& self_index, const Optional& row_grad,
+                             const std::string& loss, const std::vector<double>& params, const std::string& distance,
+                             bool two_sided, const std::string& reduction, bool grad_embeddings, bool grad_ref,
+                             const Further&... further) {
+    const Distance scores = distance_named(distance);
+    const Reduction reduced = reduction_named(reduction, true);
+    const PairLossArguments arguments{embeddings, ref_emb,   labels, ref_labels, self_index, row_grad,
+                                      loss,       params,    scores, two_sided,  reduced,    grad_embeddings,
+                                      grad_ref,   further...};
     arguments.check();
     return RUN(arguments);
   }
@@ -174,27 +188,9 @@ struct PairLossOperators {
       const std::vector<double>& params, const std::string& distance, bool two_sided, const std::string& reduction,
       bool grad_embeddings, bool grad_ref, bool grad_learned, const Optional& ids, const Optional& ref_ids,
       const Optional& pairs, const Optional& weights, const Optional& anchor_scalars, const Optional& ref_scalars) {
-    const PairLossResults results = run({embeddings,
-                                         ref_emb,
-                                         labels,
-                                         ref_labels,
-                                         self_index,
-                                         row_grad,
-                                         loss,
-                                         params,
-                                         distance_named(distance),
-                                         two_sided,
-                                         reduction_named(reduction, true),
-                                         grad_embeddings,
-                                         grad_ref,
-                                         grad_learned,
-                                         learned,
-                                         ids,
-                                         ref_ids,
-                                         pairs,
-                                         weights,
-                                         anchor_scalars,
-                                         ref_scalars});
+    const PairLossResults results = run(embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params,
+                                        distance, two_sided, reduction, grad_embeddings, grad_ref, grad_learned,
+                                        learned, ids, ref_ids, pairs, weights, anchor_scalars, ref_scalars);
     const bool wide = embeddings.scalar_type() == ScalarType::Double;
     const Tensor by_learned =
         results.by_learned ? *results.by_learned
@@ -206,28 +202,8 @@ struct PairLossOperators {
       const Tensor& embeddings, const Optional& ref_emb, const Tensor& labels, const Optional& ref_labels,
       const Optional& self_index, const Optional& row_grad, const std::string& loss, const std::vector<double>& params,
       const std::string& distance, bool two_sided, const std::string& reduction, bool grad_embeddings, bool grad_ref) {
-    const Optional none;
-    const PairLossResults results = run({embeddings,
-                                         ref_emb,
-                                         labels,
-                                         ref_labels,
-                                         self_index,
-                                         row_grad,
-                                         loss,
-                                         params,
-                                         distance_named(distance),
-                                         two_sided,
-                                         reduction_named(reduction, true),
-                                         grad_embeddings,
-                                         grad_ref,
-                                         false,
-                                         none,
-                                         none,
-                                         none,
-                                         none,
-                                         none,
-                                         none,
-                                         none});
+    const PairLossResults results = run(embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params,
+                                        distance, two_sided, reduction, grad_embeddings, grad_ref);
     return {results.value, results.by_embeddings, results.by_ref};
   }
 };

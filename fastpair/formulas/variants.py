@@ -18,18 +18,17 @@ def variant(formula: PairFormula, ref_bias: bool, ignore_above: bool) -> PairFor
     Raises:
         ValueError: the negatives are not pooled to a log-sum-exp, or the formula counts them.
     """
-    negative, name = formula.negative, formula.name
-    for wanted, argument in ((ref_bias, REF_BIAS), (ignore_above, LIMIT)):
-        if not wanted:
-            continue
+    arguments = [name for name, wanted in ((REF_BIAS, ref_bias), (LIMIT, ignore_above)) if wanted]
+    for argument in arguments:
         if formula.pool(N) != LOG_SUM_EXP:
             raise ValueError(f"{argument} must be None for this loss, whose negatives are not summed as exponentials")
         if argument in (*formula.scalars("anchor"), *formula.scalars("ref")):
             raise ValueError(f"{argument} must be None for this loss, whose formula reads numbers of this name")
-        name += f"_{argument}"
-        negative = negative + variable(f"ref.{argument}") if argument == REF_BIAS else negative
+    if ignore_above and formula.reads(N.pairs):
+        raise ValueError(f"{LIMIT} must be None for this loss, whose formula counts negatives")
+    negative = formula.negative
+    if ref_bias:
+        negative = negative + variable(f"ref.{REF_BIAS}")
     if ignore_above:
-        if formula.reads(N.pairs):
-            raise ValueError(f"{LIMIT} must be None for this loss, whose formula counts negatives")
         negative = excluded(s - variable(f"anchor.{LIMIT}"), negative)
-    return replace(formula, name=name, negative=negative)
+    return replace(formula, name="_".join([formula.name, *arguments]), negative=negative)

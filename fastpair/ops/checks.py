@@ -231,17 +231,22 @@ def ids(value: Tensor | None, of_references: Tensor | None, embeddings: Tensor, 
         raise ValueError("ref_ids must be given with ids and ref_emb, got None")
 
 
+def constants(name: str, value: Tensor, each: str, of: str, owner: Tensor) -> None:
+    """Numbers without a gradient, one for each row of ``owner``."""
+    tensor(name, value)
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
+    if value.shape != owner.shape[:1]:
+        raise ValueError(f"{name} must have shape ({len(owner)},), one {each}, got {tuple(value.shape)}")
+    same_device(name, value, of, owner)
+    if value.requires_grad:
+        raise ValueError(f"{name} must not require a gradient, they are constants: give {name}.detach()")
+
+
 def anchor_weights(value: Tensor, embeddings: Tensor) -> Tensor:
     """The weights in the dtype that losses are summed in."""
     matrix("embeddings", embeddings)
-    tensor("weights", value)
-    if value.dtype not in FLOATING:
-        raise TypeError(f"weights must be float32, float64, bfloat16 or float16, got {value.dtype}")
-    if value.shape != embeddings.shape[:1]:
-        raise ValueError(f"weights must have shape ({len(embeddings)},), one an anchor, got {tuple(value.shape)}")
-    same_device("weights", value, "embeddings", embeddings)
-    if value.requires_grad:
-        raise ValueError("weights must not require a gradient, they are constants: give weights.detach()")
+    constants("weights", value, "an anchor", "embeddings", embeddings)
     on_cpu = value.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_cpu and not (value >= 0).all():
         raise ValueError(f"weights must not be negative or NaN, got a minimum of {value.min().item()}")
@@ -259,15 +264,7 @@ def scalars(
         raise ValueError(f"{argument} must have the numbers that the formula reads, {wanted}, got {got}")
     matrix(of, owner)
     for name in names:
-        value = given[name]
-        tensor(name, value)
-        if value.dtype not in FLOATING:
-            raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
-        if value.shape != owner.shape[:1]:
-            raise ValueError(f"{name} must have shape ({len(owner)},), one a row of {of}, got {tuple(value.shape)}")
-        same_device(name, value, of, owner)
-        if value.requires_grad:
-            raise ValueError(f"{name} must not require a gradient, it is a constant: give {name}.detach()")
+        constants(name, given[name], f"a row of {of}", of, owner)
     dtype = accumulate_dtype(owner.dtype)
     return torch.stack([given[name].to(dtype) for name in names]) if names else None
 

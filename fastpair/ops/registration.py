@@ -70,13 +70,10 @@ _EAGER: dict[tuple[str, str], Callable] = {}
 
 def _function(name: str, backend: str) -> Callable:
     """A backend's implementation of an operator, as a function of the operator's arguments."""
-    module, call = backend_module(backend), LOSSES.get(name)
-    if call is LabelledPairLossCall and not hasattr(module, name):
-        taking = lambda *arguments: module.pair_loss(call(*arguments).whole())[:-1]  # noqa: E731
-    elif call is None or isinstance(getattr(module, name), torch._ops.OpOverload):
-        taking = getattr(module, name)
-    else:
-        taking = lambda *arguments: getattr(module, name)(call(*arguments))  # noqa: E731
+    function = getattr(backend_module(backend), name)
+    call = LOSSES.get(name)
+    is_operator = isinstance(function, torch._ops.OpOverload)
+    taking = function if call is None or is_operator else lambda *arguments: function(call(*arguments))
     if backend != "triton":
         return taking
 

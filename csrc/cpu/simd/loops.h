@@ -235,7 +235,6 @@ void add_exponentials(const ScoreTile<T>& tile, const Terms& terms, T* const* ro
 // The first of equal maxima; NaN counts as the largest, so that it shows.
 template <Kind KIND, bool Cols, bool BYTES, typename T, typename Terms>
 void find_maxima(const ScoreTile<T>& tile, const Terms& terms, T* const* rows, T* const* cols) {
-  const TileScalars<T> scalars(tile);
   constexpr T none = -__builtin_inf();
   T* __restrict col_best = Cols ? cols[0] : nullptr;
   T* __restrict col_place = Cols ? cols[1] : nullptr;

@@ -2,8 +2,15 @@
 without a GPU."""
 
 from fastpair.backends.triton.linear_cross_entropy import linear_cross_entropy
-from fastpair.backends.triton.pair_loss import pair_loss
+from fastpair.backends.triton.pair_loss import labelled_pair_loss, pair_loss
 from fastpair.backends.triton.pairwise_distance import pairwise_distance, pairwise_distance_backward
 from fastpair.backends.triton.retrieval import best_rank
 
-__all__ = ["best_rank", "linear_cross_entropy", "pair_loss", "pairwise_distance", "pairwise_distance_backward"]
+__all__ = [
+    "best_rank",
+    "labelled_pair_loss",
+    "linear_cross_entropy",
+    "pair_loss",
+    "pairwise_distance",
+    "pairwise_distance_backward",
+]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastpair.backends.call import PairLossCall
+from fastpair.backends.call import LabelledPairLossCall, PairLossCall
 from fastpair.backends.triton import pair_kernels as kernels
 from fastpair.backends.triton.launch import COMPILED, Tile, ceil_div, making_tiles_for, multiprocessors, whole
 from fastpair.backends.triton.pairs import Pairs, Rectangle, Side, sides
@@ -283,6 +283,10 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     else:
         value, learned = over_anchors(sweep, call, gradients, some)
     return value, x.finished(), y.finished() if y is not x else x.new(0), learned
+
+
+def labelled_pair_loss(call: LabelledPairLossCall) -> tuple[Tensor, Tensor, Tensor]:
+    return pair_loss(call.whole())[:-1]
 
 
 def non_pairs(call: PairLossCall) -> tuple[Tensor | None, Tensor | None]:
