@@ -212,8 +212,8 @@ def info_nce_loss(embeddings, ref_emb, *, temperature=0.07, symmetric=True, dist
     return reduced(losses, reduction)
 
 
-def siglip_loss(embeddings, ref_emb, scale=10.0, bias=-10.0, *, reduction="mean"):
-    logits = scores(embeddings, ref_emb, "cosine") * scale + bias
+def siglip_loss(embeddings, ref_emb, scale=10.0, bias=-10.0, *, distance="cosine", reduction="mean"):
+    logits = scores(embeddings, ref_emb, distance) * scale + bias
     sign = 2 * torch.eye(*logits.shape, dtype=logits.dtype) - 1
     return reduced(torch.logaddexp(-sign * logits, torch.zeros_like(logits)).sum(1), reduction)
 

@@ -71,9 +71,10 @@ def view_and_more(n, d, pattern, generator):
     return {"embeddings": embeddings(n, d, generator), "ref_emb": embeddings(n + n // 2 + 1, d, generator)}
 
 
-def sigmoid_views(n, d, pattern, generator):
-    inputs = two_views(n, d, pattern, generator)
-    return inputs | {"scale": torch.tensor(2.5, dtype=torch.float64), "bias": torch.tensor(-1.5, dtype=torch.float64)}
+def learned(make, n, d, pattern, generator, **values):
+    """With parameters of the loss as tensors."""
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    return make(n, d, pattern, generator) | values
 
 
 def class_vectors(n, d, pattern, generator, *, name="weight"):
@@ -130,6 +131,12 @@ def loss(
     return Loss(fused, plain, inputs, trained, rows, directions and name not in lengths, totals)
 
 
+def learning_loss(name: str, make: Callable, trained: tuple[str, ...], *, totals=False, distance="cosine", **values):
+    """A loss with parameters that learn."""
+    inputs = partial(learned, make, **values)
+    return loss(name, inputs, (*trained, *values), totals=totals, distance=distance)
+
+
 def pair_loss(name: str, **settings) -> dict[str, Loss]:
     """A pair loss over the batch's own pairs and against references."""
     label = "-".join([name.removesuffix("_loss"), *(str(v) for v in settings.values() if isinstance(v, str))])
@@ -154,6 +161,25 @@ LOSSES = {
     **pair_loss("supcon_loss", distance="euclidean", temperature=0.5),
     **pair_loss("ntxent_loss", distance="cosine", temperature=0.1),
     **pair_loss("ntxent_loss", distance="sqeuclidean", temperature=0.5),
+    **{
+        f"{name}-{distance}-learned{'-refs' * (len(rows) - 1)}": learning_loss(
+            f"{name}_loss",
+            batch if len(rows) == 1 else batch_and_references,
+            rows,
+            totals=True,
+            distance=distance,
+            **values,
+        )
+        for name, distance, rows, values in (
+            ("snca", "cosine", ("embeddings", "ref_emb"), {"temperature": 0.2}),
+            ("nca", "unit_sqeuclidean", ("embeddings",), {"softmax_scale": 2.0}),
+            ("supcon", "cosine", ("embeddings",), {"temperature": 0.1}),
+            ("supcon", "euclidean", ("embeddings", "ref_emb"), {"temperature": 0.5}),
+            ("dcl", "dot", ("embeddings",), {"temperature": 0.3}),
+            ("ntxent", "sqeuclidean", ("embeddings", "ref_emb"), {"temperature": 0.5}),
+            ("sincere", "unit_euclidean", ("embeddings",), {"temperature": 0.2}),
+        )
+    },
     **pair_loss("multi_similarity_loss", distance="cosine", beta=20.0),
     **pair_loss("multi_similarity_loss", distance="unit_euclidean", alpha=3.0, beta=10.0, base=1.0),
     **pair_loss("circle_loss", distance="cosine", m=0.3, gamma=5.0),
@@ -164,7 +190,11 @@ LOSSES = {
     "info_nce": loss("info_nce_loss", two_views, ("embeddings", "ref_emb")),
     "info_nce-euclidean": loss("info_nce_loss", two_views, ("embeddings", "ref_emb"), distance="euclidean"),
     "info_nce-one-sided": loss("info_nce_loss", view_and_more, ("embeddings", "ref_emb"), totals=True, symmetric=False),
-    "siglip": loss("siglip_loss", sigmoid_views, ("embeddings", "ref_emb", "scale", "bias"), totals=True),
+    "info_nce-learned": learning_loss("info_nce_loss", two_views, ("embeddings", "ref_emb"), temperature=0.2),
+    "siglip": learning_loss("siglip_loss", two_views, ("embeddings", "ref_emb"), totals=True, scale=2.5, bias=-1.5),
+    "siglip-dot": learning_loss(
+        "siglip_loss", view_and_more, ("embeddings", "ref_emb"), totals=True, distance="dot", scale=2.5, bias=-1.5
+    ),
     "proxy_anchor": loss(
         "proxy_anchor_loss",
         partial(class_vectors, name="proxies"),
@@ -250,14 +280,14 @@ def weighted(plain: Callable, *, reduction: str, weights: torch.Tensor, **inputs
     """A dense loss whose anchors have weights: each alone against all references, then sums of what their means are
     made of."""
     x, labels, ids = inputs["embeddings"], inputs["labels"], inputs.get("ids")
-    own = "ref_emb" not in inputs
+    own, settings = "ref_emb" not in inputs, {k: v for k, v in inputs.items() if v is not None and v.ndim == 0}
     references = {"ref_emb": x, "ref_labels": labels, "ref_ids": ids} if own else {}
     totals = []
     for i in range(len(x)):
         of_one = {k: v[i : i + 1] for k, v in inputs.items() if k in ("embeddings", "labels", "ids") and v is not None}
         others = {k: v for k, v in {**inputs, **references}.items() if k.startswith("ref_") and v is not None}
         itself = {"exclude_self": torch.tensor([i])} if own else {}
-        totals.append(weights[i] * plain(**of_one, **others, **itself, reduction="totals"))
+        totals.append(weights[i] * plain(**of_one, **others, **itself, **settings, reduction="totals"))
     totals = torch.stack(totals)
     if reduction == "none":
         return totals[:, ::2].sum(1)
@@ -312,6 +342,7 @@ def operator_calls():
             itself | margins | {"loss": "squared_contrastive", "self_index": None},
             refs | scale | related | {"loss": "snca", "weights": rows.abs()},
             refs | scale | {"loss": "snca", "pairs": pairs},
+            refs | scale | {"loss": "supcon", "params": [], "learned": torch.tensor([5.0]), "grad_learned": wanted},
             *(itself | scale | {"loss": loss} for loss in ("ntxent", "hard_triplet")),
             itself | scale | {"loss": "best_positive", "params": []},
             refs | scale | {"loss": "semihard_triplet"},
@@ -340,7 +371,12 @@ def operator_calls():
 
 
 def cast(inputs: dict, dtype: torch.dtype) -> dict:
-    floating = {name: t.to(dtype) for name, t in inputs.items() if t is not None and t.is_floating_point()}
+    """The inputs in a dtype; parameters of the loss, which are single numbers, in float32 where rows are half."""
+    floating = {
+        name: t.to(dtype if t.ndim else torch.promote_types(dtype, torch.float32))
+        for name, t in inputs.items()
+        if t is not None and t.is_floating_point()
+    }
     return {**inputs, **floating}
 
 
@@ -356,7 +392,9 @@ def value_and_gradients(run: Callable, inputs: dict, trained: tuple[str, ...], i
     leaves = {name: t.detach().requires_grad_() if name in trained else t for name, t in inputs.items()}
     value = run(**leaves)
     incoming = torch.ones_like(value) if incoming is None else incoming.to(value.dtype)
-    gradients = torch.autograd.grad(value, [leaves[name] for name in trained], incoming)
+    # A plain formula may come to a result without some input.
+    unused = {"allow_unused": True, "materialize_grads": True}
+    gradients = torch.autograd.grad(value, [leaves[name] for name in trained], incoming, **unused)
     return {"value": value.detach(), **dict(zip(trained, gradients))}
 
 
@@ -399,7 +437,9 @@ def allowed(loss: Loss, inputs: dict, want: dict, reduction: str = "mean", incom
     the dense formula makes in the same dtype, or the rounding of the result itself where that is more."""
     dtype = inputs["embeddings"].dtype
     if dtype in TOLERANCE:
-        return dict.fromkeys(want, TOLERANCE[dtype])
+        # The gradient by a parameter is a sum over all pairs, of which little may be left.
+        single = {name for name in want if name in inputs and inputs[name].ndim == 0}
+        return {name: TOLERANCE[dtype] * (5 if name in single else 1) for name in want}
     inputs, incoming = on_cpu(inputs, incoming)
     plain = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
     eps = torch.finfo(dtype).eps

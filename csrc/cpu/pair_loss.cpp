@@ -39,7 +39,8 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   args.check_scalars("anchor_scalars", args.anchor_scalars, loss->anchor_scalars, args.embeddings);
   args.check_scalars("ref_scalars", args.ref_scalars, loss->ref_scalars,
                      args.ref_emb ? *args.ref_emb : args.embeddings);
-  STD_TORCH_CHECK(!args.learned || loss->learned > 0, "no parameter of ", args.loss, " learns");
+  STD_TORCH_CHECK(!args.learned || loss->learned > 0 || loss->scale > 0, "no parameter of ", args.loss, " learns");
+  STD_TORCH_CHECK(loss->bias == 0 || args.distance.metric == Metric::Dot, args.loss, " is a loss of dot products");
   return *loss;
 }
 
@@ -55,7 +56,8 @@ struct Batch {
   std::vector<int64_t> selves;  // the sorted position of the reference that sorted anchor i is itself, -1 for none
   std::vector<T> weights, row_grad, anchor_scalars, ref_scalars;
 
-  explicit Batch(const PairLossArguments& arguments)
+  // `learns_by_rows`: whether the gradients by scale and bias are wanted, which are made of those by the rows.
+  explicit Batch(const PairLossArguments& arguments, bool learns_by_rows = false)
       : args(arguments),
         x(args.embeddings, single(args.labels)),
         y(args.ref_emb ? std::optional<Samples<T>>(std::in_place, *args.ref_emb, single(*args.ref_labels))
@@ -63,8 +65,12 @@ struct Batch {
         weights(args.weights ? floating_vector<T>(*args.weights) : std::vector<T>()),
         row_grad(args.row_grad ? floating_vector<T>(*args.row_grad) : std::vector<T>()) {
     const std::vector<T> center = center_of<T>(args.embeddings, args.distance);
-    x.load(args.embeddings, args.distance, center, args.grad_embeddings);
-    if (y) y->load(*args.ref_emb, args.distance, center, args.grad_ref);
+    // A product changes with the rows of either side, a distance with both.
+    const bool distances = args.distance.metric != Metric::Dot, by_x = learns_by_rows && (distances || !args.grad_ref);
+    x.load(args.embeddings, args.distance, center, args.grad_embeddings || by_x, learns_by_rows);
+    if (y) {
+      y->load(*args.ref_emb, args.distance, center, args.grad_ref || (learns_by_rows && distances), learns_by_rows);
+    }
     if (args.anchor_scalars) anchor_scalars = sorted_rows(*args.anchor_scalars, x.order);
     if (args.ref_scalars) ref_scalars = sorted_rows(*args.ref_scalars, references().order);
     find_selves();
@@ -78,7 +84,7 @@ struct Batch {
   // The relation of the anchors to the references.
   Relation relation() { return Relation(args, x, references(), self()); }
 
-  bool gradients() const { return args.grad_embeddings || args.grad_ref; }
+  bool gradients() const { return x.has_gradient || (y && y->has_gradient); }
   Samples<T>& references() { return y ? *y : x; }
   const int64_t* self() const { return selves.empty() ? nullptr : selves.data(); }
 
@@ -103,6 +109,21 @@ struct Batch {
     if (y && y->has_gradient) y->scale_gradient(T(factor));
   }
 
+  // Of the pairs' derivatives g by their closenesses s: the sums of g s and, for products, of g. When all rows grow, a
+  // closeness does so by its degree, and products also when the rows of one side do.
+  std::array<double, 2> closeness_sums() const {
+    const bool distances = args.distance.metric != Metric::Dot, one_side = y && !distances;
+    std::array<double, 2> sums{};
+    for (const Samples<T>* side : {&x, y ? &*y : nullptr}) {
+      if (side == nullptr || !side->has_gradient) continue;
+      sums[0] += side->along_rows();
+      sums[1] += std::accumulate(side->slope_sums.begin(), side->slope_sums.end(), 0.0);
+      if (one_side) return sums;
+    }
+    const double degree = args.distance.metric == Metric::Euclidean ? 1 : 2;
+    return {sums[0] / degree, sums[1] / degree};
+  }
+
   // `values`: the losses of the rows, for Reduction::None. `learned`: the gradient by the parameters that learn.
   PairLossResults results(double value, const std::array<double, 4>& totals, const std::vector<T>& values,
                           const std::vector<double>& learned = {}) const {
@@ -110,7 +131,8 @@ struct Batch {
     return {args.reduction == Reduction::None     ? new_vector(like, values)
             : args.reduction == Reduction::Totals ? new_vector(like, std::vector<T>(totals.begin(), totals.end()))
                                                   : new_scalar(like, T(value)),
-            x.gradient_tensor(like), y ? y->gradient_tensor(*args.ref_emb) : new_tensor(like, {0}, scalar_type<T>),
+            x.gradient_tensor(like, args.grad_embeddings),
+            y ? y->gradient_tensor(*args.ref_emb, args.grad_ref) : new_tensor(like, {0}, scalar_type<T>),
             learned.empty() ? std::nullopt
                             : std::optional(new_vector(like, std::vector<T>(learned.begin(), learned.end())))};
   }
@@ -174,7 +196,9 @@ class PairLoss {
       : loss_(loss),
         args_(args),
         params_(args.learned ? floating_vector<double>(*args.learned) : args.params),
-        batch_(args),
+        learns_by_terms_(args.grad_learned && loss.learned > 0),
+        learns_by_rows_(args.grad_learned && loss.learned == 0),
+        batch_(args, learns_by_rows_),
         rows_(loss, batch_.x, batch_.relation(), batch_.scalars_of(batch_.x)),
         derivatives_(args.grad_learned ? loss.param_count : 0) {
     if (!batch_.y) return;
@@ -189,7 +213,7 @@ class PairLoss {
     const bool kept = sweep.keeps_scores();
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
 
-    if (loss_.is_sum && !(means_over_terms && kept)) {
+    if (loss_.is_sum && !(means_over_terms && kept) && !learns_by_terms_) {
       // The weights of the pairs are known beforehand, except for means over terms: there the negatives' gradient is
       // summed unscaled, and a second sweep over the few tiles that have positives adds theirs.
       if (gradients) set_sums_weights(means_over_terms ? 0 : 1);
@@ -219,18 +243,26 @@ class PairLoss {
       sweep.run({.add = {true, true}});
     }
     finish();
-    if (args_.grad_learned) add_anchor_derivatives();
+    if (learns_by_terms_) add_anchor_derivatives();
     if (gradients && loss_.pool[Positive] == Pool::Max) {
       add_extreme_pairs();
-    } else if (gradients || args_.grad_learned) {
+    } else if (gradients || learns_by_terms_) {
       sweep.run(
-          {.compute_scores = !kept, .gradient = gradients, .learned = args_.grad_learned ? &derivatives_ : nullptr});
+          {.compute_scores = !kept, .gradient = gradients, .learned = learns_by_terms_ ? &derivatives_ : nullptr});
     }
     return results();
   }
 
  private:
-  PairLossResults results() const { return batch_.results(value_, totals_, values_, derivatives_); }
+  PairLossResults results() {
+    if (learns_by_rows_) {
+      const double scale = params_[loss_.scale - 1];
+      const auto [by_scale, by_bias] = batch_.closeness_sums();
+      derivatives_[loss_.scale - 1] = by_scale / scale;
+      if (loss_.bias > 0) derivatives_[loss_.bias - 1] = by_bias / scale;
+    }
+    return batch_.results(value_, totals_, values_, derivatives_);
+  }
 
   // The sides whose samples are anchors.
   std::vector<AnchorSide<T>*> sides() {
@@ -354,6 +386,7 @@ class PairLoss {
   const PairKernels<T>& loss_;
   const PairLossArguments& args_;
   const std::vector<double> params_;
+  const bool learns_by_terms_, learns_by_rows_;
   Batch<T> batch_;
   AnchorSide<T> rows_;
   std::optional<AnchorSide<T>> other_;

@@ -103,7 +103,7 @@ class PairSweep {
         symmetric_(&anchors == &references),
         two_sided_(two_sided) {
     const bool kept = keeps_scores();
-    block_ = task_length(kept ? std::max(x_.n, y_.n) : SQUARE, MAX_BLOCK);
+    block_ = task_length((symmetric_ ? 1 : 2) * (kept ? std::max(x_.n, y_.n) : SQUARE), MAX_BLOCK);
     square_rows_ = kept ? round_up(x_.n) : SQUARE;
     square_cols_ = kept ? round_up(y_.n) : SQUARE;
     // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products

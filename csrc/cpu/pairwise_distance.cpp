@@ -134,8 +134,8 @@ std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const 
       if (grad_x) add_gradient(sides.x, sides.y(), sides.distance.metric, of_row);
       if (grad_y || (grad_x && !y)) add_gradient(sides.y(), sides.x, sides.distance.metric, of_col);
     });
-    return std::tuple(sides.x.gradient_tensor(x),
-                      y ? sides.y().gradient_tensor(*y) : new_tensor(x, {0}, scalar_type<T>));
+    return std::tuple(sides.x.gradient_tensor(x, grad_x),
+                      y ? sides.y().gradient_tensor(*y, grad_y) : new_tensor(x, {0}, scalar_type<T>));
   });
 }
 

@@ -29,7 +29,7 @@ struct Samples {
   std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
-  std::vector<T> slope_sums;  // for distances: the part of the gradient that comes from the norms
+  std::vector<T> slope_sums;  // for distances: the part of the gradient that comes from the norms; or asked for
 
   // Without labels the samples keep their order.
   Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
@@ -39,7 +39,8 @@ struct Samples {
     for (const int64_t row : order) labels.push_back(unsorted[row]);
   }
 
-  void load(const Tensor& x, const Distance& distance, const std::vector<T>& center, bool want_gradient) {
+  void load(const Tensor& x, const Distance& distance, const std::vector<T>& center, bool want_gradient,
+            bool want_slope_sums = false) {
     const bool distances = distance.metric != Metric::Dot;
     const bool in_order = std::is_sorted(order.begin(), order.end());
     const bool in_place = !distances && !distance.unit_rows && in_order && is_plain<T>(x);
@@ -47,7 +48,7 @@ struct Samples {
     rows = in_place ? static_cast<const T*>(x.const_data_ptr()) : storage.get();
     if (distance.unit_rows) inverse_norms.resize(n);
     if (distances) norms.resize(n);
-    if (distances) slope_sums.assign(n, T(0));
+    if (distances || want_slope_sums) slope_sums.assign(n, T(0));
     has_gradient = want_gradient;
     if (want_gradient) gradient = Scratch<T>(n * d);
 
@@ -76,9 +77,19 @@ struct Samples {
     for (T& sum : slope_sums) sum *= factor;
   }
 
-  // The gradient with respect to the tensor's rows, in their order.
-  Tensor gradient_tensor(const Tensor& x) const {
-    if (!has_gradient) return new_tensor(x, {0}, scalar_type<T>);
+  // The sum over the rows of their products with the gradient by them.
+  double along_rows() const {
+    std::vector<double> along(n);
+    parallel_rows(n, d, [&](int64_t r) {
+      along[r] = kernels<T>().dot(rows + r * d, gradient.get() + r * d, d);
+      if (!norms.empty()) along[r] -= double(slope_sums[r]) * norms[r];
+    });
+    return sum(along);
+  }
+
+  // The gradient with respect to the tensor's rows, in their order; empty if it is not wanted.
+  Tensor gradient_tensor(const Tensor& x, bool wanted) const {
+    if (!wanted) return new_tensor(x, {0}, scalar_type<T>);
     Tensor out = new_tensor(x, {n, d}, scalar_type<T>);
     T* data = static_cast<T*>(out.mutable_data_ptr());
     const Kernels<T>& k = kernels<T>();
@@ -88,11 +99,11 @@ struct Samples {
       T* to = data + order[r] * d;
       // Distances: d|x|^2/dx adds a multiple of the row. Cosines: the part along the row does not change its
       // direction.
-      const T along = !inverse_norms.empty() ? k.dot(row, g, d) : slope_sums.empty() ? T(0) : slope_sums[r];
+      const T along = !inverse_norms.empty() ? k.dot(row, g, d) : norms.empty() ? T(0) : slope_sums[r];
       const T scale = inverse_norms.empty() ? T(1) : inverse_norms[r];
       if (scale == T(0)) {
         std::fill(to, to + d, T(0));
-      } else if (inverse_norms.empty() && slope_sums.empty()) {
+      } else if (inverse_norms.empty() && norms.empty()) {
         std::copy(g, g + d, to);
       } else {
         for (int64_t j = 0; j < d; ++j) to[j] = scale * (g[j] - along * row[j]);

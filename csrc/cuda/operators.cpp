@@ -47,7 +47,7 @@ class Vectors {
     if (!kept.is_contiguous()) kept = torch::stable::contiguous(kept);
     return kept.const_data_ptr();
   }
-  std::array<OptionalTensor, 5> kept_;
+  std::array<OptionalTensor, 6> kept_;
   size_t count_ = 0;
 };
 
@@ -125,6 +125,11 @@ class Operands {
     }
   }
 
+  void want_closeness_sums(int s) {
+    Side& side = problem_.side[s];
+    workspace_.want(&side.closeness_sums, 2 * int64_t(side.n));
+  }
+
   void want_anchors(int s) {
     Side& side = problem_.side[s];
     side.anchors = true;
@@ -173,14 +178,15 @@ void check_launch(const char* problem) { STD_TORCH_CHECK(!problem, "CUDA: ", pro
 
 PairLossResults pair_loss(const PairLossArguments& args) {
   STD_TORCH_CHECK(args.labels.dim() == 1 && !args.ids, "the CUDA kernels take single labels, or pairs");
-  STD_TORCH_CHECK(!args.learned && !args.anchor_scalars && !args.ref_scalars,
-                  "the CUDA kernels take neither parameters that learn nor numbers of rows");
+  STD_TORCH_CHECK(!args.anchor_scalars && !args.ref_scalars, "the CUDA kernels take no numbers of rows");
   const OnDevice device(args.embeddings);
   PairLossProblem problem;
   int param_count = 0;
-  problem.loss = find_pair_loss(args.loss, &param_count);
+  bool learns = false;
+  problem.loss = find_pair_loss(args.loss, &param_count, &learns);
   STD_TORCH_CHECK(problem.loss >= 0, "no CUDA kernel for the loss ", args.loss);
   args.check_params(param_count);
+  STD_TORCH_CHECK(!args.learned || learns, "no parameter of ", args.loss, " learns");
   std::copy(args.params.begin(), args.params.end(), problem.params);
   problem.reduction = args.reduction;
   problem.two_sided = args.two_sided;
@@ -188,13 +194,20 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   Operands operands(problem, args.embeddings, args.ref_emb, args.distance);
   operands.want_prepared_rows();
   operands.want_scores(args.grad_ref || args.two_sided);
-  operands.want_gradients(args.grad_embeddings, args.grad_ref);
+  // The gradient by the parameters is made with that by the rows.
+  const bool first = args.grad_embeddings || (args.grad_learned && !args.grad_ref);
+  operands.want_gradients(first, args.grad_ref);
+  if (args.grad_learned) operands.want_closeness_sums(first ? 0 : 1);
   operands.want_anchors(0);
   if (args.two_sided) operands.want_anchors(1);
   Vectors vectors;
   problem.self_index = vectors.integers(args.self_index);
   if (args.pairs) problem.pairs = static_cast<const int8_t*>(args.pairs->const_data_ptr());
   problem.weights = vectors.floats(args.weights);
+  problem.learned = vectors.floats(args.learned);
+  const OptionalTensor by_learned =
+      args.grad_learned ? OptionalTensor(new_tensor(args.embeddings, {param_count})) : std::nullopt;
+  if (by_learned) problem.by_learned = static_cast<float*>(by_learned->mutable_data_ptr());
   problem.row_grad = vectors.floats(args.row_grad);
   problem.side[0].labels = vectors.integers(args.labels);
   problem.side[1].labels = vectors.integers(args.ref_labels);
@@ -205,7 +218,8 @@ PairLossResults pair_loss(const PairLossArguments& args) {
                                                           : new_tensor(args.embeddings, {});
   problem.value = static_cast<float*>(value.mutable_data_ptr());
   check_launch(launch_pair_loss(problem, device.stream));
-  return {value, operands.gradient(0), operands.gradient(1), std::nullopt};
+  return {value, args.grad_embeddings ? operands.gradient(0) : new_tensor(args.embeddings, {0}), operands.gradient(1),
+          by_learned};
 }
 
 Tensor pairwise_distance(const Tensor& x, const OptionalTensor& y, const std::string& metric) {

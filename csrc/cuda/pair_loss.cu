@@ -171,14 +171,32 @@ class Row {
   int64_t self_ = -1;  // the entry, or the index of the other row, that makes no pair with this one
 };
 
+// The parameters of the formula.
+struct Params {
+  double of[std::size(PairLossProblem().params)];
+
+  __device__ explicit Params(const PairLossProblem& p) {
+#pragma unroll
+    for (size_t k = 0; k < std::size(of); ++k) of[k] = p.params[k];
+  }
+
+  __device__ Params(const PairLossProblem& p, int learned) : Params(p) {
+    if (!p.learned) return;
+    for (int k = 0; k < learned; ++k) of[k] = p.learned[k];
+  }
+};
+
 template <typename Terms>
 struct Loss {
+  static constexpr bool LEARNS = Terms::SCALE > 0;
+
   const PairLossProblem& p;
+  const Params params;
   const Terms terms;
   const AnchorWeights anchor_weights;
 
   __device__ explicit Loss(const PairLossProblem& p)
-      : p(p), terms(p.params), anchor_weights(p, Terms::SEPARATE_MEANS) {}
+      : p(p), params(p, LEARNS ? Terms::PARAMS : 0), terms(params.of), anchor_weights(p, Terms::SEPARATE_MEANS) {}
 
   template <Kind KIND>
   __device__ __forceinline__ float by_negatives_lse(float closeness, float negatives_lse) const {
@@ -235,7 +253,7 @@ struct Loss {
       add_up(row, negatives_lse, &neg, &pos);
     }
     const Statistic of_pos = pos.statistic(), of_neg = neg.statistic();
-    Anchor a = Terms::anchor(p.params, of_pos, of_neg);
+    Anchor a = Terms::anchor(params.of, of_pos, of_neg);
     if (p.weights) {
       const double given = p.weights[i];
       a.loss *= given, a.count *= given, a.neg_loss *= given, a.neg_count *= given;
@@ -311,6 +329,7 @@ struct Loss {
       as_anchor[Positive] = weights<Positive>(side, i);
     }
     SlopesOfRow slopes(p, side, other, i);
+    float by_scaled = 0, by_shifted = 0;
     row.for_pairs<1>(  // more would make as many copies of the code below
         [&](int j, float closeness, auto kind) {
           slopes.store(j, closeness, [&] {
@@ -319,11 +338,35 @@ struct Loss {
             float sum = 0;
             if (side.anchors) sum += own.of[kind] * slope<kind>(as_anchor[kind], j, closeness);
             if (other.anchors) sum += others.of[kind] * slope<kind>(theirs, i, closeness);
+            if constexpr (LEARNS) by_scaled += sum * closeness;
+            if constexpr (Terms::BIAS > 0) by_shifted += sum;
             return sum;
           });
         },
         [&](int j) { slopes.store_none(j); });
     slopes.finish();
+    if constexpr (LEARNS) {
+      if (!side.closeness_sums) return;
+      by_scaled = warp_sum(by_scaled), by_shifted = warp_sum(by_shifted);
+      if (lane() == 0) side.closeness_sums[i] = by_scaled, side.closeness_sums[side.n + i] = by_shifted;
+    }
+  }
+
+  // Writes the gradient by the parameters, from the sums of the rows of a side: see PairFormula.is_scaled. To be called
+  // by one block.
+  __device__ void learn(double (&room)[WARPS]) const {
+    const Side& side = p.side[p.side[0].closeness_sums ? 0 : 1];
+    const int n = side.closeness_sums ? side.n : 0;
+    double sums[2] = {};
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+      sums[0] += side.closeness_sums[i], sums[1] += side.closeness_sums[side.n + i];
+    }
+    const double of_all[2] = {block_sum(sums[0], room), block_sum(sums[1], room)};
+    if (threadIdx.x != 0) return;
+    // Symmetric pairs are in the rows of both samples, with the slopes of both.
+    const double part = (p.symmetric ? 0.5 : 1) / params.of[Terms::SCALE - 1];
+    p.by_learned[Terms::SCALE - 1] = float(part * of_all[0]);
+    if constexpr (Terms::BIAS > 0) p.by_learned[Terms::BIAS - 1] = float(part * of_all[1]);
   }
 
   // ---- all anchors
@@ -387,11 +430,15 @@ __device__ __forceinline__ void scores_to_slopes(const PairLossProblem& p, doubl
     slopes(x_scales, y_scales);
     grid_barrier();
   }
+  if constexpr (Loss<Terms>::LEARNS) {
+    if (p.by_learned && blockIdx.x == 0) loss.learn(room);
+  }
 }
 
 template <typename... Each>
 struct Losses {
   static constexpr int PARAMS[] = {Each::PARAMS...};
+  static constexpr bool LEARNS[] = {(Each::SCALE > 0)...};
 
   __device__ __forceinline__ static void scores_to_slopes(const PairLossProblem& p, double (&room)[WARPS]) {
     int i = 0;
@@ -419,11 +466,11 @@ constexpr std::string_view NAMES[] = {FASTPAIR_PAIR_LOSSES(FASTPAIR_NAME, float)
 
 }  // namespace
 
-int find_pair_loss(std::string_view name, int* params) {
+int find_pair_loss(std::string_view name, int* params, bool* learns) {
   const auto found = std::find(std::begin(NAMES), std::end(NAMES), name);
   if (found == std::end(NAMES)) return -1;
   const int loss = int(found - NAMES);
-  *params = AllLosses::PARAMS[loss];
+  *params = AllLosses::PARAMS[loss], *learns = AllLosses::LEARNS[loss];
   return loss;
 }
 

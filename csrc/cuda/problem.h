@@ -42,6 +42,8 @@ struct Side {
   float* weights = nullptr;  // (WEIGHTS, n)
   int* extremes = nullptr;   // (2, n), by kind: the pair that has the maximum, -1 for none
   double* totals = nullptr;  // (TOTALS, n)
+  // (2, n): of each row's slopes g by closenesses s, the sums of g s and of g. Null where they are not wanted.
+  float* closeness_sums = nullptr;
 };
 
 // All pairs of rows of side[0] and side[1], which are the same if `symmetric`.
@@ -58,6 +60,8 @@ struct Pairs {
 struct PairLossProblem : Pairs {
   int loss = 0;  // its index in the list
   double params[3] = {};
+  const float* learned = nullptr;  // in place of params
+  float* by_learned = nullptr;     // the gradient by them, of losses with a SCALE
   Reduction reduction = Reduction::Mean;
   bool two_sided = false;
   const int64_t* self_index = nullptr;  // (n,): the row of side[1] that is no pair of row i of side[0], -1 for none
@@ -102,8 +106,9 @@ struct Projection {
   float* gradient = nullptr;
 };
 
-// The index of a loss in the list of pair_losses/generated.h, or -1, and how many parameters it has.
-int find_pair_loss(std::string_view name, int* params);
+// The index of a loss in the list of pair_losses/generated.h, or -1, how many parameters it has, and whether they may
+// learn.
+int find_pair_loss(std::string_view name, int* params, bool* learns);
 
 // Launches on the current device. Each returns an error message, or null.
 using Stream = void*;

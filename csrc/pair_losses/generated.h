@@ -57,6 +57,7 @@ template <typename T>
 struct Snca : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::LogSumExp, NEGATIVES = Pool::LogSumExp;
+  static constexpr int SCALE = 1;
   T scale;
   FASTPAIR_INLINE explicit Snca(const double* params) : scale(T(params[0])) {}
   FASTPAIR_INLINE T positive(T s, T) const { return product(scale, s); }
@@ -81,6 +82,7 @@ struct Supcon : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::LogSumExp, NEGATIVES = Pool::LogSumExp;
   static constexpr bool NEEDS_SUM = true;
+  static constexpr int SCALE = 1;
   T scale;
   FASTPAIR_INLINE explicit Supcon(const double* params) : scale(T(params[0])) {}
   FASTPAIR_INLINE T positive(T s, T) const { return product(scale, s); }
@@ -104,6 +106,7 @@ template <typename T>
 struct Dcl : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
+  static constexpr int SCALE = 1;
   T scale;
   FASTPAIR_INLINE explicit Dcl(const double* params) : scale(T(params[0])) {}
   FASTPAIR_INLINE T positive(T s, T) const { return scale * s; }
@@ -126,6 +129,7 @@ struct Sincere : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
   static constexpr bool READS_NEGATIVES_LSE = true;
+  static constexpr int SCALE = 1;
   T scale;
   FASTPAIR_INLINE explicit Sincere(const double* params) : scale(T(params[0])) {}
   FASTPAIR_INLINE T positive(T s, T negatives_lse) const { return softplus(negatives_lse - product(scale, s)); }
@@ -150,6 +154,7 @@ struct Ntxent : PairTerms {
   static constexpr int PARAMS = 1;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
   static constexpr bool READS_NEGATIVES_LSE = true;
+  static constexpr int SCALE = 1;
   T scale;
   FASTPAIR_INLINE explicit Ntxent(const double* params) : scale(T(params[0])) {}
   FASTPAIR_INLINE T positive(T s, T negatives_lse) const { return softplus(negatives_lse - product(scale, s)); }
@@ -169,14 +174,17 @@ struct Ntxent : PairTerms {
 
 template <typename T>
 struct Sigmoid : PairTerms {
-  static constexpr int PARAMS = 0;
+  static constexpr int PARAMS = 2;
   static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::Sum;
   static constexpr bool IS_SUM = true;
-  FASTPAIR_INLINE explicit Sigmoid(const double*) {}
-  FASTPAIR_INLINE T positive(T s, T) const { return softplus(-s); }
-  FASTPAIR_INLINE T positive_slope(T s, T) const { return -sigmoid(-s); }
-  FASTPAIR_INLINE T negative(T s, T) const { return softplus(s); }
-  FASTPAIR_INLINE T negative_slope(T s, T) const { return sigmoid(s); }
+  static constexpr int SCALE = 1;
+  static constexpr int BIAS = 2;
+  T scale, bias;
+  FASTPAIR_INLINE explicit Sigmoid(const double* params) : scale(T(params[0])), bias(T(params[1])) {}
+  FASTPAIR_INLINE T positive(T s, T) const { return softplus(-(scale * s + bias)); }
+  FASTPAIR_INLINE T positive_slope(T s, T) const { return sigmoid(-(scale * s + bias)) * -scale; }
+  FASTPAIR_INLINE T negative(T s, T) const { return softplus(scale * s + bias); }
+  FASTPAIR_INLINE T negative_slope(T s, T) const { return sigmoid(scale * s + bias) * scale; }
   FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic& pos, const Statistic& neg) {
     Anchor a;
     a.loss = pos.value + neg.value;

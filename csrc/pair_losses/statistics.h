@@ -58,11 +58,12 @@ struct Anchor {
 // The defaults for losses. IS_SUM: the loss is the sum of all terms, and an anchor counts as one, or as the number of
 // its terms of a kind that are not zero. ANCHOR_SCALARS, REF_SCALARS: how many numbers of an anchor and of a reference
 // the formula reads; READS_SCALARS: whether terms of pairs do, which `at` then gives them. LEARNED: by how many
-// parameters there are derivatives.
+// parameters there are derivatives. SCALE, BIAS: where, counted from 1, the parameters are in a formula that reads
+// closenesses and parameters only as scale * s, or as scale * s + bias.
 struct PairTerms {
   static constexpr bool IS_SUM = false, READS_NEGATIVES_LSE = false, NEEDS_SUM = false, SEPARATE_MEANS = false,
                         READS_SCALARS = false;
-  static constexpr int ANCHOR_SCALARS = 0, REF_SCALARS = 0, LEARNED = 0;
+  static constexpr int ANCHOR_SCALARS = 0, REF_SCALARS = 0, LEARNED = 0, SCALE = 0, BIAS = 0;
 };
 
 // Members of a struct of generated.h, by the kind of the pairs.

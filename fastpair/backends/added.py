@@ -59,17 +59,17 @@ def is_added(name: str) -> bool:
 
 
 @_constant_when_traced
-def add_variant(name: str, ref_bias: bool, ignore_above: bool) -> str:
-    """Makes a variant of a formula known, and returns its name."""
-    return _add_variant(name, ref_bias, ignore_above)
+def add_variant(name: str, ref_bias: bool, ignore_above: bool, learning: bool) -> str:
+    """Makes a variant of a formula known, and returns its name. ``learning``: whether all its parameters learn."""
+    return _add_variant(name, ref_bias, ignore_above, learning)
 
 
 @cache
-def _add_variant(name: str, ref_bias: bool, ignore_above: bool) -> str:
+def _add_variant(name: str, ref_bias: bool, ignore_above: bool, learning: bool) -> str:
     formula = FORMULAS.get(name) or ADDED.get(name)
     if formula is None:
         raise ValueError(f"{'ref_bias' if ref_bias else 'ignore_above'} must be None for a loss over triplets")
-    made = variant(formula, ref_bias, ignore_above)
+    made = variant(formula.learning() if learning else formula, ref_bias, ignore_above)
     add(made)
     return made.name
 

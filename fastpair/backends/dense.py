@@ -194,10 +194,11 @@ def pair_loss(call: PairLossCall) -> Tensor:
         y = x if call.ref_emb is None else call.ref_emb.to(x.dtype)
         positive, negative = kinds(call)
         s, formula = closeness(x, y, call.distance), PAIR_LOSSES[call.loss]
+        params = call.params if call.learned is None else parameters([], call.learned, x)
         reduced_to = partial(reduced_pairs, reduction=call.reduction, weights=call.weights)
-        value = reduced_to(*formula(s, positive, negative, *call.params))
+        value = reduced_to(*formula(s, positive, negative, *params))
         if call.two_sided:
-            value = (value + reduced_to(*formula(s.T, positive.T, negative.T, *call.params))) / 2
+            value = (value + reduced_to(*formula(s.T, positive.T, negative.T, *params))) / 2
     return value
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 from .expressions import (
     Expr,
@@ -28,7 +28,9 @@ from .expressions import (
 
 SUM, LOG_SUM_EXP, MAX = "Sum", "LogSumExp", "Max"
 
-s = variable("s")
+s, scale, bias = map(variable, ("s", "scale", "bias"))
+# In place of scale * s, or of scale * s + bias.
+scaled = variable("scaled.s")
 # All that a positive's term may read of its anchor's other pairs: log sum_N exp(v), as one number.
 negatives_lse = variable("negatives_lse")
 
@@ -139,9 +141,22 @@ class PairFormula:
         """Whether the loss is the sum of all terms, averaged over all anchors or over the nonzero terms of a kind: what
         a pair adds to the gradient depends on no other pair."""
         plain = (self.parts, self.counts) == ((P.sum + N.sum,), (as_expr(1),))
-        return not (self.needs or self.learned) and (
-            plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero))
-        )
+        return not self.needs and (plain or (self.parts, self.counts) == ((P.sum, N.sum), (P.nonzero, N.nonzero)))
+
+    @cached_property
+    def is_scaled(self) -> bool:
+        """Whether closenesses and parameters are read as ``scale * s`` alone, or as ``scale * s + bias``. With g the
+        derivatives of the loss by the closenesses, its derivative by the scale is then sum g s / scale, and that by the
+        bias sum g / scale: neither needs another loop over the pairs."""
+        for product in (scale * s + bias, scale * s):
+            names = {name for x in self.expressions for name in variables(substitute(x, {product: scaled}))}
+            if "scale" in self.parameters and not names & {"s", *self.parameters}:
+                return True
+        return False
+
+    def learning(self) -> PairFormula:
+        """The formula with a gradient by all its parameters."""
+        return self if self.learned else _learning(self)
 
     def reads(self, *symbols: Expr) -> bool:
         """Whether an anchor's loss or count reads any of the symbols."""
@@ -228,3 +243,8 @@ class PairFormula:
         pooled = [(P, self.positive), (N, self.negative)]
         limits = [interval(term, {**ranges, "s": closeness}) for kind, term in pooled if self.pool(kind) == LOG_SUM_EXP]
         return max((abs(limit) for of_term in limits for limit in of_term), default=0.0)
+
+
+@cache
+def _learning(formula: PairFormula) -> PairFormula:
+    return replace(formula, name=f"learning_{formula.name}", learned=tuple(formula.parameters))

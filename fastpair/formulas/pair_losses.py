@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .expressions import as_expr, constant, nonzero, relu, softplus, square, step, variable
-from .formula import N, P, PairFormula, both_lse, negatives_lse, s
+from .formula import N, P, PairFormula, bias, both_lse, negatives_lse, s, scale
 
 alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
-pos_margin, neg_margin, scale = map(variable, ("pos_margin", "neg_margin", "scale"))
+pos_margin, neg_margin = map(variable, ("pos_margin", "neg_margin"))
 
 pull, push = relu(pos_margin - s), relu(s - neg_margin)
 gap = P.max + N.max + margin
@@ -32,7 +32,7 @@ FORMULAS = {
         PairFormula("dcl", scale * s, scale * s, anchor=N.lse - P.mean, needs=(P, N)),
         PairFormula("sincere", softplus(negatives_lse - scale * s), scale * s, anchor=P.mean, needs=(P,)),
         PairFormula("ntxent", softplus(negatives_lse - scale * s), scale * s, anchor=P.sum, count=P.pairs),
-        PairFormula("sigmoid", softplus(-s), softplus(s), anchor=P.sum + N.sum),
+        PairFormula("sigmoid", softplus(-(scale * s + bias)), softplus(scale * s + bias), anchor=P.sum + N.sum),
         PairFormula(
             "multi_similarity",
             -alpha * (s - base),
@@ -93,7 +93,7 @@ class Setting:
     what: str
     check: str = "finite"
     gives: str | None = None
-    converted: Callable[[float], float] = float
+    converted: Callable[[float], float] = lambda value: value
     on_scores: bool = False
 
     @property
@@ -164,6 +164,7 @@ class PairDefinition(Definition):
         similarities: whether it is defined for similarities alone.
         repeats: what it is for a pair that is listed twice.
         option: its name on command lines. Default: ``name``.
+        learnable: the setting that may be a tensor, with a gradient, if any.
     """
 
     distance: str = "cosine"
@@ -178,6 +179,8 @@ class PairDefinition(Definition):
         if set(order) != set(by_parameter) or any(parameters != order for parameters in others):
             raise ValueError(f"{self.name}: the settings must give {order}, and {others}, not {list(by_parameter)}")
         object.__setattr__(self, "_by_parameter", tuple(by_parameter[name] for name in order))
+        is_scaled = order == ["scale"] and all(FORMULAS[name].is_scaled for name in self.formulas)
+        object.__setattr__(self, "learnable", by_parameter["scale"] if is_scaled else None)
         object.__setattr__(self, "option", self.option or self.name)
 
     @property
@@ -207,7 +210,7 @@ class PairDefinition(Definition):
 
     def params(self, settings: Mapping[str, float | bool | str], similarity: bool) -> list[float]:
         """The parameters of the formula, in the formula's order."""
-        return [x.value(settings[x.name], similarity) for x in self._by_parameter]
+        return [float(x.value(settings[x.name], similarity)) for x in self._by_parameter]
 
 
 def temperature(default: float, what: str = "τ, positive.") -> Setting:

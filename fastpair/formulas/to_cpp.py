@@ -56,6 +56,8 @@ def struct(formula: PairFormula) -> str:
     }
     scalars = {of: formula.scalars(of) for of in ("anchor", "ref")}
     counts = {f"{of.upper()}_SCALARS": len(names) for of, names in scalars.items()} | {"LEARNED": len(formula.learned)}
+    if formula.is_scaled and not formula.learned:
+        counts |= {x.upper(): 1 + parameters.index(x) for x in ("scale", "bias") if x in parameters}
     of_rows = [f"{of}_{name}" for of, names in scalars.items() for name in names] if formula.reads_scalars else []
     of_pairs = sorted({x for term in (formula.positive, formula.negative) for x in variables(term)} - {"s"})
     fields = [name for name in parameters if name in of_pairs]

@@ -43,6 +43,7 @@ def {name}_loss(
 '''
 MODULE_IMPORTS = """\
 import torch
+from torch import Tensor
 
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
@@ -92,6 +93,7 @@ ignore_above: a negative whose closeness is above that of the anchor's closest p
 the score, is no pair: it may be a positive without the label (as in Qwen3-Embedding, arXiv 2506.05176, and GISTEmbed, \
 arXiv 2402.16829, with the model itself as the guide). For the same losses.
 """
+LEARNS = " Or a floating tensor of one element, such as a Parameter, which may require a gradient."
 BACKEND = "backend: the kernels, see :func:`fastpair.use_backend`."
 SYMBOLS = (
     "P are the anchor's positives among the references, N its negatives; s is the closeness of a pair, a similarity or "
@@ -123,7 +125,8 @@ def paragraph(text: str, indent: int = 0) -> str:
 
 def documentation(of: PairDefinition | ClassDefinition) -> str:
     """The docstring of the function, without indentation."""
-    settings = "".join(f"{x.name}: {x.what}\n" for x in of.arguments)
+    learnable = getattr(of, "learnable", None)
+    settings = "".join(f"{x.name}: {x.what}{LEARNS if x is learnable else ''}\n" for x in of.arguments)
     if isinstance(of, PairDefinition):
         arguments = PAIR_ARGUMENTS.format(settings=settings.rstrip(), repeats=of.repeats)
     else:
@@ -144,6 +147,10 @@ def shown(value: float | str) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
+def typed_default(value: float | str, learns: bool) -> str:
+    return f"{type(value).__name__}{' | Tensor' * learns} = {shown(value)}"
+
+
 def listed(lines: Iterable[str], indent: int) -> str:
     return "".join(f"{' ' * indent}{line},\n" for line in lines)
 
@@ -154,7 +161,8 @@ def typed(parameters: Mapping[str, str], indent: int) -> str:
 
 def blanks(of: PairDefinition | ClassDefinition, indent: int) -> dict[str, str]:
     """The texts that fill in the templates, for a signature with this indentation."""
-    settings = {x.name: f"{type(x.default).__name__} = {shown(x.default)}" for x in of.arguments}
+    learnable = getattr(of, "learnable", None)
+    settings = {x.name: typed_default(x.default, x is learnable) for x in of.arguments}
     common = {
         **{name: getattr(of, name) for name in ("name", "module", "title")},
         "text": textwrap.indent(of.text, " " * 8),

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from fastpair.backends import added
@@ -14,7 +13,7 @@ from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
-from fastpair.losses.pair import over_pairs
+from fastpair.losses.pair import as_parameters, over_pairs
 from fastpair.ops import checks
 
 __all__ = ["CustomPairLoss"]
@@ -42,11 +41,7 @@ def values_of(formula: PairFormula, parameters: dict[str, float | Tensor], like:
                 f"{name.removeprefix(PREFIX)} must be a number, as it was when the loss was made, got a tensor: one "
                 "that is given then may learn"
             )
-    if not formula.learned:
-        return {"params": list(map(float, given)), "learned": None}
-    # Made on the device: a copy to it would have to wait for it.
-    tensors = (x if isinstance(x, Tensor) else torch.full((), float(x), device=like.device) for x in given)
-    return {"params": [], "learned": torch.stack([x.reshape(()).to(like.device, torch.float64) for x in tensors])}
+    return dict(zip(("params", "learned"), as_parameters(given, like)))
 
 
 def custom_pair_loss(

@@ -133,7 +133,7 @@ def snca_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     distance: str = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -159,7 +159,8 @@ def snca_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        temperature: τ, the paper's σ, positive.
+        temperature: τ, the paper's σ, positive. Or a floating tensor of one element, such as a Parameter, which may
+            require a gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
@@ -220,7 +221,7 @@ def nca_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    softmax_scale: float = 1.0,
+    softmax_scale: float | Tensor = 1.0,
     distance: str = "unit_sqeuclidean",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -249,7 +250,8 @@ def nca_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        softmax_scale: σ, positive.
+        softmax_scale: σ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
+            gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
@@ -310,7 +312,7 @@ def supcon_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     distance: str = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -336,7 +338,8 @@ def supcon_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        temperature: τ, positive.
+        temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
+            gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
             pytorch-metric-learning such a batch has loss 0); "sum": the sum of the anchors' losses; "none": the
@@ -398,7 +401,7 @@ def dcl_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     distance: str = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -424,7 +427,8 @@ def dcl_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        temperature: τ, positive.
+        temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
+            gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
             sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
@@ -486,7 +490,7 @@ def sincere_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    temperature: float = 0.1,
+    temperature: float | Tensor = 0.1,
     distance: str = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -514,7 +518,8 @@ def sincere_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        temperature: τ, positive.
+        temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
+            gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
@@ -575,7 +580,7 @@ def ntxent_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     *,
-    temperature: float = 0.07,
+    temperature: float | Tensor = 0.07,
     distance: str = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -604,7 +609,8 @@ def ntxent_loss(
             or have one in common. May be None where ``indices_tuple`` is given.
         ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors
             themselves.
-        temperature: τ, positive.
+        temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
+            gradient.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
             (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with

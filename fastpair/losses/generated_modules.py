@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
@@ -71,7 +72,7 @@ class SNCALoss(PairLoss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         distance: str = "cosine",
         reduction: str = "mean",
     ):
@@ -97,7 +98,7 @@ class NCALoss(PairLoss):
 
     def __init__(
         self,
-        softmax_scale: float = 1.0,
+        softmax_scale: float | Tensor = 1.0,
         distance: str = "unit_sqeuclidean",
         reduction: str = "mean",
     ):
@@ -123,7 +124,7 @@ class SupConLoss(PairLoss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         distance: str = "cosine",
         reduction: str = "mean",
     ):
@@ -149,7 +150,7 @@ class DCLLoss(PairLoss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         distance: str = "cosine",
         reduction: str = "mean",
     ):
@@ -175,7 +176,7 @@ class SINCERELoss(PairLoss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float | Tensor = 0.1,
         distance: str = "cosine",
         reduction: str = "mean",
     ):
@@ -201,7 +202,7 @@ class NTXentLoss(PairLoss):
 
     def __init__(
         self,
-        temperature: float = 0.07,
+        temperature: float | Tensor = 0.07,
         distance: str = "cosine",
         reduction: str = "mean",
     ):

@@ -74,7 +74,7 @@ def mined_pair_loss(
             of_pairs += ref_scalars.to(dtype)[:, columns]
         (s, *of_references), kind = _padded(rows, of_pairs, len(anchor), len(x))
         numbers = params
-        if is_added(loss):
+        if is_added(loss) or learned is not None:
             of_anchors = () if anchor_scalars is None else anchor_scalars.to(dtype)
             numbers = [*dense.parameters(params, learned, x), *of_anchors]
         parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *numbers, *of_references)

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 
+from torch import Tensor
+
 from fastpair.formulas.class_losses import CLASS_LOSSES
 from fastpair.formulas.pair_losses import PAIR_LOSSES, Choice, Setting
 from fastpair.metrics import METRICS, SIMILARITIES
+from fastpair.ops import checks
 
 Rule = Callable[[str, object], None]
 
@@ -78,6 +81,18 @@ def one_of(*options: int | str) -> Rule:
     return rule
 
 
+def learnable(rule: Rule) -> Rule:
+    """For a setting that may be a tensor of one element, whose value is not looked at: on a GPU that takes a wait."""
+
+    def number_or_tensor(name: str, value: float | Tensor) -> None:
+        if isinstance(value, Tensor):
+            checks.single(name, value)
+        else:
+            rule(name, value)
+
+    return number_or_tensor
+
+
 distance = one_of(*METRICS)
 similarity = one_of(*SIMILARITIES)
 reduction = one_of("mean", "sum", "none")
@@ -91,6 +106,9 @@ def rule_of(x: Setting | Choice) -> Rule:
 
 
 RULES = {name: {x.name: rule_of(x) for x in of.arguments} for name, of in {**PAIR_LOSSES, **CLASS_LOSSES}.items()}
+for _name, _of in PAIR_LOSSES.items():
+    if _of.learnable:
+        RULES[_name][_of.learnable.name] = learnable(rule_of(_of.learnable))
 MARGINS = {name: [x.name for x in of.settings if x.check == "margin"] for name, of in PAIR_LOSSES.items()}
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def pair_loss(
 ) -> Tensor:
     """A loss of ``PAIR_LOSSES``."""
     swap, distance = settings.get("swap", False), settings["distance"]
-    loss, params = _resolved(name, settings)
+    loss, params, learned = _resolved(name, settings, embeddings)
     if swap and indices_tuple is None:
         raise ValueError("swap must be False without indices_tuple, which says what triplets to swap in; got True")
     return over_pairs(
@@ -57,11 +57,37 @@ def pair_loss(
         ignore_above,
         backend,
         swap,
+        learned,
     )
 
 
-def _resolved(name: str, settings: dict) -> tuple[str, list[float]]:
-    """The formula that checked settings pick, and its parameters."""
+def _resolved(name: str, settings: dict, like: Tensor) -> tuple[str, list[float], Tensor | None]:
+    """The formula that checked settings pick, and its parameters, see :func:`as_parameters`."""
+    learnable = PAIR_LOSSES[name].learnable
+    if learnable and isinstance(value := settings[learnable.name], Tensor):
+        checks.single(learnable.name, value)
+        loss, _ = _checked(name, {**settings, learnable.name: learnable.default})
+        return loss, *as_parameters([learnable.converted(value)], like)
+    return *_checked(name, settings), None
+
+
+def as_parameters(values: Sequence[float | Tensor], like: Tensor) -> tuple[list[float], Tensor | None]:
+    """The parameters of a formula as the operator takes them: numbers or, if there are tensors of one element among
+    them, which may require a gradient, one tensor."""
+    if not any(isinstance(value, Tensor) for value in values):
+        return list(map(float, values)), None
+    dtype = functools.reduce(torch.promote_types, (value.dtype for value in values if isinstance(value, Tensor)))
+    # Made on the device: a copy to it would have to wait for it.
+    singles = (
+        value.reshape(()).to(like.device, dtype)
+        if isinstance(value, Tensor)
+        else torch.full((), float(value), dtype=dtype, device=like.device)
+        for value in values
+    )
+    return [], torch.stack(tuple(singles))
+
+
+def _checked(name: str, settings: dict) -> tuple[str, list[float]]:
     values = tuple(settings.values())
     if torch.compiler.is_compiling():
         return _formula_of.__wrapped__(name, *values)
@@ -117,12 +143,12 @@ def over_pairs(
             limits = torch.where(closest == -torch.inf, torch.inf, closest + ignore_above)
         anchor_scalars = {**(anchor_scalars or {}), LIMIT: limits}
     if ref_bias is not None or ignore_above is not None:
-        loss = added.add_variant(loss, ref_bias is not None, ignore_above is not None)
+        loss = added.add_variant(loss, ref_bias is not None, ignore_above is not None, learned is not None)
+    settings["learned"] = learned
     if added.is_added(loss):
         of_anchors, of_references = added.scalars(loss)
         references = ("embeddings", embeddings) if ref_emb is None else ("ref_emb", ref_emb)
         settings |= {
-            "learned": learned,
             "anchor_scalars": checks.scalars("anchor_scalars", anchor_scalars, of_anchors, "embeddings", embeddings),
             "ref_scalars": checks.scalars("ref_scalars", ref_scalars, of_references, *references),
         }

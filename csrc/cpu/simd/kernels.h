@@ -59,7 +59,7 @@ struct Weights {
 template <typename T>
 struct PairKernels {
   const char* name;
-  int param_count, anchor_scalars, ref_scalars, learned;
+  int param_count, anchor_scalars, ref_scalars, learned, scale, bias;
   Pool pool[2];  // by kind
   bool is_sum, reads_negatives_lse, separate_means;
 
@@ -83,8 +83,8 @@ struct PairKernels {
   T (*term_slope)(const double* params, Kind, T closeness);
 
   // Replaces the closenesses of a tile by the derivatives of the loss with respect to the dot products, given the
-  // weights of the rows as anchors and, unless null, of the columns. For a distance, row_sums and col_sums receive the
-  // sums of the derivatives.
+  // weights of the rows as anchors and, unless null, of the columns. For a distance, and for a loss with a bias,
+  // row_sums and col_sums receive the sums of the derivatives.
   void (*slopes)(const ScoreTile<T>&, const double* params, Metric, const Weights<T>& of_rows,
                  const Weights<T>* of_cols, T* row_sums, T* col_sums);
 

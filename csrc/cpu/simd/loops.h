@@ -517,6 +517,10 @@ FASTPAIR_INLINE T by_product(T by_closeness, T s) {
   return s == T(0) ? T(0) : value;
 }
 
+// Whether the slopes of rows and columns are summed.
+template <Metric M, typename Terms>
+constexpr bool SLOPE_SUMS = M != Metric::Dot || Terms::BIAS > 0;
+
 template <Kind KIND, bool Cols, Metric M, typename T, typename Terms>
 void write_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>& rows, const Weights<T>* cols,
                   T* row_sums, T* __restrict col_sums) {
@@ -534,13 +538,13 @@ void write_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weights<T>
         if (Cols) value += slope_at<KIND, true>(terms, scalars, r, j, s[j], of_cols, j);
         value = by_product<M>(value, s[j]);
         s[j] = either(pair, value, s[j]);
-        if (M != Metric::Dot) {
+        if (SLOPE_SUMS<M, Terms>) {
           sum += either(pair, value, T(0));
           col_sums[j] += either(pair, value, T(0));
         }
       }
     });
-    if (M != Metric::Dot) row_sums[r] += sum;
+    if (SLOPE_SUMS<M, Terms>) row_sums[r] += sum;
   }
 }
 
@@ -565,12 +569,12 @@ void write_mixed_slopes(const ScoreTile<T>& tile, const Terms& terms, const Weig
       if (Cols) value += mixed_slope_at<true>(terms, scalars, r, k, s[k], positive, pos_of_cols, neg_of_cols, k);
       value = either(kinds[k] != NO_PAIR, by_product<M>(value, s[k]), T(0));
       s[k] = value;
-      if (M != Metric::Dot) {
+      if (SLOPE_SUMS<M, Terms>) {
         sum += value;
         col_sums[k] += value;
       }
     }
-    if (M != Metric::Dot) row_sums[r] += sum;
+    if (SLOPE_SUMS<M, Terms>) row_sums[r] += sum;
   }
 }
 
@@ -772,6 +776,8 @@ constexpr PairKernels<T> pair_kernels(const char* name) {
       .anchor_scalars = Terms::ANCHOR_SCALARS,
       .ref_scalars = Terms::REF_SCALARS,
       .learned = Terms::LEARNED,
+      .scale = Terms::SCALE,
+      .bias = Terms::BIAS,
       .pool = {Terms::NEGATIVES, Terms::POSITIVES},
       .is_sum = Terms::IS_SUM,
       .reads_negatives_lse = Terms::READS_NEGATIVES_LSE,

@@ -580,6 +580,10 @@ def slopes_kernel(
     if MIRRORED:  # noqa: SIM102 - a constant of the kernel
         if first_col < first_row:
             return
+    # Tiles hold both halves of a square on the diagonal, beyond it one that stands for the other.
+    mirrored_from = first_col
+    if UPPER:
+        mirrored_from = first_row + BLOCK_M if MIRRORED else bottom
     rows, cols = stretch(x, first_row, top, bottom, BLOCK_M), stretch(y, first_col, left, right, BLOCK_N)
     pair, positive = related(x, y, rows, cols, links, SELF)
     if DEPTH == 0:
@@ -595,7 +599,7 @@ def slopes_kernel(
         if mixed:
             terms = tl.where(pair, terms, 0.0)
         visits = 1.0
-        if UPPER and first_col >= (first_row + BLOCK_M if MIRRORED else bottom):
+        if UPPER and first_col >= mirrored_from:
             visits = 2.0
         add_totals(totals + pid * TOTALS, terms, positive, visits)
     if out.slopes is not None or derivatives is not None:
@@ -623,8 +627,7 @@ def slopes_kernel(
             if BOTH:
                 of_cols, pull, push = anchor_slopes(s, y, cols, x, rows, positive, parameters, 0, TERMS, POOLS)
                 slope += of_cols
-                # Within the square on the diagonal the other half holds these pairs.
-                if derivatives is not None and first_col >= bottom:
+                if derivatives is not None and first_col >= mirrored_from:
                     add_derivatives(
                         at, s, y, cols, x, rows, pair, positive, pull, push, parameters, 0, DERIVATIVES, LEARNED
                     )

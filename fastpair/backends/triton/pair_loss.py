@@ -178,19 +178,20 @@ class PairSweep(Pairs):
         gradient: bool,
         totals: bool = False,
         derivatives: bool = False,
-    ) -> Tensor | None:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """One pass over all pairs. ``y_anchors``: where the columns are anchors as well. ``gradient``: adds to the
-        gradients of the sides that want one. ``totals``: returns the sums of all terms (programs, 4); ``derivatives``:
-        those of the derivatives by the parameters that learn (programs, K)."""
+        gradients of the sides that want one. Returns, where wanted, the ``totals`` (programs, 4), the sums of all
+        terms, and the sums of their ``derivatives`` by the parameters that learn (programs, K)."""
         x, y, tile = self.x, self.y, self.tile
         both = y_anchors is not None
         upper = y is x and both
         rectangles = list(self.rectangles(x, y, upper))
         programs = [rows * cols for rows, cols in (rectangle.tiles(tile) for rectangle in rectangles)]
-        channels = kernels.TOTALS.value if totals else self.learned
-        sums = None
-        if totals or derivatives:
-            sums = x.new(max(programs), channels, dtype=torch.float64).zero_()
+
+        def sums(wanted: bool, channels: int) -> Tensor | None:
+            return x.new(max(programs), channels, dtype=torch.float64).zero_() if wanted else None
+
+        terms, by_learned = sums(totals, kernels.TOTALS.value), sums(derivatives, self.learned)
         for rectangle, count in zip(rectangles, programs):
             products = self.dot_products(x, y, rectangle)
             slopes = self.new_slopes(rectangle) if gradient else None
@@ -200,8 +201,8 @@ class PairSweep(Pairs):
                 self.links,
                 products,
                 SlopeArguments() if slopes is None else slopes.arguments(),
-                sums if totals else None,
-                sums if derivatives else None,
+                terms,
+                by_learned,
                 *rectangle,
                 self.parameters,
                 DERIVATIVES=self.loss.derivatives if derivatives else None,
@@ -213,7 +214,7 @@ class PairSweep(Pairs):
             )
             if gradient:
                 self.add_gradients(rectangle, slopes, upper)
-        return sums
+        return terms, by_learned
 
     def extremes(self, results: kernels.AnchorResults, multipliers: Tensor) -> None:
         """Adds the gradient of maxima: one positive and one negative per anchor."""
@@ -266,7 +267,8 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator ``fastpair::pair_loss``."""
     if call.loss in TRIPLETS:
         return *triplet_loss(call), call.embeddings.new_empty(0, dtype=torch.float32)
-    metric, loss = METRICS[call.distance], loss_of(FORMULAS.get(call.loss) or ADDED[call.loss])
+    formula = FORMULAS.get(call.loss) or ADDED[call.loss]
+    metric, loss = METRICS[call.distance], loss_of(formula if call.learned is None else formula.learning())
     of_pairs = (call.labels, call.ref_labels), (call.ids, call.ref_ids)
     of_pairs += ((call.anchor_scalars, call.ref_scalars),)
     x, y = sides(call.embeddings, call.ref_emb, metric, call.grad_embeddings, call.grad_ref, *of_pairs)
@@ -277,11 +279,14 @@ def pair_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plain = call.reduction in ("mean", "sum") and call.weights is None and not call.two_sided
     one_sweep = some and loss.is_sum and plain and not loss.formula.reads_scalars
     gradients = some and (call.grad_embeddings or call.grad_ref)
-    learned = x.new(0)
     if one_sweep:
-        value = over_pairs(sweep, call, gradients)
+        value, learned = over_pairs(sweep, call, gradients)
     else:
         value, learned = over_anchors(sweep, call, gradients, some)
+    if learned is None:
+        learned = x.new(0)
+    else:  # those that do not learn come last
+        learned = torch.nn.functional.pad(learned.float(), (0, len(call.learned) - len(learned)))
     return value, x.finished(), y.finished() if y is not x else x.new(0), learned
 
 
@@ -309,22 +314,23 @@ def non_pairs(call: PairLossCall) -> tuple[Tensor | None, Tensor | None]:
     return of_anchors, equal(other, own)
 
 
-def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> Tensor:
-    """The sum over all pairs, or their mean. Adds the gradients."""
+def over_pairs(sweep: PairSweep, call: PairLossCall, gradients: bool) -> tuple[Tensor, Tensor | None]:
+    """The sum over all pairs, or their mean, and the gradient by the parameters that learn. Adds those by the rows."""
     x, loss, mean = sweep.x, sweep.loss, call.reduction == "mean"
     value = x.new().zero_()
     # The slopes of a mean over terms wait for the number of terms.
-    known = not (mean and loss.separate_means)
+    known, learns = not (mean and loss.separate_means), sweep.derivatives is not None
     anchors = {"multipliers": x.new(2).fill_(1 / len(x) if mean else 1.0)}
     both = anchors if sweep.y is x else None
-    totals = sweep.slopes(anchors, both, gradient=gradients and known, totals=True)
+    wanted = {"gradient": gradients and known, "derivatives": learns and known}
+    totals, learned = sweep.slopes(anchors, both, totals=True, **wanted)
     anchors = {"multipliers": sweep.reduce_totals(totals, value, 1.0, mean, len(x))}
-    if gradients and not known:
-        sweep.slopes(anchors, both and anchors, gradient=True)
-    return value
+    if (gradients or learns) and not known:
+        _, learned = sweep.slopes(anchors, both and anchors, gradient=gradients, derivatives=learns)
+    return value, learned.sum(0) if learns else None
 
 
-def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool, some: bool) -> tuple[Tensor, Tensor]:
+def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool, some: bool) -> tuple[Tensor, Tensor | None]:
     """The losses of all anchors, or their reduction, and the gradient by the parameters that learn. Adds the other
     gradients. ``some``: whether there are pairs."""
     x, y, loss = sweep.x, sweep.y, sweep.loss
@@ -341,19 +347,17 @@ def over_anchors(sweep: PairSweep, call: PairLossCall, gradients: bool, some: bo
             multipliers = (row_grad[::2] if loss.separate_means else row_grad[:1].expand(2)).contiguous()
         results.append(of_side)
         anchors.append({"negatives_lse": negatives_lse, "weights": of_side.weights, "multipliers": multipliers})
-    learned = x.new(0)
-    if sweep.derivatives:
-        of_parts = results[0].derivatives.sum(0).view(2, -1)
-        learned = (of_parts * anchors[0]["multipliers"][:, None]).sum(0)
+    learns, learned = sweep.derivatives is not None, None
+    if learns:
+        of_parts = zip(results, anchors)
+        learned = sum((of.derivatives.sum(0).view(2, -1).T @ to["multipliers"].double()) for of, to in of_parts)
     if gradients and loss.maxima:
         sweep.extremes(results[0], anchors[0]["multipliers"])
-    elif gradients or (some and sweep.derivatives):
+    elif some and (gradients or learns):
         both = anchors[-1] if y is x or call.two_sided else None
-        through_terms = sweep.slopes(anchors[0], both, gradient=gradients, derivatives=sweep.derivatives is not None)
-        if sweep.derivatives:
+        _, through_terms = sweep.slopes(anchors[0], both, gradient=gradients, derivatives=learns)
+        if learns:
             learned = learned + through_terms.sum(0)
-    if sweep.derivatives:  # those that do not learn come last
-        learned = torch.nn.functional.pad(learned.float(), (0, len(call.learned) - len(learned)))
     if totals:
         return results[0].totals.sum(0).float(), learned
     value = value if call.reduction != "none" else sum(of_side.losses for of_side in results) * part

@@ -70,9 +70,9 @@ class Loss(NamedTuple):
     def bounded(self, params: list[float], metric: Metric, count: int) -> bool:
         """Whether no exponential of a term underflows and no sum of ``count`` of them overflows, so that they need no
         shift."""
-        if self.formula.reads_scalars or self.formula.learned:
+        if self.formula.reads_scalars:
             return False
-        if self.is_sum or self.maxima or metric != ("dot", True):
+        if self.is_sum or self.formula.learned or self.maxima or metric != ("dot", True):
             return self.is_sum
         most = self.formula.largest_exponent(params, (-1.0, 1.0))
         return most <= MOST and most + math.log(max(count, 1)) <= MOST_OF_SUM
