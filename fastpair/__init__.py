@@ -3,6 +3,7 @@
 from fastpair import bounds, distance, distributed, functional, losses, retrieval
 from fastpair.backends import use_backend
 from fastpair.diagnostics import show_config
+from fastpair.patching import patch, unpatch
 
 __version__ = "0.1.0"
 
@@ -13,7 +14,9 @@ __all__ = [
     "distributed",
     "functional",
     "losses",
+    "patch",
     "retrieval",
     "show_config",
+    "unpatch",
     "use_backend",
 ]
