@@ -81,8 +81,9 @@ def _pairs_of(embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: T
     return {"embeddings": embeddings, "labels": labels, **references}
 
 
-def _element_loss(name: str, settings: Settings) -> Callable:
-    """One loss an anchor, whatever the reducer; its sum without their gradients one by one for a mean or a sum."""
+def _element_loss(name: str, settings: Settings, column: bool = False) -> Callable:
+    """One loss an anchor, whatever the reducer, or their sum, where it makes a mean or a sum of them. ``column``: if
+    they are (n, 1), which is how some reducers see them there."""
     function = getattr(functional, f"{name}_loss")
 
     def compute(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> dict:
@@ -91,7 +92,8 @@ def _element_loss(name: str, settings: Settings) -> Callable:
         if how in ("mean", "sum"):
             total = function(**pairs, **settings(loss), reduction="sum")
             return {"loss": _reduced(total / len(embeddings) if how == "mean" else total)}
-        return {"loss": _of_elements(function(**pairs, **settings(loss), reduction="none"))}
+        losses = function(**pairs, **settings(loss), reduction="none")
+        return {"loss": _of_elements(losses.unsqueeze(1) if column else losses)}
 
     return compute
 
@@ -131,6 +133,12 @@ def _odd_labels(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) ->
 
 def _few_pairs(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
     return len(embeddings) * len(ref_emb) < 3
+
+
+def _no_positive(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
+    if ref_emb is embeddings:
+        return len(labels.unique()) == len(labels)
+    return not bool(torch.isin(labels, ref_labels).any())
 
 
 def _one_label(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
@@ -174,6 +182,7 @@ PAIR_CALLS = (
     Case("labels are not one integer a row, on its device", _odd_labels),
     Case("there are fewer than three pairs", _few_pairs),
 )
+NEEDS_POSITIVES = (Case(TRACED, traced), Case("no anchor has a positive", _no_positive))
 NEEDS_NEGATIVES = (Case(TRACED, traced), Case("no two labels differ", _one_label))
 NEEDS_BOTH = (Case(TRACED, traced), Case("an anchor has no positive or no negative", _lone))
 
@@ -217,6 +226,7 @@ def _pair_method(
     settings: Settings,
     *,
     compute: Callable | None = None,
+    column: bool = False,
     reducer: Case | None = None,
     uses: tuple[str, ...] = GENERIC,
     cases: tuple[Case, ...] = (),
@@ -226,7 +236,7 @@ def _pair_method(
         f"{LOSSES}:{cls}",
         "compute_loss",
         f"{name}_loss",
-        compute or _element_loss(name, settings),
+        compute or _element_loss(name, settings, column),
         settings=(DISTANCE, *(() if reducer is None else (reducer,)), *cases, _settings_case(name, settings), COLLECTS),
         calls=(*PAIR_CALLS, *calls),
         uses=uses,
@@ -260,10 +270,13 @@ PAIR_METHODS = (
         compute=_reduced_loss("nca", _named("softmax_scale"), "loss"),
         reducer=_another_reducer("loss", known=("mean", "sum")),
         uses=("nca_computation",),
+        calls=NEEDS_POSITIVES,
     ),
-    _pair_method("MultiSimilarityLoss", "multi_similarity", _named("alpha", "beta", "base")),
-    _pair_method("CircleLoss", "circle", _named("m", "gamma")),
-    _pair_method("GeneralizedLiftedStructureLoss", "generalized_lifted_structure", MARGINS, calls=NEEDS_BOTH),
+    _pair_method("MultiSimilarityLoss", "multi_similarity", _named("alpha", "beta", "base"), column=True),
+    _pair_method("CircleLoss", "circle", _named("m", "gamma"), column=True),
+    _pair_method(
+        "GeneralizedLiftedStructureLoss", "generalized_lifted_structure", MARGINS, column=True, calls=NEEDS_BOTH
+    ),
     _pair_method(
         "TripletMarginLoss",
         "triplet_margin",
