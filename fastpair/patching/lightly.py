@@ -98,7 +98,6 @@ def _bank_elsewhere(loss, out0, out1) -> bool:
 TEMPERATURE = Case("temperature is no positive number", _odd_temperature)
 COUNTS = Case("the views differ in number", _differ_in_number)
 BANK = "lightly.models.modules.memory_bank:MemoryBankModule"
-LOGITS = "it is another function of the scores"
 
 CLIENT = Client(
     "lightly",
@@ -142,6 +141,5 @@ CLIENT = Client(
         "MACLLoss": "its temperature is made from the scores of the batch",
         "DetConSLoss": "its pairs are made from masks of regions",
         "DetConBLoss": "its pairs are made from masks of regions",
-        "HypersphereLoss": LOGITS,
     },
 )
