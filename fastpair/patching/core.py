@@ -108,6 +108,7 @@ class Slot:
         module, _, name = method.owner.partition(":")
         self.owner: type = getattr(importlib.import_module(module), name)
         self.original: FunctionType = getattr(self.owner, method.name)
+        self.inherited = method.name not in self.owner.__dict__
         self.used = {name: getattr(self.owner, name) for name in method.uses}
         self.everywhere = False
         self.objects: set[int] = set()
@@ -139,13 +140,15 @@ class Slot:
     def put(self) -> None:
         """The class gets what ``everywhere`` and ``objects`` ask for. A stand-in that something else has replaced or
         wrapped in the meantime stays there, and calls the original."""
-        attributes, name = self.owner.__dict__, self.method.name
+        name = self.method.name
         if self.everywhere or self.objects:
             if getattr(self.owner, name) is self.original:
                 setattr(self.owner, name, self.stand_in)
-        elif attributes.get(name) is self.stand_in:
-            delattr(self.owner, name)
-            if getattr(self.owner, name, None) is not self.original:  # it was no inherited one
+        elif self.owner.__dict__.get(name) is self.stand_in:
+            # A single step: another thread may call the method meanwhile.
+            if self.inherited:
+                delattr(self.owner, name)
+            else:
                 setattr(self.owner, name, self.original)
 
 

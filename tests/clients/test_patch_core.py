@@ -7,8 +7,8 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -263,11 +263,9 @@ def test_threads(library):
             if loss(X) not in (THEIRS, OURS):
                 wrong.append(loss(X))
 
-    threads = [threading.Thread(target=of) for of in (switch, call, switch, call)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(of) for of in (switch, call, switch, call)]:
+            done.result()
     assert not wrong
     fastpair.unpatch()
     assert loss(X) == THEIRS

@@ -8,13 +8,12 @@ import warnings
 import pytest
 import torch
 from patched import assert_same, counted
+from tiny_models import WORDS, save_bert
 
 import fastpair
 
 st = pytest.importorskip("sentence_transformers")
 theirs = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
 
 NAME = "sentence_transformers"
 RANKING = "MultipleNegativesRankingLoss.compute_loss_from_embeddings"
@@ -25,30 +24,11 @@ ALL = "BatchAllTripletLoss.batch_all_triplet_loss"
 SYMMETRIC = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
 Distances = theirs.BatchHardTripletLossDistanceFunction
 
-WORDS = ["a", "the", "red", "green", "blue", "small", "large", "cat", "dog", "bird", "runs", "sleeps", "sings", "eats"]
-
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A BERT of two layers, from its configuration, with a word for a token."""
     folder = str(tmp_path_factory.mktemp("bert"))
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=32,
-    )
-    torch.manual_seed(0)
-    transformers.BertModel(config).save_pretrained(folder)
+    save_bert(folder)
     return folder
 
 
