@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastpair.functional import info_nce_loss, siglip_loss
@@ -29,12 +28,11 @@ def _clip_loss(loss, image_features, text_features, logit_scale, logit_bias=None
         )
     # The scale first, as there: it may be negative, and learns.
     dtype = accumulate_dtype(image_features.dtype)
-    with torch.autocast(image_features.device.type, enabled=False):
-        scaled, other = image_features.to(dtype) * logit_scale, text_features.to(dtype)
-        value = info_nce_loss(scaled.to(dtype), other, temperature=1.0, distance="dot")
-        if isinstance(logit_bias, Tensor):
-            # The softmax does not depend on it. DistributedDataParallel expects a gradient for every parameter.
-            value = value + 0 * logit_bias.to(dtype).sum()
+    scaled = (image_features.to(dtype) * logit_scale).to(dtype)
+    value = info_nce_loss(scaled, text_features.to(dtype), temperature=1.0, distance="dot")
+    if isinstance(logit_bias, Tensor):
+        # The softmax does not depend on it. DistributedDataParallel expects a gradient for every parameter.
+        value = value + 0 * logit_bias.to(dtype).sum()
     return {"contrastive_loss": value} if output_dict else value
 
 
