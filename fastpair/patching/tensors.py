@@ -9,7 +9,7 @@ from fastpair import backends
 from fastpair.ops.checks import FLOATING
 from fastpair.patching.core import Case
 
-UNFIT = "the embeddings are no matrices, with rows, of one floating dtype on one device"
+UNFIT = "the embeddings are other than matrices, with rows, of one floating dtype on one device"
 NO_KERNELS = "fastpair has no kernels here for their device or dtype"
 TRANSFORMED = "a transform of torch.func is active"
 TRACED = "torch.compile cannot look at the labels"

@@ -112,9 +112,9 @@ def test_a_subclass_with_logits_of_its_own():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda x, y, t: (x[:0], y[:0], t), "no matrices"),
+        (lambda x, y, t: (x[:0], y[:0], t), "other than matrices"),
         (lambda x, y, t: (x[None, 0], y[None, 0], t.expand(1, 1)), "not one number"),
-        (lambda x, y, t: (x.float(), y.float().bfloat16(), t), "no matrices"),
+        (lambda x, y, t: (x.float(), y.float().bfloat16(), t), "other than matrices"),
     ],
 )
 def test_calls_of_the_original(change, reason):
