@@ -87,12 +87,13 @@ def fingerprint(functions: list[Callable]) -> str:
     for function in functions:
         try:
             source = textwrap.dedent(inspect.getsource(function))
-        except (OSError, TypeError):
+            (statement,) = ast.parse(source).body
+        except (OSError, TypeError, SyntaxError):
             return ""
         of_function = source.splitlines()
-        first = ast.parse(source).body[0].body[0]  # type: ignore[attr-defined]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            del of_function[first.lineno - 1 : first.end_lineno]
+        if isinstance(statement, ast.FunctionDef) and ast.get_docstring(statement) is not None:
+            docstring = statement.body[0]
+            del of_function[docstring.lineno - 1 : docstring.end_lineno]
         lines += [line.rstrip() for line in of_function if line.strip() and not line.lstrip().startswith("#")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
@@ -117,7 +118,10 @@ class Slot:
 
     def fingerprint(self) -> str:
         read = (name.partition(":") for name in self.method.reads)
-        elsewhere = [operator.attrgetter(name)(importlib.import_module(module)) for module, _, name in read]
+        try:
+            elsewhere = [operator.attrgetter(name)(importlib.import_module(module)) for module, _, name in read]
+        except (ImportError, AttributeError):
+            return ""
         return fingerprint([self.original, *self.used.values(), *elsewhere])
 
     def settings_reason(self, loss: Any) -> str | None:
@@ -200,8 +204,12 @@ class _Library:
     def losses_in(self, obj: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
         """The modules of an object, itself included, with the slots of their classes."""
         for module in obj.modules():
-            if self.client.left.keys().isdisjoint(cls.__name__ for cls in type(module).__mro__):
+            if self.client.left.keys().isdisjoint(self.classes_of(module)):
                 yield from ((slot, module) for slot in self.slots if isinstance(module, slot.owner))
+
+    def classes_of(self, module: nn.Module) -> set[str]:
+        """The names of this library's classes that a module is of."""
+        return {cls.__name__ for cls in type(module).__mro__ if cls.__module__.partition(".")[0] == self.name}
 
 
 _libraries: dict[str, _Library] = {}
@@ -225,8 +233,8 @@ class Report:
         conditions: for each replaced method when a call goes to the original, which is decided at the call.
     """
 
-    def __init__(self, library: _Library, obj: nn.Module | None, begun: Callable[[], None]):
-        self._library, self._undo = library, begun
+    def __init__(self, library: _Library, obj: nn.Module | None, undo: Callable[[], None]):
+        self._library, self._undo = library, undo
         self._slots = list(library.slots)
         self.client = library.name
         self.replaced: dict[str, str] = {}
@@ -245,14 +253,16 @@ class Report:
                 else:
                     self.kept[slot.method.title] = "something else has replaced it"
         self.conditions = {
-            slot.method.title: [case.reason for case in (*(() if obj else slot.method.settings), *slot.method.calls)]
+            slot.method.title: [
+                case.reason for case in (*(slot.method.settings if obj is None else ()), *slot.method.calls)
+            ]
             for slot in self._slots
             if slot.method.title in self.replaced
         }
 
     def _explain(self, obj: nn.Module, of_objects: tuple[tuple[Slot, nn.Module], ...]) -> None:
         left = {**self._library.client.left, **self._library.unknown}
-        classes = {cls.__name__ for module in obj.modules() for cls in type(module).__mro__}
+        classes = set().union(*map(self._library.classes_of, obj.modules()))
         self.kept = {title: reason for title, reason in left.items() if title.partition(".")[0] in classes}
         for slot, loss in of_objects:
             title, name, by = slot.method.title, slot.method.name, slot.method.by

@@ -154,10 +154,8 @@ def _lone(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
 
 def _settings_case(name: str, settings: Settings) -> Case:
     def holds(loss) -> bool:
-        if _distance(loss) is None:
-            return False  # a case of its own
         try:
-            options.check_settings(name, {"distance": _distance(loss), **settings(loss)})
+            options.check_settings(name, settings(loss))
         except (TypeError, ValueError):
             return True
         return False
@@ -174,6 +172,19 @@ def _another_reducer(*parts: str, known: tuple[str, ...]) -> Case:
     return Case("the reducer has no equal here", lambda loss: _reduction(loss, *parts) not in known)
 
 
+def _another_method(loss) -> bool:
+    return loss.loss_method not in (loss.mat_based_loss, loss.pair_based_loss)
+
+
+def _another_cross_entropy(loss) -> bool:
+    ce = loss.cross_entropy
+    return type(ce) is not torch.nn.CrossEntropyLoss or (
+        (ce.weight, ce.ignore_index, ce.reduction, ce.label_smoothing) != (None, -100, "none", 0.0)
+    )
+
+
+METHOD = Case("loss_method is another", _another_method)
+CROSS_ENTROPY = Case("cross_entropy is another, or has weights or smoothing", _another_cross_entropy)
 COLLECTS = Case("statistics are collected", _collects)
 DISTANCE = Case("the distance is none that fastpair has", lambda loss: _distance(loss) is None)
 PAIR_CALLS = (
@@ -217,7 +228,11 @@ GENERIC = ("_compute_loss", "mat_based_loss", "pair_based_loss")
 
 def _named(*names: str) -> Settings:
     """The settings that have the same names there."""
-    return lambda loss: {"distance": _distance(loss), **{name: getattr(loss, name) for name in names}}
+    return lambda loss: {name: getattr(loss, name) for name in names}
+
+
+def _with_distance(*names: str) -> Settings:
+    return lambda loss: {"distance": _distance(loss), **_named(*names)(loss)}
 
 
 def _pair_method(
@@ -227,53 +242,54 @@ def _pair_method(
     *,
     compute: Callable | None = None,
     column: bool = False,
-    reducer: Case | None = None,
-    uses: tuple[str, ...] = GENERIC,
-    cases: tuple[Case, ...] = (),
+    cases: tuple[Case, ...] = (METHOD,),
     calls: tuple[Case, ...] = (),
+    uses: tuple[str, ...] = GENERIC,
 ) -> Method:
     return Method(
         f"{LOSSES}:{cls}",
         "compute_loss",
         f"{name}_loss",
         compute or _element_loss(name, settings, column),
-        settings=(DISTANCE, *(() if reducer is None else (reducer,)), *cases, _settings_case(name, settings), COLLECTS),
+        settings=(DISTANCE, *cases, _settings_case(name, settings), COLLECTS),
         calls=(*PAIR_CALLS, *calls),
         uses=uses,
         reads=READS,
     )
 
 
-MARGINS = _named("pos_margin", "neg_margin")
-TRIPLETS = _named("margin", "smooth_loss")
+MARGINS = _with_distance("pos_margin", "neg_margin")
+TEMPERATURE = _with_distance("temperature")
+SOFTMAX_SCALE = _with_distance("softmax_scale")
+TRIPLETS = _with_distance("margin", "smooth_loss")
 PAIR_METHODS = (
     _pair_method(
         "ContrastiveLoss",
         "contrastive",
         MARGINS,
         compute=_reduced_loss("contrastive", MARGINS, "pos_loss", "neg_loss"),
-        reducer=_another_reducer("pos_loss", "neg_loss", known=("nonzero", "sum")),
+        cases=(METHOD, _another_reducer("pos_loss", "neg_loss", known=("nonzero", "sum"))),
         uses=(*GENERIC, "get_per_pair_loss", "pos_calc", "neg_calc"),
     ),
-    _pair_method("SupConLoss", "supcon", _named("temperature"), calls=NEEDS_NEGATIVES),
+    _pair_method("SupConLoss", "supcon", TEMPERATURE, calls=NEEDS_NEGATIVES),
     _pair_method(
         "NTXentLoss",
         "ntxent",
-        _named("temperature"),
-        compute=_reduced_loss("ntxent", _named("temperature"), "loss"),
-        reducer=_another_reducer("loss", known=("mean", "sum")),
+        TEMPERATURE,
+        compute=_reduced_loss("ntxent", TEMPERATURE, "loss"),
+        cases=(METHOD, _another_reducer("loss", known=("mean", "sum"))),
     ),
     _pair_method(
         "NCALoss",
         "nca",
-        _named("softmax_scale"),
-        compute=_reduced_loss("nca", _named("softmax_scale"), "loss"),
-        reducer=_another_reducer("loss", known=("mean", "sum")),
-        uses=("nca_computation",),
+        SOFTMAX_SCALE,
+        compute=_reduced_loss("nca", SOFTMAX_SCALE, "loss"),
+        cases=(_another_reducer("loss", known=("mean", "sum")),),
         calls=NEEDS_POSITIVES,
+        uses=("nca_computation",),
     ),
-    _pair_method("MultiSimilarityLoss", "multi_similarity", _named("alpha", "beta", "base"), column=True),
-    _pair_method("CircleLoss", "circle", _named("m", "gamma"), column=True),
+    _pair_method("MultiSimilarityLoss", "multi_similarity", _with_distance("alpha", "beta", "base"), column=True),
+    _pair_method("CircleLoss", "circle", _with_distance("m", "gamma"), column=True),
     _pair_method(
         "GeneralizedLiftedStructureLoss", "generalized_lifted_structure", MARGINS, column=True, calls=NEEDS_BOTH
     ),
@@ -282,12 +298,12 @@ PAIR_METHODS = (
         "triplet_margin",
         TRIPLETS,
         compute=_reduced_loss("triplet_margin", TRIPLETS, "loss"),
-        reducer=_another_reducer("loss", known=("nonzero", "sum")),
-        uses=(),
         cases=(
+            _another_reducer("loss", known=("nonzero", "sum")),
             Case("swap", lambda loss: loss.swap),
             Case("triplets are drawn", lambda loss: loss.triplets_per_anchor != "all"),
         ),
+        uses=(),
     ),
 )
 
@@ -315,27 +331,8 @@ def _class_loss(name: str, settings: Settings, weight: str, of_weight: Callable[
     return compute
 
 
-def _weighted(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
-    return indices_tuple is not None
-
-
 def _referred(loss, embeddings, labels, indices_tuple, ref_emb, ref_labels) -> bool:
     return ref_emb is not embeddings or ref_labels is not labels
-
-
-def _scaled(*names: str) -> Settings:
-    return lambda loss: {name: getattr(loss, name) for name in names}
-
-
-def _class_settings_case(name: str, settings: Settings) -> Case:
-    def holds(loss) -> bool:
-        try:
-            options.check_settings(name, settings(loss))
-        except (TypeError, ValueError):
-            return True
-        return False
-
-    return Case("a margin, a scale or a temperature is none that fastpair takes", holds)
 
 
 def _class_method(
@@ -346,7 +343,7 @@ def _class_method(
     weight: str = "weight",
     of_weight: Callable[[object], Tensor] = lambda loss: loss.W.t(),
     distance: str = "cosine",
-    reducer: Case | None = None,
+    cases: tuple[Case, ...] = (CROSS_ENTROPY,),
     uses: tuple[str, ...],
 ) -> Method:
     return Method(
@@ -356,12 +353,12 @@ def _class_method(
         _class_loss(name, settings, weight, of_weight),
         settings=(
             Case("the distance is not that of the definition", lambda loss: _distance(loss) != distance),
-            *(() if reducer is None else (reducer,)),
-            _class_settings_case(name, settings),
+            *cases,
+            _settings_case(name, settings),
             COLLECTS,
         ),
         calls=(
-            Case("indices_tuple weights the samples", _weighted),
+            Case("indices_tuple weights the samples", _listed),
             Case("there are references", _referred),
             *tensor_cases(_embeddings),
             Case("labels are not one integer a row, on its device", _odd_labels),
@@ -377,8 +374,8 @@ def _proxies(loss) -> Tensor:
 
 MARGIN_SOFTMAX = ("get_cosine", "get_angles", "get_target_mask", "modify_cosine_of_target_classes", "scale_logits")
 CLASS_METHODS = (
-    _class_method("NormalizedSoftmaxLoss", "normalized_softmax", _scaled("temperature"), uses=("get_logits",)),
-    _class_method("CosFaceLoss", "cosface", _scaled("margin", "scale"), uses=MARGIN_SOFTMAX),
+    _class_method("NormalizedSoftmaxLoss", "normalized_softmax", _named("temperature"), uses=("get_logits",)),
+    _class_method("CosFaceLoss", "cosface", _named("margin", "scale"), uses=MARGIN_SOFTMAX),
     _class_method(
         "ArcFaceLoss",
         "arcface",
@@ -388,20 +385,20 @@ CLASS_METHODS = (
     _class_method(
         "ProxyNCALoss",
         "proxy_nca",
-        _scaled("softmax_scale"),
+        _named("softmax_scale"),
         weight="proxies",
         of_weight=_proxies,
         distance="unit_sqeuclidean",
-        reducer=_another_reducer("loss", known=("mean", "sum")),
+        cases=(_another_reducer("loss", known=("mean", "sum")),),
         uses=("nca_computation",),
     ),
     _class_method(
         "ProxyAnchorLoss",
         "proxy_anchor",
-        _scaled("margin", "alpha"),
+        _named("margin", "alpha"),
         weight="proxies",
         of_weight=_proxies,
-        reducer=_another_reducer("pos_loss", "neg_loss", known=("divisor",)),
+        cases=(_another_reducer("pos_loss", "neg_loss", known=("divisor",)),),
         uses=("get_logits",),
     ),
 )

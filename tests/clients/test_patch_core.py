@@ -210,6 +210,18 @@ def test_another_version(library, monkeypatch):
     assert "source" in fastpair.patch("toys", library.Loss()).kept[TITLE]
 
 
+def test_sources_that_cannot_be_read(library, monkeypatch):
+    monkeypatch.setattr(library.Loss, "forward", lambda self, x, y=0.0: self.scale() * (x.sum() + y))
+    assert "source" in fastpair.patch("toys").kept[TITLE]
+
+
+def test_names_of_the_library_in_others(library):
+    """Only the library's own classes are those that stay."""
+    other = type("Other", (library.Loss,), {})()
+    assert fastpair.patch("toys", other).replaced == {TITLE: "sum"}
+    assert other(X) == OURS
+
+
 def test_a_version_without_the_method(library, monkeypatch):
     monkeypatch.delattr(library, "Loss")
     assert "has no toys.Loss.forward" in fastpair.patch("toys").kept[TITLE]

@@ -58,15 +58,12 @@ def batch(n=32, d=6, dtype=torch.float64, classes=6):
     return torch.randn(n, d, dtype=dtype).div(d**0.5).requires_grad_(), labels
 
 
-def takes(name, distance):
-    return name != "CircleLoss" or distance == "cosine"
+# The definition of circle loss has cosines.
+WITH_DISTANCES = [(name, of) for name in LOSSES for of in DISTANCES if name != "CircleLoss" or of == "cosine"]
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "distance"), WITH_DISTANCES)
 def test_distances_and_references(name, distance):
-    if not takes(name, distance):
-        pytest.skip("its definition has cosines")
     settings, _ = LOSSES[name]
     if name == "NTXentLoss" and distance == "sqeuclidean":
         settings = {"temperature": 2.0}
@@ -184,6 +181,16 @@ def test_settings_that_stay(make, reason):
     assert reason in next(iter(report.kept.values()))
     assert not report.replaced
     assert reason in str(report)
+
+
+def test_another_method_of_the_object():
+    x, labels = batch()
+    loss = theirs.SupConLoss()
+    loss.loss_method = lambda mat, pairs: loss.mat_based_loss(mat / 2, pairs)
+    assert_same(NAME, title("SupConLoss"), lambda: loss(x, labels), [x], "loss_method")
+    loss = theirs.ArcFaceLoss(8, 6).double()
+    loss.cross_entropy = torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1)
+    assert_same(NAME, title("ArcFaceLoss"), lambda: loss(x, labels), [x, loss.W], "cross_entropy")
 
 
 @pytest.mark.parametrize("change", ["_compute_loss", "mat_based_loss"])
