@@ -11,16 +11,31 @@ from fastpair.patching.core import Case, Client, Method
 from fastpair.patching.tensors import ranks, tensor_cases
 
 
-def _both_views(out0: Tensor, out1: Tensor) -> tuple[Tensor, Tensor]:
-    """Both views and the labels that pair them."""
-    labels = torch.arange(len(out0), device=out0.device)
-    return torch.cat([out0, out1]), labels.repeat(2)
+def _both_views(loss, out0: Tensor, out1: Tensor) -> dict:
+    """Both views as one batch, and the labels that pair them. With several ranks the references are the views of all."""
+    n, device = len(out0), out0.device
+    labels = torch.arange(n, device=device)
+    settings = {"temperature": float(loss.temperature)}
+    if not _gathers(loss):
+        return {"embeddings": torch.cat([out0, out1]), "labels": labels.repeat(2), **settings}
+    from lightly.utils import dist
+
+    out0, out1 = F.normalize(out0, dim=1), F.normalize(out1, dim=1)
+    everyone = torch.cat([torch.cat(dist.gather(view), 0) for view in (out0, out1)])
+    labels = labels + dist.rank() * n
+    of_all = torch.arange(len(everyone) // 2, device=device)
+    references = {
+        "ref_emb": everyone,
+        "ref_labels": of_all.repeat(2),
+        "exclude_self": torch.cat([labels, labels + len(of_all)]),
+    }
+    return {"embeddings": torch.cat([out0, out1]), "labels": labels.repeat(2), **references, **settings}
 
 
 def _ntxent(loss, out0: Tensor, out1: Tensor) -> Tensor:
     if loss.memory_bank.size[0] > 0:
         return _against_bank(loss, out0, out1)
-    return supcon_loss(*_both_views(out0, out1), temperature=float(loss.temperature))
+    return supcon_loss(**_both_views(loss, out0, out1))
 
 
 def _against_bank(loss, out0: Tensor, out1: Tensor) -> Tensor:
@@ -44,13 +59,12 @@ def _against_bank(loss, out0: Tensor, out1: Tensor) -> Tensor:
 
 
 def _dcl(loss, out0: Tensor, out1: Tensor) -> Tensor:
-    temperature = float(loss.temperature)
-    value = dcl_loss(*_both_views(out0, out1), temperature=temperature)
+    value = dcl_loss(**_both_views(loss, out0, out1))
     if loss.weight_fn:
         # The weights are those of the positives alone.
         out0, out1 = F.normalize(out0, dim=1), F.normalize(out1, dim=1)
         weights = loss.weight_fn(out0, out1) + loss.weight_fn(out1, out0)
-        value = value + ((1 - weights / 2) * (out0 * out1).sum(1) / temperature).mean()
+        value = value + ((1 - weights / 2) * (out0 * out1).sum(1)).mean() / float(loss.temperature)
     return value
 
 
@@ -59,7 +73,7 @@ def _views(out0, out1):
 
 
 def _alone(loss, out0, out1) -> bool:
-    return len(out0) < 2
+    return len(out0) < 2 and not _gathers(loss)
 
 
 def _differ_in_number(loss, out0, out1) -> bool:
@@ -109,10 +123,6 @@ CLIENT = Client(
             _ntxent,
             settings=(
                 TEMPERATURE,
-                Case(
-                    "gather_distributed and several ranks, without a memory bank",
-                    lambda loss: _gathers(loss) and loss.memory_bank.size[0] == 0,
-                ),
                 Case("memory_bank is another class, or has its dimensions the other way round", _another_bank),
                 Case("cross_entropy has weights, smoothing or another reduction", _another_cross_entropy),
             ),
@@ -128,7 +138,7 @@ CLIENT = Client(
             "forward",
             "dcl_loss",
             _dcl,
-            settings=(TEMPERATURE, Case("gather_distributed and several ranks", _gathers)),
+            settings=(TEMPERATURE,),
             calls=(*tensor_cases(_views), COUNTS, Case("there is one sample, without a negative", _alone)),
             uses=("_loss",),
         ),

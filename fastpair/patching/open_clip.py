@@ -13,27 +13,43 @@ SHAPES = "image and text features differ in number, or logit_scale or logit_bias
 
 
 def _clip_loss(loss, image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
-    """Softmax over rows and columns of logit_scale x·y, of the features of all ranks."""
-    if loss.world_size > 1:
-        from open_clip import loss as module
-
-        image_features, text_features = module.gather_features(
-            image_features,
-            text_features,
-            local_loss=False,
-            gather_with_grad=loss.gather_with_grad,
-            rank=loss.rank,
-            world_size=loss.world_size,
-            use_horovod=loss.use_horovod,
-        )
+    """Softmax over rows and columns of logit_scale x·y. With several ranks over those of all, for every row and column,
+    or, with ``local_loss``, for this rank's."""
     # The scale first, as there: it may be negative, and learns.
     dtype = accumulate_dtype(image_features.dtype)
-    scaled = (image_features.to(dtype) * logit_scale).to(dtype)
-    value = info_nce_loss(scaled, text_features.to(dtype), temperature=1.0, distance="dot")
+
+    def one_sided(anchors: Tensor, others: Tensor, symmetric: bool = False) -> Tensor:
+        scaled = (anchors.to(dtype) * logit_scale).to(dtype)
+        return info_nce_loss(scaled, others.to(dtype), temperature=1.0, symmetric=symmetric, distance="dot")
+
+    images, texts = _gathered(loss, image_features, text_features)
+    if loss.world_size > 1 and loss.local_loss:
+        first = loss.rank * len(image_features)
+        # Each anchor's own row has its number on the other side.
+        images, texts = images.roll(-first, 0), texts.roll(-first, 0)
+        value = (one_sided(image_features, texts) + one_sided(text_features, images)) / 2
+    else:
+        value = one_sided(images, texts, symmetric=True)
     if isinstance(logit_bias, Tensor):
         # The softmax does not depend on it. DistributedDataParallel expects a gradient for every parameter.
         value = value + 0 * logit_bias.to(dtype).sum()
     return {"contrastive_loss": value} if output_dict else value
+
+
+def _gathered(loss, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
+    if loss.world_size == 1:
+        return image_features, text_features
+    from open_clip import loss as module
+
+    return module.gather_features(
+        image_features,
+        text_features,
+        local_loss=loss.local_loss,
+        gather_with_grad=loss.gather_with_grad,
+        rank=loss.rank,
+        world_size=loss.world_size,
+        use_horovod=loss.use_horovod,
+    )
 
 
 def _clip_features(image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
@@ -73,9 +89,6 @@ CLIENT = Client(
             "forward",
             "info_nce_loss",
             _clip_loss,
-            settings=(
-                Case("there are several ranks with local_loss", lambda loss: loss.world_size > 1 and loss.local_loss),
-            ),
             calls=(*tensor_cases(_clip_features), Case(SHAPES, _clip_shapes)),
             uses=("get_logits", "get_ground_truth"),
             reads=("open_clip.loss:gather_features",),

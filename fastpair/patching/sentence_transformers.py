@@ -27,16 +27,29 @@ def _similarity(loss) -> str | None:
 
 def _ranking_loss(loss, embeddings: list[Tensor]) -> Tensor:
     """Each query with its own document, the first, against all documents; with both directions the mean of that and of
-    each first document against all queries."""
+    each first document against all queries. With several ranks they are all of theirs."""
     queries, positives, *negatives = embeddings
     settings = {"temperature": 1 / loss.scale, "distance": _similarity(loss)}
-    if set(loss.directions) == BOTH and not negatives:
+    both, of_ranks = set(loss.directions) == BOTH, loss.gather_across_devices and ranks() > 1
+    if both and not negatives and not of_ranks:
         return info_nce_loss(queries, positives, symmetric=True, **settings)
+    own = queries, positives
+    if of_ranks:
+        own, (queries, positives, *negatives) = _gathered(embeddings)
     documents = torch.cat([positives, *negatives]) if negatives else positives
-    value = info_nce_loss(queries, documents, symmetric=False, **settings)
-    if set(loss.directions) == BOTH:
-        value = (value + info_nce_loss(positives, queries, symmetric=False, **settings)) / 2
+    value = info_nce_loss(own[0], documents, symmetric=False, **settings)
+    if both:
+        value = (value + info_nce_loss(own[1], queries, symmetric=False, **settings)) / 2
     return value
+
+
+def _gathered(embeddings: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """This rank's columns, and those of all, in which its rows are the first."""
+    from sentence_transformers.util import all_gather_with_grad, get_rank
+
+    n = len(embeddings[0])
+    of_all = [all_gather_with_grad(column).roll(-get_rank() * n, 0) for column in embeddings]
+    return [column[:n] for column in of_all], of_all
 
 
 def _of_embeddings(loss, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -86,7 +99,6 @@ RANKING = (
         "hardness_mode weights the negatives",
         lambda loss: loss.hardness_mode is not None and loss.hardness_strength > 0,
     ),
-    Case("gather_across_devices and several ranks", lambda loss: loss.gather_across_devices and ranks() > 1),
 )
 UNLIKE = "there are fewer than two columns, or they differ in length"
 SIMILARITIES = tuple(f"{UTIL}:{name}" for name in ("cos_sim", "dot_score"))

@@ -42,12 +42,9 @@ def open_clip_losses(rank: int) -> Iterator[tuple[str, Callable[[], None]]]:
     for gradients in (False, True):
         for local in (False, True):
             loss = ClipLoss(local, gradients, rank=rank, world_size=WORLD)
-            reason = "local_loss" if local else None
             yield (
                 f"ClipLoss, local_loss={local}, gather_with_grad={gradients}",
-                lambda loss=loss, reason=reason: assert_same(
-                    "open_clip", "ClipLoss.forward", lambda: loss(x, y, t), [x, y, t], reason
-                ),
+                lambda loss=loss: assert_same("open_clip", "ClipLoss.forward", lambda: loss(x, y, t), [x, y, t]),
             )
     for way in ("bidir", "shift", "reduce", "gather"):
         loss = SigLipLoss(rank=rank, world_size=WORLD, dist_impl=way)
@@ -67,17 +64,12 @@ def siglip(loss, x: Tensor, y: Tensor, t: Tensor, b: Tensor) -> None:
 
 
 def lightly_losses(rank: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    from lightly.loss import DCLLoss, NTXentLoss
+    from lightly.loss import DCLLoss, DCLWLoss, NTXentLoss
 
     x, y = views(10 + rank)
-    for loss in (NTXentLoss(gather_distributed=True), DCLLoss(gather_distributed=True)):
-        title = f"{type(loss).__name__}.forward"
-        yield (
-            title,
-            lambda loss=loss, title=title: assert_same(
-                "lightly", title, lambda: loss(x, y), [x, y], "gather_distributed"
-            ),
-        )
+    for cls in (NTXentLoss, DCLLoss, DCLWLoss):
+        loss, title = cls(gather_distributed=True), f"{'DCLLoss' if cls is DCLWLoss else cls.__name__}.forward"
+        yield cls.__name__, lambda loss=loss, title=title: assert_same("lightly", title, lambda: loss(x, y), [x, y])
     yield "NTXentLoss with a memory bank", lambda: bank(*views(20 + rank, torch.float32))
 
 
@@ -98,18 +90,24 @@ def bank(x: Tensor, y: Tensor) -> None:
 
 
 def sentence_losses(rank: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer import losses
 
-    x, y = views(30 + rank)
+    columns = views(30 + rank) + views(40 + rank)
+    symmetric = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    for settings in ({}, {"gather_across_devices": True}, {"gather_across_devices": True, **symmetric}):
+        for count in (2, 4):
+            name = f"MultipleNegativesRankingLoss, {settings}, {count} columns"
+            yield name, lambda of=columns[:count], settings=settings: ranking(losses, of, settings)
+
+
+def ranking(losses, columns: list[Tensor], settings: dict) -> None:
+    model = torch.nn.Sequential(torch.nn.Identity())
+    loss = losses.MultipleNegativesRankingLoss(model, **settings)
     title = "MultipleNegativesRankingLoss.compute_loss_from_embeddings"
-    for gathers in (False, True):
-        loss = MultipleNegativesRankingLoss(torch.nn.Sequential(torch.nn.Identity()), gather_across_devices=gathers)
-        yield (
-            f"{title}, gather_across_devices={gathers}",
-            lambda loss=loss, reason="gather_across_devices" if gathers else None: assert_same(
-                "sentence_transformers", title, lambda: loss.compute_loss_from_embeddings([x, y], None), [x, y], reason
-            ),
-        )
+    assert_same("sentence_transformers", title, lambda: loss.compute_loss_from_embeddings(columns, None), columns)
+    cached = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=N, **settings)
+    title = "CachedMultipleNegativesRankingLoss.calculate_loss"
+    assert_same("sentence_transformers", title, lambda: cached.calculate_loss([[x] for x in columns]), columns)
 
 
 def main(rank: int, folder: Path) -> None:

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_two_ranks(tmp_path):
-    pytest.importorskip("open_clip")
+    for client in ("open_clip", "lightly", "sentence_transformers"):
+        pytest.importorskip(client)
     path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "several_ranks.py")]
@@ -38,4 +39,4 @@ def test_two_ranks(tmp_path):
             rank.kill()
     for rank, text in zip(ranks, shown):
         assert rank.returncode == 0, text
-        assert text.count("passed:") >= 8, text
+        assert text.count("passed:") >= 18, text
