@@ -290,20 +290,28 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"fastpair.patch({self.client!r}): {self._title}"]
-        of_all = set.intersection(*map(set, self.conditions.values())) if len(self.conditions) > 1 else set()
-        for title, by in self.replaced.items():
-            lines.append(f"  {title} is computed by {by}")
-            lines += [f"      unless {reason}" for reason in self.conditions[title] if reason not in of_all]
-        if of_all:
-            lines.append("  all of them")
-            lines += [f"      unless {reason}" for reason in next(iter(self.conditions.values())) if reason in of_all]
-        lines += [f"  {title} stays: {reason}" for title, reason in self.kept.items()]
+        lines += [f"  {title} is computed by {by}" for title, by in self.replaced.items()]
+        cases = [(reason, title) for title, reasons in self.conditions.items() for reason in reasons]
+        if cases:
+            lines.append("  unless")
+        for reason, titles in _grouped(cases):
+            of = "" if len(titles) == len(self.replaced) else f" ({', '.join(titles)})"
+            lines.append(f"    {reason}{of}")
+        for reason, titles in _grouped([(reason, title) for title, reason in self.kept.items()]):
+            lines.append(f"  {', '.join(titles)} stay{'s' * (len(titles) == 1)}: {reason}")
         for title, calls in self.calls.items():
-            lines.append(f"  {title} was called")
-            lines += [f"      {count} times, {_whose(reason)}" for reason, count in calls.items()]
+            lines += [f"  {title} was called {count} times, {_whose(reason)}" for reason, count in calls.items()]
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _grouped(pairs: list[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """The second of the pairs that have the same first; a method by its class alone."""
+    groups: dict[str, list[str]] = {}
+    for first, second in pairs:
+        groups.setdefault(first, []).append(second.partition(".")[0])
+    return list(groups.items())
 
 
 def _whose(reason: str | None) -> str:

@@ -12,7 +12,7 @@ from fastpair.patching.tensors import ranks, tensor_cases
 
 
 def _both_views(loss, out0: Tensor, out1: Tensor) -> dict:
-    """Both views as one batch, and the labels that pair them. With several ranks the references are the views of all."""
+    """Both views as one batch, and the labels that pair them. With several ranks the references are those of all."""
     n, device = len(out0), out0.device
     labels = torch.arange(n, device=device)
     settings = {"temperature": float(loss.temperature)}

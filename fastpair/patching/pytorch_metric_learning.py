@@ -300,8 +300,8 @@ PAIR_METHODS = (
         compute=_reduced_loss("triplet_margin", TRIPLETS, "loss"),
         cases=(
             _another_reducer("loss", known=("nonzero", "sum")),
-            Case("swap", lambda loss: loss.swap),
-            Case("triplets are drawn", lambda loss: loss.triplets_per_anchor != "all"),
+            Case("swap is on", lambda loss: loss.swap),
+            Case("triplets_per_anchor is not 'all'", lambda loss: loss.triplets_per_anchor != "all"),
         ),
         uses=(),
     ),

@@ -175,7 +175,7 @@ DISTANCES = (
     f"{UTIL}:cos_sim",
 )
 
-OF_PAIRS = "of pairs of sentences, n scores and no matrix"
+OF_PAIRS = "each sentence is compared with one other, and there is no matrix to save"
 
 CLIENT = Client(
     "sentence-transformers",

@@ -12,7 +12,7 @@ from fastpair.patching.core import Case
 UNFIT = "the embeddings are other than matrices, with rows, of one floating dtype on one device"
 NO_KERNELS = "fastpair has no kernels here for their device or dtype"
 TRANSFORMED = "a transform of torch.func is active"
-TRACED = "torch.compile cannot look at the labels"
+TRACED = "torch.compile traces it, which cannot look at the labels"
 
 
 def unfit(*embeddings: Tensor) -> bool:

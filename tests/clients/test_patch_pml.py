@@ -167,7 +167,7 @@ def test_pairs_of_a_miner():
         (lambda: theirs.ContrastiveLoss(reducer=reducers.MeanReducer()), "reducer"),
         (lambda: theirs.SignalToNoiseRatioContrastiveLoss(), "variances"),
         (lambda: theirs.TripletMarginLoss(swap=True), "swap"),
-        (lambda: theirs.TripletMarginLoss(triplets_per_anchor=3), "drawn"),
+        (lambda: theirs.TripletMarginLoss(triplets_per_anchor=3), "triplets_per_anchor"),
         (lambda: theirs.SupConLoss(collect_stats=True), "statistics"),
         (lambda: theirs.SupConLoss(distance=distances.CosineSimilarity(collect_stats=True)), "statistics"),
         (lambda: theirs.NPairsLoss(), "one pair a label"),

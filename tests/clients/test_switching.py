@@ -42,3 +42,12 @@ def test_scripts(name, tmp_path, monkeypatch):
     assert printed(SCRIPTS[name]) == pytest.approx(want, rel=1e-3)
     calls = fastpair.patch(NAMES[name]).calls
     assert any(None in of_method for of_method in calls.values()), calls
+
+
+def test_the_report_is_printed_as_it_is():
+    import fastpair
+
+    pytest.importorskip("open_clip")
+    shown = re.search(r"```\n(fastpair.patch.*?)```", TEXT, re.DOTALL)[1].splitlines()
+    report = str(fastpair.patch("open_clip")).splitlines()
+    assert [line for line in shown if "was called" not in line] == [x for x in report if "was called" not in x]
