@@ -124,6 +124,11 @@ class Slot:
             return ""
         return fingerprint([self.original, *self.used.values(), *elsewhere])
 
+    def is_overridden_by(self, other: Slot) -> bool:
+        """Whether the other's class, one derived from this one's, has a method of the same name."""
+        same = other.method.name == self.method.name
+        return same and other.owner is not self.owner and issubclass(other.owner, self.owner)
+
     def settings_reason(self, loss: Any) -> str | None:
         """Why an object's calls all go to the original, if they do."""
         for name, function in self.used.items():
@@ -205,7 +210,8 @@ class _Library:
         """The modules of an object, itself included, with the slots of their classes."""
         for module in obj.modules():
             if self.client.left.keys().isdisjoint(self.classes_of(module)):
-                yield from ((slot, module) for slot in self.slots if isinstance(module, slot.owner))
+                of_module = [slot for slot in self.slots if isinstance(module, slot.owner)]
+                yield from ((slot, module) for slot in of_module if not any(map(slot.is_overridden_by, of_module)))
 
     def classes_of(self, module: nn.Module) -> set[str]:
         """The names of this library's classes that a module is of."""

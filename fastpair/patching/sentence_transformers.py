@@ -162,6 +162,7 @@ def _lone(loss, labels, embeddings) -> bool:
 DISTANCE = Case(
     "distance_metric is another than euclidean_distance or cosine_distance", lambda loss: _distance(loss) is None
 )
+MARGIN = Case("margin is no plain number", lambda loss: not isinstance(loss.triplet_margin, (int, float)))
 TRIPLETS = (*tensor_cases(_labelled), Case("labels are not one integer an embedding", _odd_labels))
 EACH_TWICE = (
     Case(TRACED, traced),
@@ -203,7 +204,7 @@ CLIENT = Client(
             "batch_hard_triplet_loss",
             "triplet_margin_loss",
             _with_margin,
-            settings=(DISTANCE,),
+            settings=(DISTANCE, MARGIN),
             calls=(*TRIPLETS, *EACH_TWICE),
             uses=MASKS,
             reads=DISTANCES,
@@ -223,7 +224,7 @@ CLIENT = Client(
             "batch_all_triplet_loss",
             "triplet_margin_loss",
             _all_triplets,
-            settings=(DISTANCE,),
+            settings=(DISTANCE, MARGIN),
             calls=TRIPLETS,
             reads=(*DISTANCES, f"{HARD}:BatchHardTripletLoss.get_anchor_positive_triplet_mask"),
         ),

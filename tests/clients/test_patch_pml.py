@@ -149,6 +149,16 @@ def test_wrappers():
     assert set(report.replaced) == {title("SupConLoss"), title("ContrastiveLoss")}
 
 
+def test_losses_that_are_derived_from_others():
+    assert set(fastpair.patch(NAME, theirs.ProxyNCALoss(5, 6)).replaced) == {title("ProxyNCALoss")}
+    subcentres = theirs.SubCenterArcFaceLoss(num_classes=8, embedding_size=6)
+    assert "several vectors" in fastpair.patch(NAME, subcentres).kept["SubCenterArcFaceLoss"]
+    fastpair.unpatch()
+    x, labels = batch(dtype=torch.float32)
+    reason = "get_cosine is overridden"
+    assert_same(NAME, title("ArcFaceLoss"), lambda: subcentres(x, labels), [x, subcentres.W], reason)
+
+
 def test_pairs_of_a_miner():
     x, labels = batch()
     pairs = miners.MultiSimilarityMiner()(x, labels)

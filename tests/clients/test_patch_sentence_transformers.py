@@ -214,6 +214,36 @@ def test_triplet_settings_that_stay(no_model):
         loss.compute_loss_from_embeddings([x], labels[1:])
 
 
+def test_margins_that_learn(no_model):
+    x, labels = labelled()
+    margin = torch.tensor(0.5, requires_grad=True)
+    for loss, title in ((theirs.BatchAllTripletLoss, ALL), (theirs.BatchHardTripletLoss, HARD)):
+        loss = loss(no_model, margin=margin)
+
+        def run(loss=loss):
+            return loss.compute_loss_from_embeddings([x], labels)
+
+        assert_same(NAME, title, run, [x, margin], "margin")
+
+
+def test_what_differs(no_model):
+    loss, (x, y) = theirs.MultipleNegativesRankingLoss(no_model), columns(2)
+    with torch.no_grad():
+        x[0] = 0
+
+    def run():
+        return loss.compute_loss_from_embeddings([x, y], None)
+
+    assert torch.autograd.grad(run(), x)[0][0].norm() > 1e9, "of a length that is clamped"
+    with fastpair.patch(NAME):
+        (gradient,) = torch.autograd.grad(run(), x, create_graph=True)
+        assert gradient[0].norm() == 0
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            gradient.sum().backward()
+        half = loss.compute_loss_from_embeddings([x.bfloat16(), y.bfloat16()], None)
+    assert half.dtype == torch.float32
+
+
 # ---- with a model
 
 
