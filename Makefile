@@ -64,6 +64,7 @@ test-gpu:
 # Models are made of configurations: nothing is downloaded.
 test-clients: $(CLIENTS)/installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest -q tests/clients
+	$(CLIENTS)/bin/python -m benchmarks.clients --quick
 
 # With the PyTorch that PYTHON has, which has to match the driver. A stage ends after its seconds at the latest, its output
 # is in GPU_RESULTS/gpu-<stage>.log; that one failed does not keep the next from running.

@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import inspect
 import os
 import pickle
 import subprocess
@@ -87,6 +88,7 @@ def test_every_object_and_everything_back(library):
     assert before(X) == library.Loss()(X) == OURS
     assert library.Derived()(X) == OURS + 1, "through super()"
     assert library.Loss.forward.__doc__ == "Twice the sum."
+    assert inspect.signature(library.Loss.forward) == inspect.signature(original)
     assert fastpair.patch("toys").replaced == report.replaced == {TITLE: "sum"}
     fastpair.unpatch("toys")
     assert library.Loss.__dict__["forward"] is original
