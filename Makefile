@@ -2,17 +2,19 @@
 #
 #   make demo    train on character images with three losses and print the retrieval table
 #   make test    lint the Python code and run the whole test suite
+#   make test-clients  the tests of fastpair.patch, with the libraries that it patches
 #   make gpu     on a machine with a GPU, with its own PyTorch, ten minutes: build, smoke, tests and benchmarks, or STAGE alone
 #   make sanitize  on such a machine: the CUDA kernels under compute-sanitizer's memcheck and racecheck
 #   make sanitize-cpu  the CPU kernels under the compiler's sanitizers, of addresses, undefined behaviour and threads
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
-#   make clean   remove .venv and everything that was built
+#   make clean   remove .venv, .venv-clients and everything that was built
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from.
 
 PYTHON ?= python3
 VENV := .venv
+CLIENTS := .venv-clients
 GPU_RESULTS ?= benchmarks/results
 STAGE ?= build smoke tests benchmarks
 
@@ -36,7 +38,7 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 # Six losses, of each kind one, in every dtype on both backends.
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
-.PHONY: demo test test-cpu test-gpu gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench clean
+.PHONY: demo test test-cpu test-gpu test-clients gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -58,6 +60,11 @@ test-gpu:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
 	OMP_NUM_THREADS=1 FASTPAIR_EMULATE_FUSED=1 $(VENV)/bin/pytest -q tests/gpu/test_lengths.py
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
+
+# Models are made of configurations: nothing is downloaded.
+test-clients: $(CLIENTS)/installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest -q tests/clients
+	$(CLIENTS)/bin/python -m benchmarks.clients --quick
 
 # With the PyTorch that PYTHON has, which has to match the driver. A stage ends after its seconds at the latest, its output
 # is in GPU_RESULTS/gpu-<stage>.log; that one failed does not keep the next from running.
@@ -114,7 +121,7 @@ bench: $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks.compare
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastpair/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info fastpair/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/requirements: requirements/dev.txt
@@ -129,4 +136,12 @@ $(VENV)/requirements: requirements/dev.txt
 $(VENV)/installed: $(VENV)/requirements $(BUILD_INPUTS)
 	rm -f fastpair/_C*.so
 	$(VENV)/bin/pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# On top of .venv, whose packages stay as they are.
+$(CLIENTS)/installed: requirements/clients.txt $(VENV)/installed
+	$(VENV)/bin/python -m venv --clear $(CLIENTS)
+	$(VENV)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	$(CLIENTS)/bin/pip install --quiet -r $< -c requirements/dev.txt
 	@touch $@
