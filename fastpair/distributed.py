@@ -142,10 +142,15 @@ class _Ranks:
         if x.dtype == torch.bool:  # which not every library of collectives takes
             return self.gather(x.byte()).bool()
         if self.sizes is None:
-            sizes = [torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(self.count)]
-            dist.all_gather(sizes, torch.full_like(sizes[0], len(x)), self.group)
-            self.sizes = torch.cat(sizes).tolist()
+            (self.sizes,) = self.numbers_of_rows(x)
         return _Gather.apply(x, self.sizes, self.group)
+
+    def numbers_of_rows(self, *sides: Tensor) -> list[list[int]]:
+        """For each of the tensors how many rows every rank has of it."""
+        own = torch.tensor([len(x) for x in sides], device=sides[0].device)
+        of_ranks = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(of_ranks, own, self.group)
+        return torch.stack(of_ranks, 1).tolist()
 
     def scalars(self, argument: str, given: Mapping[str, Tensor], embeddings: Tensor) -> dict[str, Tensor]:
         """Numbers of the rows of all ranks."""
@@ -261,13 +266,24 @@ def _proxy_anchor(
 def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
     checks.matrix("embeddings", embeddings)
     checks.like("ref_emb", ref_emb, "embeddings", embeddings)
-    if len(ref_emb) != len(embeddings):
-        raise ValueError(f"ref_emb must have {len(embeddings)} rows like embeddings, got {len(ref_emb)}")
+    if len(ref_emb) < len(embeddings):
+        raise ValueError(f"ref_emb must have {len(embeddings)} rows or more like embeddings, got {len(ref_emb)}")
+    for name, allowed in (
+        ("directions", (None,)),
+        ("partition_mode", ("per_direction",)),
+        ("hardness_mode", (None, "all_negatives")),
+    ):
+        if getattr(loss, name, allowed[0]) not in allowed:
+            raise ValueError(
+                f"{name} of the loss must be {' or '.join(map(repr, allowed))}, got {getattr(loss, name)!r}"
+            )
     x, y = ranks.scaled(embeddings), ranks.scaled(ref_emb)
     # Row i of either side belongs to reference i: this rank's references come before the other ranks'.
-    sides, settings = [(x, ranks.gather(y))], {}
+    of_queries, of_documents = ranks.numbers_of_rows(x, y)
+    sides, settings = [(x, _Gather.apply(y, of_documents, ranks.group))], {}
     if getattr(loss, "symmetric", False):
-        sides, settings = [*sides, (y, ranks.gather(x))], {"symmetric": False}
+        queries = _Gather.apply(x, of_queries, ranks.group)
+        sides, settings = [*sides, (y[: len(x)], queries)], {"symmetric": False}
 
     def run(reduction: str) -> Tensor:
         return sum(ranks.call(loss, side, reduction=reduction, **settings) for side in sides) / len(sides)

@@ -25,9 +25,19 @@ from fastpair.losses import generated_functions, options
 from fastpair.losses.bounds import pce_loss, spce_loss
 from fastpair.losses.classes import linear_cross_entropy
 from fastpair.losses.generated_functions import *  # noqa: F403
-from fastpair.losses.two_views import info_nce_loss, siglip_loss
+from fastpair.losses.info_nce import info_nce_loss
+from fastpair.losses.rows import row_logsumexp
+from fastpair.losses.siglip import siglip_loss
 
-__all__ = ["info_nce_loss", "linear_cross_entropy", "pairwise_distance", "pce_loss", "siglip_loss", "spce_loss"]
+__all__ = [
+    "info_nce_loss",
+    "linear_cross_entropy",
+    "pairwise_distance",
+    "pce_loss",
+    "row_logsumexp",
+    "siglip_loss",
+    "spce_loss",
+]
 __all__ += generated_functions.__all__
 
 

@@ -14,7 +14,7 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def unit_rows(x: Tensor) -> Tensor:
     """x_i / |x_i|; a zero row stays zero, with gradient 0."""
-    squared_norm = x.square().sum(1, keepdim=True)
+    squared_norm = x.square().sum(-1, keepdim=True)
     return torch.where(squared_norm > 0, x * torch.where(squared_norm > 0, squared_norm, 1).rsqrt(), x * 0)
 
 

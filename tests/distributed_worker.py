@@ -29,6 +29,7 @@ PAIR_LOSSES = {
     "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
     "supcon-euclidean": partial(losses.SupConLoss, distance="euclidean"),
     "circle": partial(losses.CircleLoss, gamma=10.0),
+    "supcon-learned": lambda **settings: losses.SupConLoss(nn.Parameter(torch.tensor(0.2)), **settings),
     "custom": multi_similarity,
     "custom-parts": contrastive,
     "supcon-sets": losses.SupConLoss,
@@ -44,6 +45,8 @@ VIEW_LOSSES = {
     "info_nce": losses.InfoNCELoss,
     "info_nce-learned": partial(losses.InfoNCELoss, 0.2, learn_temperature=True),
     "info_nce-one-sided": partial(losses.InfoNCELoss, 0.2, symmetric=False, distance="euclidean"),
+    "info_nce-documents": partial(losses.InfoNCELoss, 0.2),
+    "info_nce-decoupled": partial(losses.InfoNCELoss, 0.2, decoupled=True, ignore_above=0.5),
     "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
 }
 CLASS_LOSSES = {
@@ -152,6 +155,8 @@ def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: d
     first, second = model(features.flatten(0, 1)).unflatten(0, features.shape[:2]).unbind(1)
     first.retain_grad()
     arguments = [second] if case.loss in VIEW_LOSSES else [inputs["labels"]]
+    if case.loss.endswith("-documents"):  # a further one for each
+        arguments = [torch.cat([second, second.roll(1, 1)])]
     arguments += [inputs["probabilities"]] if case.loss == "pce" else []
     further = {name: inputs[name] for name in ("ids", "weights") if name in inputs}
     if case.loss.endswith("-bias"):

@@ -291,6 +291,26 @@ struct LiftedStructure : PairTerms {
 };
 
 template <typename T>
+struct RowLogsumexp : PairTerms {
+  static constexpr int PARAMS = 2;
+  static constexpr Pool POSITIVES = Pool::Sum, NEGATIVES = Pool::LogSumExp;
+  static constexpr int SCALE = 1;
+  T scale, hardness;
+  FASTPAIR_INLINE explicit RowLogsumexp(const double* params) : scale(T(params[0])), hardness(T(params[1])) {}
+  FASTPAIR_INLINE T positive(T, T) const { return T(0); }
+  FASTPAIR_INLINE T positive_slope(T, T) const { return T(0); }
+  FASTPAIR_INLINE T negative(T s, T) const { return product(scale, s) + product(hardness, s); }
+  FASTPAIR_INLINE T negative_slope(T, T) const { return scale; }
+  FASTPAIR_INLINE static Anchor anchor(const double*, const Statistic&, const Statistic& neg) {
+    Anchor a;
+    a.loss = neg.value + neg.log_sum;
+    a.count = 1;
+    a.neg.factor = 1;
+    return a;
+  }
+};
+
+template <typename T>
 struct BestPositive : PairTerms {
   static constexpr int PARAMS = 0;
   static constexpr Pool POSITIVES = Pool::Max, NEGATIVES = Pool::Sum;
@@ -370,6 +390,7 @@ struct SmoothHardTriplet : PairTerms {
   ENTRY("proxy_anchor", ProxyAnchor<T>), \
   ENTRY("circle", Circle<T>), \
   ENTRY("lifted_structure", LiftedStructure<T>), \
+  ENTRY("row_logsumexp", RowLogsumexp<T>), \
   ENTRY("best_positive", BestPositive<T>), \
   ENTRY("hard_triplet", HardTriplet<T>), \
   ENTRY("smooth_hard_triplet", SmoothHardTriplet<T>)

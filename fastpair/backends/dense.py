@@ -46,6 +46,16 @@ def scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
     return distance.square() if kind == "sqeuclidean" else distance
 
 
+def row_scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """The scores of the rows i of x and y, both (..., d)."""
+    kind, unit = METRICS[metric]
+    if unit:
+        x, y = unit_rows(x), unit_rows(y)
+    if kind == "dot":
+        return (x * y).sum(-1)
+    return (x - y).square().sum(-1) if kind == "sqeuclidean" else torch.linalg.vector_norm(x - y, dim=-1)
+
+
 def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
     """The scores if they are similarities, their negatives if they are distances."""
     s = scores(x, y, metric)

@@ -145,17 +145,18 @@ class PairFormula:
 
     @cached_property
     def is_scaled(self) -> bool:
-        """Whether closenesses and parameters are read as ``scale * s`` alone, or as ``scale * s + bias``. With g the
-        derivatives of the loss by the closenesses, its derivative by the scale is then sum g s / scale, and that by the
-        bias sum g / scale: neither needs another loop over the pairs."""
+        """Whether closenesses, scale and bias are read as ``scale * s`` alone, or as ``scale * s + bias``, but for what
+        has no gradient. With g the derivatives of the loss by the closenesses, its derivative by the scale is then
+        sum g s / scale, and that by the bias sum g / scale: neither needs another loop over the pairs."""
+        constants = {x: as_expr(1) for of in self.expressions for x in subexpressions(of) if x.op == "constant"}
         for product in (scale * s + bias, scale * s):
-            names = {name for x in self.expressions for name in variables(substitute(x, {product: scaled}))}
-            if "scale" in self.parameters and not names & {"s", *self.parameters}:
+            parts = (substitute(substitute(x, constants), {product: scaled}) for x in self.expressions)
+            if "scale" in self.parameters and not {"s", "scale", "bias"} & {x for of in parts for x in variables(of)}:
                 return True
         return False
 
     def learning(self) -> PairFormula:
-        """The formula with a gradient by all its parameters."""
+        """The formula with a gradient by its scale and bias, unless others learn."""
         return self if self.learned else _learning(self)
 
     def reads(self, *symbols: Expr) -> bool:
@@ -247,4 +248,5 @@ class PairFormula:
 
 @cache
 def _learning(formula: PairFormula) -> PairFormula:
-    return replace(formula, name=f"learning_{formula.name}", learned=tuple(formula.parameters))
+    learned = tuple(x for x in ("scale", "bias") if x in formula.parameters)
+    return replace(formula, name=f"learning_{formula.name}", learned=learned)

@@ -14,6 +14,7 @@ from .expressions import as_expr, constant, nonzero, relu, softplus, square, ste
 from .formula import N, P, PairFormula, bias, both_lse, negatives_lse, s, scale
 
 alpha, beta, base, gamma, m, margin = map(variable, ("alpha", "beta", "base", "gamma", "m", "margin"))
+hardness = variable("hardness")
 pos_margin, neg_margin = map(variable, ("pos_margin", "neg_margin"))
 
 pull, push = relu(pos_margin - s), relu(s - neg_margin)
@@ -54,6 +55,8 @@ FORMULAS = {
             needs=(P, N),
         ),
         PairFormula("lifted_structure", pos_margin - s, s - neg_margin, anchor=relu(P.lse + N.lse), needs=(P, N)),
+        # Of the negatives alone: what is positive is left out.
+        PairFormula("row_logsumexp", as_expr(0), scale * s + hardness * constant(s), anchor=as_expr(N.lse)),
         PairFormula(BEST_POSITIVE, s, as_expr(0), anchor=P.max),
         PairFormula("hard_triplet", -s, s, anchor=relu(gap), count=nonzero(relu(gap)), needs=(P, N)),
         PairFormula("smooth_hard_triplet", -s, s, anchor=softplus(gap), count=nonzero(softplus(gap)), needs=(P, N)),

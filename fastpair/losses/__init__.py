@@ -8,8 +8,9 @@ from fastpair.losses.classes import ClassLoss as ClassLoss
 from fastpair.losses.classes import LinearCrossEntropyLoss
 from fastpair.losses.custom import CustomPairLoss
 from fastpair.losses.generated_modules import *  # noqa: F403
+from fastpair.losses.info_nce import InfoNCELoss
 from fastpair.losses.memory import CrossBatchMemory
-from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
+from fastpair.losses.siglip import SigLIPLoss
 
 __all__ = [
     "CrossBatchMemory",

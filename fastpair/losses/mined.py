@@ -13,7 +13,7 @@ from torch import Tensor
 from fastpair.backends import choose_backend, dense
 from fastpair.backends.added import is_added
 from fastpair.metrics import METRICS
-from fastpair.numerics import accumulate_dtype, softplus, unit_rows
+from fastpair.numerics import accumulate_dtype, softplus
 from fastpair.ops import checks, pairwise_distance
 
 # Losses in which a pair counts as often as it is listed. The others take the lists as sets.
@@ -86,14 +86,8 @@ def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, bac
     if len(i) * x.shape[1] > len(x) * len(y):  # less memory, and mostly less time, than the rows of every pair
         matrix = pairwise_distance(x, None if y is x else y, distance, backend)
         return matrix.flatten().index_select(0, i * len(y) + j)
-    kind, unit = METRICS[distance]
-    if unit:
-        x, y = unit_rows(x), unit_rows(y)
     # index_select sums its gradient in a fixed order: the same bits every time.
-    x, y = x.index_select(0, i), y.index_select(0, j)
-    if kind == "dot":
-        return (x * y).sum(1)
-    return (x - y).square().sum(1) if kind == "sqeuclidean" else torch.linalg.vector_norm(x - y, dim=1)
+    return dense.row_scores(x.index_select(0, i), y.index_select(0, j), distance)
 
 
 def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor, m: int) -> tuple[Tensor, ...]:

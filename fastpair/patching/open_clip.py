@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastpair.functional import info_nce_loss, siglip_loss
@@ -15,12 +16,13 @@ SHAPES = "image and text features differ in number, or logit_scale or logit_bias
 def _clip_loss(loss, image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
     """Softmax over rows and columns of logit_scale x·y. With several ranks over those of all, for every row and column,
     or, with ``local_loss``, for this rank's."""
-    # The scale first, as there: it may be negative, and learns.
     dtype = accumulate_dtype(image_features.dtype)
+    # A tensor may be negative too.
+    scale = logit_scale if isinstance(logit_scale, Tensor) else torch.tensor(logit_scale, dtype=dtype)
+    settings = {"temperature": 1 / scale.to(dtype), "distance": "dot"}
 
     def one_sided(anchors: Tensor, others: Tensor, symmetric: bool = False) -> Tensor:
-        scaled = (anchors.to(dtype) * logit_scale).to(dtype)
-        return info_nce_loss(scaled, others.to(dtype), temperature=1.0, symmetric=symmetric, distance="dot")
+        return info_nce_loss(anchors, others, symmetric=symmetric, **settings)
 
     images, texts = _gathered(loss, image_features, text_features)
     if loss.world_size > 1 and loss.local_loss:

@@ -26,19 +26,22 @@ def _similarity(loss) -> str | None:
 
 
 def _ranking_loss(loss, embeddings: list[Tensor]) -> Tensor:
-    """Each query with its own document, the first, against all documents; with both directions the mean of that and of
-    each first document against all queries. With several ranks they are all of theirs."""
-    queries, positives, *negatives = embeddings
-    settings = {"temperature": 1 / loss.scale, "distance": _similarity(loss)}
-    both, of_ranks = set(loss.directions) == BOTH, loss.gather_across_devices and ranks() > 1
-    if both and not negatives and not of_ranks:
-        return info_nce_loss(queries, positives, symmetric=True, **settings)
-    own = queries, positives
-    if of_ranks:
-        own, (queries, positives, *negatives) = _gathered(embeddings)
-    documents = torch.cat([positives, *negatives]) if negatives else positives
+    """Each query with its own document, the first, against all documents, and the other directions. With several ranks
+    they are all of theirs."""
+    queries, *columns = embeddings
+    settings = {
+        "temperature": 1 / loss.scale,
+        "distance": _similarity(loss),
+        "partition_mode": loss.partition_mode if len(loss.directions) > 1 else "per_direction",
+        "hardness_mode": loss.hardness_mode,
+        "hardness_strength": float(loss.hardness_strength),
+    }
+    if not (loss.gather_across_devices and ranks() > 1):
+        return info_nce_loss(queries, torch.cat(columns), directions=tuple(loss.directions), **settings)
+    own, (queries, positives, *negatives) = _gathered(embeddings)
+    documents = torch.cat([positives, *negatives])
     value = info_nce_loss(own[0], documents, symmetric=False, **settings)
-    if both:
+    if len(loss.directions) > 1:
         value = (value + info_nce_loss(own[1], queries, symmetric=False, **settings)) / 2
     return value
 
@@ -87,18 +90,18 @@ def _unlike_mini_batches(loss, reps, labels=None, *, with_backward=False) -> boo
     return _unlike([sum(map(len, parts)) for parts in reps])
 
 
-def _joint_directions(loss) -> bool:
-    directions = set(loss.directions)
-    return directions != {"query_to_doc"} and not (directions == BOTH and loss.partition_mode == "per_direction")
+def _of_ranks(loss) -> bool:
+    """Whether rows of several ranks are compared otherwise than queries with documents, each softmax by itself."""
+    several = set(loss.directions) == BOTH and loss.partition_mode == "per_direction"
+    simple = (several or set(loss.directions) == {"query_to_doc"}) and not (
+        loss.hardness_mode and loss.hardness_strength
+    )
+    return loss.gather_across_devices and ranks() > 1 and not simple
 
 
 RANKING = (
     Case("similarity_fct is another than cos_sim or dot_score", lambda loss: _similarity(loss) is None),
-    Case("directions share a softmax, or compare queries with queries or documents with documents", _joint_directions),
-    Case(
-        "hardness_mode weights the negatives",
-        lambda loss: loss.hardness_mode is not None and loss.hardness_strength > 0,
-    ),
+    Case("several ranks share a softmax, or weight negatives", _of_ranks),
 )
 UNLIKE = "there are fewer than two columns, or they differ in length"
 SIMILARITIES = tuple(f"{UTIL}:{name}" for name in ("cos_sim", "dot_score"))
