@@ -352,7 +352,7 @@ def operator_calls():
             calls.append(views | scale | {"loss": "supcon", "distance": "dot"})
         for call in calls:
             yield "pair_loss", tuple(PairLossCall(**call))
-            if call.keys() <= {*LabelledPairLossCall._fields, "learned", "grad_learned"}:
+            if call["learned"] is None and call.keys() <= {*LabelledPairLossCall._fields, "learned", "grad_learned"}:
                 yield "labelled_pair_loss", tuple(call[name] for name in LabelledPairLossCall._fields)
         if reduction == "totals":
             continue

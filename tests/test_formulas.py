@@ -83,8 +83,10 @@ def test_constants_have_no_derivative():
     assert value(derivative(of, a), {"a": 0.25}) == 0.75
 
 
-# Those of circle have constants in them.
-@pytest.mark.parametrize("formula", [formula for name, formula in FORMULAS.items() if name != "circle"])
+# Not those that have constants in them.
+@pytest.mark.parametrize(
+    "formula", [formula for name, formula in FORMULAS.items() if name not in ("circle", "row_logsumexp")]
+)
 def test_slopes_of_terms(formula):
     numbers = random.Random(2)
     for term in (formula.positive, formula.negative):

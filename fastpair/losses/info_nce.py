@@ -164,8 +164,8 @@ def info_nce_loss(
     if not plain:
         options.check(RULES, **chosen)
     plain = plain and set(directions) <= set(DIRECTIONS[:2])
-    if reduction == "totals" and len(directions) > 1:
-        raise ValueError("reduction must be 'mean', 'sum' or 'none' of several directions, got 'totals'")
+    if len(directions) > 1:
+        options.reduction("reduction", reduction)
     if plain:
         settings = {"distance": distance, "reduction": reduction, "backend": backend}
         return _of_kernels(embeddings, ref_emb, temperature, len(directions) > 1, pairs, weights, settings)

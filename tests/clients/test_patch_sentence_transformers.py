@@ -22,6 +22,19 @@ HARD = "BatchHardTripletLoss.batch_hard_triplet_loss"
 SOFT = "BatchHardSoftMarginTripletLoss.batch_hard_triplet_soft_margin_loss"
 ALL = "BatchAllTripletLoss.batch_all_triplet_loss"
 SYMMETRIC = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+FURTHER = [
+    {"directions": ("query_to_doc", "doc_to_query")},
+    {"directions": ("query_to_doc", "query_to_query")},
+    {"directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")},
+    {"hardness_mode": "in_batch_negatives", "hardness_strength": 2.0},
+    {"hardness_mode": "hard_negatives", "hardness_strength": 2.0},
+    {
+        "hardness_mode": "all_negatives",
+        "hardness_strength": 2.0,
+        "directions": ("query_to_doc", "doc_to_query"),
+        "partition_mode": "per_direction",
+    },
+]
 Distances = theirs.BatchHardTripletLossDistanceFunction
 
 
@@ -66,7 +79,7 @@ def features(model, count, n=12, seed=0):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("documents", [1, 2, 4])
-@pytest.mark.parametrize("settings", [{}, {"partition_mode": "per_direction"}, SYMMETRIC], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"partition_mode": "per_direction"}, SYMMETRIC, *FURTHER], ids=str)
 @pytest.mark.parametrize("similarity", ["cos_sim", "dot_score"])
 def test_ranking_loss(no_model, similarity, settings, documents, dtype):
     scale = 20.0 if similarity == "cos_sim" else 1.0
@@ -77,7 +90,7 @@ def test_ranking_loss(no_model, similarity, settings, documents, dtype):
 
 
 @pytest.mark.parametrize("documents", [1, 3])
-@pytest.mark.parametrize("settings", [{}, SYMMETRIC], ids=str)
+@pytest.mark.parametrize("settings", [{}, SYMMETRIC, *FURTHER[2:4]], ids=str)
 def test_cached_ranking_loss(no_model, settings, documents):
     loss = theirs.CachedMultipleNegativesRankingLoss(no_model, 20.0, mini_batch_size=5, **settings)
     parts = [list(x.detach().split(5)) for x in columns(1 + documents)]
@@ -118,10 +131,6 @@ def manhattan(a, b):
     [
         ({"similarity_fct": manhattan}, "similarity_fct"),
         ({"similarity_fct": functools.partial(st.util.cos_sim)}, "similarity_fct"),
-        ({"directions": ("query_to_doc", "doc_to_query")}, "directions"),
-        ({"directions": ("query_to_doc", "query_to_query")}, "directions"),
-        ({"directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")}, "directions"),
-        ({"hardness_mode": "in_batch_negatives", "hardness_strength": 2.0}, "hardness_mode"),
     ],
 )
 def test_ranking_settings_that_stay(no_model, cached, settings, reason):
