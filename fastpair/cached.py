@@ -209,7 +209,8 @@ class _Surroundings:
     def autocast(self) -> Iterator[None]:
         with ExitStack() as stack:
             for kind, dtype, enabled in self.autocasts:
-                # Its cache would give weights that were cast without a graph to whoever wants their gradients.
+                # Some releases of torch would keep weights that are cast without a graph for whoever then wants their
+                # gradients (pytorch #112583).
                 stack.enter_context(torch.autocast(kind, dtype, enabled, cache_enabled=False))
             yield
 

@@ -239,7 +239,7 @@ def test_gradients_add_up_over_calls():
 
 
 def test_a_graph_that_is_kept_gives_the_gradient_again():
-    encoder = make_encoder(nn.BatchNorm1d(8), nn.Dropout(0.5))
+    encoder = make_encoder(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Dropout(0.5))
     value = CachedLoss(encoder, losses.SupConLoss(), 5)(features(), torch.arange(N) // 2)
     value.backward(retain_graph=True)
     once = [p.grad.clone() for p in encoder.parameters()]
@@ -333,14 +333,19 @@ def test_batch_norm_in_evaluation_mode_is_the_whole_batch():
 def test_frozen_encoders_run_once():
     frozen, learning = Counted(make_encoder()), Counted(make_encoder(nn.Dropout(0.0)))
     frozen.requires_grad_(False)
-    x, y, loss = features(), features(), losses.InfoNCELoss(learn_temperature=True).double()
-    leaves = [*learning.parameters(), *loss.parameters()]
+    x, y, info_nce = features(), features(), losses.InfoNCELoss(learn_temperature=True).double()
+
+    def loss(first, second):
+        assert not first.requires_grad
+        return info_nce(first, second)
+
+    leaves = [*learning.parameters(), *info_nce.parameters()]
     assert_same(CachedLoss([frozen, learning], loss, 5)(x, y), loss(frozen(x), learning(y)), leaves)
     assert frozen.calls == [(5, False), (5, False), (N, True)]
     assert learning.calls == [(5, False), (5, False), (N, True), (5, True), (5, True)]
     learning.requires_grad_(False)
     got, want = CachedLoss([frozen, learning], loss, 5)(x, y), loss(frozen(x), learning(y))
-    assert_same(got, want, list(loss.parameters()))
+    assert_same(got, want, list(info_nce.parameters()))
 
 
 def test_without_a_gradient():
