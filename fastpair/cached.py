@@ -66,8 +66,9 @@ class CachedLoss(nn.Module):
             tensors; an encoder's output is no floating tensor.
         ValueError: ``chunk`` is below 1, there is no encoder, inputs hold no tensor, have no dimension 0 or different
             sizes of it, or an encoder's output is no matrix with a row a sample.
-        RuntimeError: in backward, where inputs, the encoder's parameters or its training mode changed since the call,
-            for a second derivative, and for ``torch.autograd.grad`` through the encoder.
+        RuntimeError: in backward, where inputs, the encoder's parameters or its training mode changed since the call
+            or between chunks, as hooks that step an optimizer change them; for a second derivative, and for
+            ``torch.autograd.grad`` through the encoder.
     """
 
     def __init__(self, encoder: nn.Module | Sequence[nn.Module], loss: Callable[..., Any], chunk: int):
@@ -169,6 +170,13 @@ class _Tower:
         versions = [p._version for p in self.encoder.parameters() if p.requires_grad]
         return versions, [module.training for module in self.encoder.modules()]
 
+    def check_unchanged(self, state: tuple[list[int], list[bool]]) -> None:
+        if self.state() != state:
+            raise RuntimeError(
+                f"the parameters and the training mode of {type(self.encoder).__name__} must be those of the call "
+                "until backward has run it again: they changed"
+            )
+
     def synchronised(self) -> set[nn.Module]:
         """The modules whose backward waits for other processes."""
         if not (self.learns and dist.is_available()):
@@ -249,10 +257,10 @@ class _Embeddings(torch.autograd.Function):
     @staticmethod
     def forward(ctx, towers, trigger, *tensors):
         ctx.towers, ctx.around = towers, _Surroundings(towers, tensors)
-        ctx.states = [tower.state() for tower in towers]
         ctx.buffers = {b: b.clone() for tower in towers if tower.learns for b in tower.encoder.buffers()}
         ctx.save_for_backward(*tensors)  # which also notices whether they change
         embeddings, ctx.random = _first_pass(towers, tensors, ctx.around)
+        ctx.states = [tower.state() for tower in towers]
         ctx.mark_non_differentiable(*(z for z, tower in zip(embeddings, towers) if not tower.learns))
         return embeddings
 
@@ -266,11 +274,8 @@ class _Embeddings(torch.autograd.Function):
                 "of torch.autograd.grad"
             )
         towers, tensors = ctx.towers, _by_tower(ctx.towers, ctx.saved_tensors)
-        if ctx.states != [tower.state() for tower in towers]:
-            raise RuntimeError(
-                "the encoders of a CachedLoss run again in backward, and must have the parameters and training mode of "
-                "the call until then: they changed"
-            )
+        for tower, state in zip(towers, ctx.states):
+            tower.check_unchanged(state)
         buffers = {b: copy.clone() for b, copy in ctx.buffers.items()}
         input_grads: list[Tensor | None] = []
         with torch.random.fork_rng(ctx.around.cuda):
@@ -311,8 +316,11 @@ def _second_pass(
                 stack.enter_context(module.no_sync())
             with torch.enable_grad(), around.autocast():
                 z = tower.embed(parts, of_encoder)
+            before = tower.state()
             if z.requires_grad:
                 torch.autograd.backward(z, grad_part)
+            if i + 1 < len(chunks):  # which hooks that step an optimizer would spoil
+                tower.check_unchanged(before)
         for part, of_chunks in zip(parts, input_grads):
             if part.requires_grad:
                 of_chunks.append(torch.zeros_like(part) if part.grad is None else part.grad)

@@ -1,6 +1,7 @@
 """CachedLoss against the whole batch at once, and, where chunks draw random numbers or change buffers, against a plain
 loop over the chunks that keeps all graphs."""
 
+import contextlib
 from collections import UserDict, namedtuple
 
 import pytest
@@ -177,6 +178,18 @@ def test_dictionaries(mapping):
     loss = losses.SupConLoss()
     cached = CachedLoss(encoder, loss, 4)
     assert_same(cached(mapping(batch), labels), loss(encoder(batch), labels), list(encoder.parameters()))
+
+
+def test_parameters_that_the_first_forward_changes():
+    """An embedding shortens its vectors in place, where they are longer than they may be."""
+    encoder, labels, loss = OfDictionary(), torch.arange(N) // 2, losses.SupConLoss()
+    encoder.tokens.max_norm = 1.0
+    batch = {"input_ids": torch.randint(20, (N, 7)), "attention_mask": torch.ones(N, 7, dtype=torch.bool)}
+    found, want = (
+        gradients(value(batch, labels), [encoder.tokens.weight])[0]
+        for value in (CachedLoss(encoder, loss, 4), lambda x, y: loss(encoder(x), y))
+    )
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [tuple, list, Pair])
@@ -458,8 +471,23 @@ def test_changes_before_backward(what):
             encoder[0].weight.mul_(2)
     else:
         encoder.eval()
-    message = "modified by an inplace operation" if what == "inputs" else "run again in backward, .* they changed"
-    with pytest.raises(RuntimeError, match=message):
+    message = "parameters and the training mode of Sequential must be those of the call until backward"
+    with pytest.raises(RuntimeError, match="modified by an inplace operation" if what == "inputs" else message):
+        value.backward()
+
+
+@pytest.mark.parametrize("chunk", [4, N])
+def test_optimizers_that_step_in_backward(chunk):
+    """They would change the weights between two chunks."""
+    encoder = make_encoder()
+
+    def step(p):
+        p.sub_(p.grad)
+
+    for p in encoder.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    value = CachedLoss(encoder, losses.SupConLoss(), chunk)(features(), torch.arange(N) // 2)
+    with pytest.raises(RuntimeError, match="they changed") if chunk < N else contextlib.nullcontext():
         value.backward()
 
 
