@@ -332,6 +332,22 @@ def test_buffers_change_once(kind):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("what", ["encoder", "all"])
+def test_compile(what):
+    """Compiled encoders do the same. A compiled CachedLoss runs as it is."""
+    torch._dynamo.reset()
+    encoder = make_encoder(nn.BatchNorm1d(8), nn.Dropout(0.5))
+    x, labels, loss = features(), torch.arange(N) // 2, losses.SupConLoss()
+    if what == "encoder":
+        cached = CachedLoss(torch.compile(encoder, backend="aot_eager"), loss, 4)
+    else:
+        cached = torch.compile(CachedLoss(encoder, loss, 4), backend="aot_eager")
+    torch.manual_seed(5)
+    got = cached(x, labels)
+    torch.manual_seed(5)
+    assert_same(got, loss(in_chunks(encoder, x, 4), labels), list(encoder.parameters()))
+
+
 def test_batch_norm_in_evaluation_mode_is_the_whole_batch():
     encoder, x, labels = make_encoder(nn.BatchNorm1d(8)), features(), torch.arange(N) // 2
     encoder(features(50))
