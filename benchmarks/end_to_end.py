@@ -67,7 +67,8 @@ def time_steps(loss: str, n: int, seconds: float) -> dict:
     losses: dict[str, tuple[Callable, list[torch.Tensor]]] = {}
     for variant in (FAST, THEIRS):
         trainer = trainer_of(loss, variant, n)
-        embeddings, labels = trainer.loss_inputs(*next(trainer.batches()))
+        views, labels = next(trainer.batches())
+        embeddings = trainer.choice.prepare(trainer.network(views[0]))
         copies = [embeddings.detach().requires_grad_()]
         losses[variant] = (step(trainer.criterion, copies, labels), copies)
         steps[variant] = stepper(trainer)

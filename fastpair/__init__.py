@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from fastpair import bounds, distance, distributed, functional, losses, retrieval
+from fastpair import bounds, cached, distance, distributed, functional, losses, retrieval
 from fastpair.backends import use_backend
 from fastpair.diagnostics import show_config
 
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "bounds",
+    "cached",
     "distance",
     "distributed",
     "functional",

@@ -3,6 +3,7 @@ one process on all rows."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import torch
 import torch.distributed as dist
 from custom_losses import LEARNING, contrastive, multi_similarity
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from fastpair import losses
+from fastpair.cached import CachedLoss
 from fastpair.distributed import GlobalBatchLoss, _Gather
 from fastpair.formulas.pair_losses import DEFINITIONS
 
@@ -294,6 +297,72 @@ def run_group(rank: int, world: int) -> dict:
     return compute(case, model, loss, list(model.module.named_parameters()), inputs, slice(None))
 
 
+# Ways of using a cached loss: with which loss and which rows of every rank.
+CACHED = {
+    "one": ("supcon", "uneven"),
+    "no-rows-on-one": ("supcon", "no-rows-on-one"),
+    "class-weights": ("arcface", "uneven"),
+    "two": ("info_nce-learned", "uneven"),
+    "twice": ("info_nce-learned", "uneven"),
+    "added": ("supcon", "uneven"),
+}
+
+
+def cached_models(name: str) -> tuple[nn.Module, ...]:
+    """The model of each input."""
+    first, second = make_model(torch.float64), make_model(torch.float64)
+    with torch.no_grad():
+        second[0].weight.mul_(-2)
+    return {"two": (first, second), "twice": (first, first)}.get(name, (first,))
+
+
+def counted_allreduce(state, bucket):
+    """``state``: a list, and the number of a model to append to it. A model's gradients fit one bucket. (DDP takes no
+    annotations that are strings, as they are here.)"""
+    calls, model = state
+    calls.append(model)
+    return allreduce_hook(None, bucket)
+
+
+def run_cached(rank: int, world: int) -> dict:
+    """Values, gradients of the models and the loss, and how often each model was synchronised."""
+    results = {}
+    for name, (loss, shards) in CACHED.items():
+        case = Case(loss, shards, torch.float64)
+        inputs = {k: t[rows_of(rank, world, shards)] for k, t in batch(case, world).items()}
+        models = cached_models(name)
+        wrapped = {model: DistributedDataParallel(model) for model in models}
+        synchronised: list[int] = []
+        for i, model in enumerate(wrapped.values()):
+            model.register_comm_hook((synchronised, i), counted_allreduce)
+        loss = GlobalBatchLoss(make_loss(loss, case.dtype))
+        cached = CachedLoss([wrapped[model] for model in models], loss, 2)
+        rest = inputs["features"].unbind(1)[: len(models)] + ((inputs["labels"],) if len(models) == 1 else ())
+        if name == "added":
+            with contextlib.ExitStack() as stack:
+                for model in wrapped.values():
+                    stack.enter_context(model.no_sync())
+                cached(*rest).backward()
+        value = cached(*rest)
+        value.backward()
+        parameters = [p for module in (*wrapped, loss) for p in module.parameters()]
+        results[name] = {
+            "value": value.detach(),
+            "gradients": [p.grad for p in parameters],
+            "synchronised": synchronised,
+        }
+    return results
+
+
+def run_cached_buffers(rank: int, world: int) -> torch.Tensor:
+    """How many batches a batch norm has counted after two steps of different numbers of chunks."""
+    model = nn.Sequential(nn.Linear(FEATURES, D), nn.BatchNorm1d(D))
+    cached = CachedLoss(DistributedDataParallel(model), GlobalBatchLoss(losses.SupConLoss()), 4)
+    for _ in range(2):
+        cached(torch.randn(4 * (rank + 2), FEATURES), torch.arange(4 * (rank + 2)) // 2).backward()
+    return model[1].num_batches_tracked
+
+
 def run_errors(rank: int, world: int) -> dict:
     """Messages, which all ranks get before any of them waits for another."""
     x, labels = torch.randn(4, D, requires_grad=True), torch.arange(4) % 2
@@ -346,6 +415,8 @@ def main(rank: int, world: int, folder: str) -> None:
         "ddp": run_ways_of_ddp(rank, world),
         "autocast": run_autocast(rank, world),
         "group": run_group(rank, world),
+        "cached": run_cached(rank, world),
+        "buffers": run_cached_buffers(rank, world),
         "errors": run_errors(rank, world),
     }
     torch.save(done, f"{folder}/{rank}.pt")

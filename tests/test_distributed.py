@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_worker import (
+    CACHED,
     LOSSES,
     PAIR_LOSSES,
     SHARDS,
@@ -18,6 +19,7 @@ from distributed_worker import (
     Case,
     anchors_of,
     batch,
+    cached_models,
     cases,
     compute,
     make_loss,
@@ -184,6 +186,32 @@ def test_some_of_the_processes(results):
     for rank in range(2):
         found = differences(results[3][rank]["group"], want, 2, rows_of(rank, 3, case.shards))
         assert max(found.values()) <= 1e-12
+
+
+@each_world
+@pytest.mark.parametrize("name", CACHED)
+def test_cached_loss(name, world, results):
+    """The whole batch of all processes at once, and one synchronisation of each model."""
+    loss, shards = CACHED[name]
+    case = Case(loss, shards, torch.float64)
+    models, loss, inputs = cached_models(name), make_loss(loss, case.dtype), batch(case, world)
+    embeddings = [model(x) for model, x in zip(models, inputs["features"].unbind(1))]
+    value = loss(*embeddings, *([inputs["labels"]] if len(models) == 1 else []))
+    (value * (2 if name == "added" else 1)).backward()
+    parameters = [p for module in (*dict.fromkeys(models), loss) for p in module.parameters()]
+    for rank in range(world):
+        got = results[world][rank]["cached"][name]
+        assert error(got["value"], value.detach()) <= 1e-12
+        for gradient, p in zip(got["gradients"], parameters, strict=True):
+            assert error(gradient, p.grad) <= 1e-12
+        assert sorted(got["synchronised"]) == list(range(len(set(models))))
+
+
+@each_world
+def test_buffers_of_a_cached_loss(world, results):
+    """Those of the first process at the start of each step, and then a change for each own chunk."""
+    for rank in range(world):
+        assert results[world][rank]["buffers"] == 2 + (rank + 2)
 
 
 @each_world

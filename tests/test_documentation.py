@@ -1,4 +1,4 @@
-"""The examples of docs/losses.md: they run, and the losses written in them are those of their papers."""
+"""The examples of the documentation: they run, and the losses written in docs/losses.md are those of their papers."""
 
 import math
 import re
@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-TEXT = Path(__file__).parents[1].joinpath("docs", "losses.md").read_text(encoding="utf-8")
+
+def blocks(page):
+    text = Path(__file__).parents[1].joinpath("docs", page).read_text(encoding="utf-8")
+    return re.findall("```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +19,7 @@ def examples():
     """The names that the examples define, run one after the other as a reader would."""
     torch.manual_seed(0)
     names = {}
-    for code in re.findall("```python\n(.*?)```", TEXT, re.DOTALL):
+    for code in blocks("losses.md"):
         exec(code, names)
     return names
 
@@ -74,3 +77,13 @@ def test_numbers_of_rows(examples, batch):
     want = sum(means)[counted].mean()
     scalars = {"anchor_scalars": {"trust": trust, "slack": slack}, "ref_scalars": {"trust": trust}}
     assert_equal(examples["trusted"](x, labels, **scalars), want, x)
+
+
+def test_large_batches():
+    """The examples of docs/large-batches.md: all that learns gets a gradient."""
+    names = {}
+    for code in blocks("large-batches.md"):
+        exec(code, names)
+    assert torch.isfinite(names["value"])
+    for loss in (names["loss"], names["clip"], names["search"]):
+        assert all(p.grad.any() and p.grad.isfinite().all() for p in loss.parameters())

@@ -398,6 +398,19 @@ def test_half_precision_learns_what_float32_does(tmp_path, options, precision):
     assert all(0 < history[-1] < history[0] / 2 for history in losses.values())
 
 
+def test_chunks_learn_what_whole_batches_do(tmp_path, options):
+    losses = {}
+    for name, extra in (("whole", []), ("chunks", ["--chunk", "4"])):
+        output = tmp_path / name
+        # With the statistics of each chunk they would not.
+        arguments = [*options, "--loss", "supcon,info_nce", "--freeze-batch-norm", *extra]
+        assert train_dml.main([*arguments, "--output", str(output)]) == 0
+        results = json.loads((output / "metrics.json").read_text())["results"]
+        losses[name] = [results[loss]["0"]["history"]["loss"] for loss in ("supcon", "info_nce")]
+    for chunks, whole in zip(losses["chunks"], losses["whole"]):
+        assert chunks == pytest.approx(whole, rel=1e-3) and whole[-1] < whole[0]
+
+
 def test_a_compiled_network_learns_the_same(tmp_path, options):
     losses = {}
     for name, extra in (("eager", []), ("compiled", ["--compile"])):
@@ -579,6 +592,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
         (["--loss", "ce,ce"], "--loss is ce,ce, but must name at least one, and none twice"),
         (["--seeds", "1,1"], "--seeds is 1,1, but must name at least one, and none twice"),
         (["--epochs", "0"], "--epochs is 0, but must be at least 1"),
+        (["--chunk", "0"], "--chunk is 0, but must be at least 1"),
         (["--batch-size", "1"], "--batch-size is 1, but must be at least 2"),
         (["--lr", "nan"], "--lr is nan, but must be finite and at least 0"),
         (["--lr", "0"], "--lr is 0, but must be positive"),

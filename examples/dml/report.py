@@ -48,7 +48,7 @@ def describe_plan(trainers: list) -> str:
         views, labels = next(trainer.batches())
         trainer.network.train()
         with torch.no_grad(), trainer.autocast():
-            loss = trainer.criterion(*trainer.loss_inputs(views, labels))
+            loss = trainer.loss_of(views, labels)
         learned = sum(p.numel() for p in trainer.criterion.parameters())
         lines.append(
             f"{trainer.loss}: {loss.item():.3f} on the first batch, {trainer.per_class} images a class come together, "

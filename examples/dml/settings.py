@@ -36,6 +36,7 @@ class Settings:
 
     epochs: int = _option(12, "passes over the training images")
     batch_size: int = _option(128, "images in a batch, over all processes")
+    chunk: int | None = _option(None, "images that go through the network at once, or none: the whole batch")
     per_class: int = _option(4, "images of a class that come together in a batch, for losses on pairs")
     optimizer: str = _option("adamw", "the optimizer", OPTIMIZERS)
     lr: float = _option(1e-3, "learning rate, which decays to zero along a cosine")
@@ -117,7 +118,7 @@ class Settings:
 
 KINDS: dict[str, Any] = get_type_hints(Settings)
 LIMITS = {
-    **dict.fromkeys(("epochs", "per_class", "image_size", "resize", "recall_at"), (1, math.inf)),
+    **dict.fromkeys(("epochs", "chunk", "per_class", "image_size", "resize", "recall_at"), (1, math.inf)),
     **dict.fromkeys(("embedding_size", "warmup", "workers", "lr", "weight_decay", "jitter"), (0, math.inf)),
     **dict.fromkeys(("dropout", "label_smoothing", "momentum", "crop_scale"), (0, 1)),
     "batch_size": (2, math.inf),

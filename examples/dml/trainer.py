@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from fastpair import bounds
+from fastpair.cached import CachedLoss
 from fastpair.losses import LinearCrossEntropyLoss
 
 from .data import Preprocessing, RetrievalData, TensorImages, Views, batches_per_epoch, epoch_batches, load
@@ -225,7 +226,7 @@ class Trainer:
     def train_step(self, views: Tensor, labels: Tensor) -> Tensor:
         """Learn from this process's share of a batch; returns the loss of the whole, a tensor of one element."""
         with self.autocast():
-            loss = self.criterion(*self.loss_inputs(views, labels))
+            loss = self.loss_of(views, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_at(self.steps)
         self.optimizer.zero_grad()
@@ -234,12 +235,16 @@ class Trainer:
         self.scaler.update()
         return loss.detach()
 
-    def loss_inputs(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of the images, and their labels or the embeddings of the other view."""
-        views = views.to(self.device, non_blocking=True)
-        if self.choice.two_views:
-            return tuple(self.choice.prepare(e) for e in self.network(views.flatten(0, 1)).chunk(2))
-        return self.choice.prepare(self.network(views[0])), labels.to(self.device)
+    def loss_of(self, views: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, by chunks where the settings say so."""
+        images, labels = views.to(self.device, non_blocking=True).flatten(0, 1), labels.to(self.device)
+        if self.settings.chunk is None:
+            return self._of_embeddings(self.network(images), labels)
+        return CachedLoss(self.network, self._of_embeddings, self.settings.chunk)(images, labels)
+
+    def _of_embeddings(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        embeddings = self.choice.prepare(embeddings)
+        return self.criterion(*(embeddings.chunk(2) if self.choice.two_views else (embeddings, labels)))
 
     def _read_losses(self, bar: tqdm) -> None:
         if not self._unread:

@@ -8,9 +8,11 @@ from functools import partial
 import pytest
 import torch
 from support import DTYPES, LOSSES, assert_matches_oracle, cast, every_loss, value_and_gradients
+from torch import nn
 
 import fastpair
 import fastpair.functional as FP
+from fastpair.cached import CachedLoss
 
 HALF = ("float32", "bfloat16", "float16")
 COMMON = ["contrastive-euclidean", "supcon-cosine", "multi_similarity-cosine", "linear_cross_entropy", "spce_loss"]
@@ -183,6 +185,30 @@ def test_autocast(dtype, gpu):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in head.parameters())
     plain = head(x, labels)
     torch.testing.assert_close(value, plain, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_cached_loss(dtype, gpu):
+    """The device's random numbers, autocast and a loss scale, against a loop over the chunks that keeps all graphs."""
+    encoder = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Dropout(0.5), nn.Linear(64, 16)).to(gpu)
+    x, labels = torch.randn(300, 32, device=gpu), torch.randint(50, (300,), device=gpu)
+    loss = fastpair.losses.SupConLoss()
+    results = []
+    for value_of in (
+        CachedLoss(encoder, loss, 128),
+        lambda x, labels: loss(torch.cat([encoder(part) for part in x.split(128)]), labels),
+    ):
+        torch.manual_seed(3)
+        with torch.autocast(gpu, dtype=dtype, enabled=dtype is not None, cache_enabled=False):
+            value = value_of(x, labels)
+        torch.rand(5, device=gpu)
+        before = torch.cuda.get_rng_state()
+        (1024 * value).backward()
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        results.append([value.detach(), *(p.grad for p in encoder.parameters())])
+        encoder.zero_grad()
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
 
 def test_offsets_beyond_32_bits(gpu):
