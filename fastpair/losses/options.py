@@ -12,6 +12,7 @@ from numbers import Integral, Real
 
 from fastpair.formulas.class_losses import CLASS_LOSSES
 from fastpair.formulas.pair_losses import PAIR_LOSSES, Choice, Setting
+from fastpair.losses.from_pml import distance_name, reduction_name
 from fastpair.metrics import METRICS, SIMILARITIES
 
 Rule = Callable[[str, object], None]
@@ -100,3 +101,15 @@ def check_settings(name: str, settings: dict) -> None:
         distance = settings["distance"]
         if settings[margin] < 0 and not METRICS[distance].similarity:
             raise ValueError(f"{margin} must not be negative for the distance {distance!r}, got {settings[margin]}")
+
+
+def module_settings(name: str, settings: dict, reducer: object = None) -> dict:
+    """The checked settings of a module, by their names here. ``reducer``: in place of ``reduction``."""
+    if "distance" in settings:
+        settings = settings | {"distance": distance_name(settings["distance"])}
+    if reducer is not None:
+        if settings["reduction"] != "mean":
+            raise ValueError(f"reduction must be left out where reducer is given, got {settings['reduction']!r}")
+        settings = settings | {"reduction": reduction_name(name, settings, reducer)}
+    check_settings(name, settings)
+    return settings

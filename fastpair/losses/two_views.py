@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastpair import ops
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
+from fastpair.losses.from_pml import distance_name
 from fastpair.numerics import accumulate_dtype, unit_rows
 from fastpair.ops import checks
 
@@ -25,7 +26,7 @@ def info_nce_loss(
     *,
     temperature: float | Tensor = 0.07,
     symmetric: bool = True,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
@@ -47,6 +48,7 @@ def info_nce_loss(
 
     Source: van den Oord et al., 2018 (arXiv 1807.03748), eq. 4; Radford et al., ICML 2021 (arXiv 2103.00020).
     """
+    distance = distance_name(distance)
     reductions = options.reduction if symmetric else options.pair_reduction
     options.check({**INFO_NCE, "reduction": reductions}, distance=distance, reduction=reduction)
     checks.matrix("embeddings", embeddings)
@@ -79,10 +81,11 @@ class InfoNCELoss(FunctionLoss):
         self,
         temperature: float = 0.07,
         symmetric: bool = True,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
         learn_temperature: bool = False,
     ):
+        distance = distance_name(distance)
         rules = {**INFO_NCE, "distance": options.similarity if learn_temperature else options.distance}
         options.check(rules, temperature=temperature, distance=distance, reduction=reduction)
         super().__init__(info_nce_loss, symmetric=symmetric, distance=distance, reduction=reduction)
