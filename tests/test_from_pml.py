@@ -194,6 +194,12 @@ def test_regularizers_of_embeddings(name, regularizer):
     assert agree(loss, other, *random_batch(1))
 
 
+@pytest.mark.parametrize("name", ["SupConLoss", "ContrastiveLoss"])
+def test_regularizers_beside_a_sum(name):
+    settings = {"embedding_regularizer": regularizers.LpRegularizer(), "reducer": reducers.SumReducer()}
+    assert agree(getattr(ours, name)(**settings), getattr(theirs, name)(**settings), *random_batch(1))
+
+
 @pytest.mark.parametrize("name", CLASS_LOSSES)
 @pytest.mark.parametrize(
     "regularizer",
@@ -245,6 +251,18 @@ def test_logits(name):
     loss = getattr(ours, name)(17, 3, dtype=torch.float64)
     loss.load_state_dict(other.state_dict())
     torch.testing.assert_close(loss.get_logits(x), other.get_logits(x))
+
+
+# ---- wrappers
+
+
+def test_their_wrappers_take_our_losses():
+    x, labels = random_batch(2)
+    views = x, x.flip(0)
+    for wrap in (theirs.SelfSupervisedLoss, lambda loss: theirs.MultipleLosses([loss, theirs.SupConLoss()])):
+        args = views if wrap is theirs.SelfSupervisedLoss else (x, labels)
+        torch.testing.assert_close(wrap(ours.NTXentLoss())(*args), wrap(theirs.NTXentLoss())(*args))
+    assert agree(*(theirs.CrossBatchMemory(of.SupConLoss(), 3, 40) for of in (ours, theirs)), x, labels)
 
 
 # ---- the memory

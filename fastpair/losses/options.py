@@ -58,6 +58,8 @@ def positive_or_none(name: str, value: float | None) -> None:
 def integer(name: str, value: int) -> None:
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, got an integer of {int(value).bit_length()} bits")
 
 
 def at_least(name: str, value: int, least: int) -> None:
