@@ -127,14 +127,11 @@ class ClassLoss(RegularizedLoss):
     ):
         super().__init__(function, **others)
         options.check(SIZES, num_classes=num_classes, embedding_size=embedding_size)
+        self.vectors = self.definition.vectors
         parameter = nn.Parameter(torch.empty(num_classes, embedding_size, device=device, dtype=dtype))
         self.register_parameter(self.vectors, parameter)
         self.set_regularizer("weight", weight_regularizer, weight_reg_weight)
         self.reset_parameters()
-
-    @property
-    def vectors(self) -> str:
-        return self.definition.vectors
 
     @property
     def num_classes(self) -> int:
@@ -176,9 +173,8 @@ class ClassLoss(RegularizedLoss):
         ref_labels: None = None,
     ) -> Tensor:
         checks.no_pairs(indices_tuple, ref_emb, ref_labels)
-        name = self.vectors
-        vectors = getattr(self, name)
-        loss = self._function(embeddings=embeddings, labels=labels, **{name: vectors}, **self.settings())
+        vectors = getattr(self, self.vectors)
+        loss = self._function(embeddings=embeddings, labels=labels, **{self.vectors: vectors}, **self.settings())
         if self.embedding_regularizer is not None:
             loss = self.regularized(loss, "embedding", embeddings)
         return loss if self.weight_regularizer is None else self.regularized(loss, "weight", vectors)
