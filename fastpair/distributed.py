@@ -54,12 +54,18 @@ class GlobalBatchLoss(nn.Module):
     Raises:
         TypeError: ``loss`` is not of :mod:`fastpair.losses`, or a CrossBatchMemory, whose memory is one process's.
         ValueError: ``indices_tuple``, ``ref_emb``, ``ref_labels``, ``exclude_self``, ``pairs`` or ``ref_ids`` is given,
-            or PCE has no ``lam``.
+            PCE has no ``lam``, or ``loss`` has a regularizer, which may be any function of all rows.
     """
 
     def __init__(self, loss: nn.Module, group: dist.ProcessGroup | None = None):
         super().__init__()
         _family(loss)
+        for name in ("embedding_regularizer", "weight_regularizer"):
+            if getattr(loss, name, None) is not None:
+                raise ValueError(
+                    f"{name} must be None, it may be any function of the rows of all ranks: add its term to what this "
+                    f"loss returns; got {type(getattr(loss, name)).__name__}"
+                )
         self.loss = loss
         self.group = group
 

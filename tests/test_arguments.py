@@ -120,6 +120,7 @@ CALLS = {
     "smoothing-nan": (linear(X, W, LABELS, label_smoothing=float("nan")), ValueError, "label_smoothing must"),
     "smoothing-str": (linear(X, W, LABELS, label_smoothing="a"), TypeError, "label_smoothing must"),
     "ignore-index-float": (linear(X, W, LABELS, ignore_index=0.5), TypeError, "ignore_index must"),
+    "ignore-index-huge": (linear(X, W, LABELS, ignore_index=2**70), ValueError, "ignore_index must fit 64 bits"),
     "label-K": (linear(X, W, LABELS + 3), (ValueError, RuntimeError), "labels must lie"),
     "label-negative": (linear(X, W, LABELS - 1), (ValueError, RuntimeError), "labels must lie"),
     "probabilities-n": (pce(X, LABELS, P[:3], lam=1.0), ValueError, "probabilities must"),

@@ -7,6 +7,7 @@ from fastpair import losses as ours
 
 theirs = pytest.importorskip("pytorch_metric_learning.losses")
 distances = pytest.importorskip("pytorch_metric_learning.distances")
+reducers = pytest.importorskip("pytorch_metric_learning.reducers")
 
 
 @pytest.fixture
@@ -136,3 +137,71 @@ def test_nca_against_the_memory(batch):
     x, labels = batch
     assert theirs.CrossBatchMemory(theirs.NCALoss(), 4, 16)(x, labels) < theirs.NCALoss()(x, labels)
     torch.testing.assert_close(ours.CrossBatchMemory(ours.NCALoss(), 4, 16)(x, labels), ours.NCALoss()(x, labels))
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "ContrastiveLoss", "NCALoss", "TripletMarginLoss"])
+def test_labels_that_are_no_integers(name, batch):
+    x, labels = batch
+    for others in (labels.float(), labels.bool()):
+        torch.testing.assert_close(getattr(theirs, name)()(x, others), getattr(theirs, name)()(x, labels))
+        with pytest.raises(TypeError, match="labels must have an integer dtype, got torch"):
+            getattr(ours, name)()(x, others)
+
+
+def test_labels_of_no_class(batch):
+    x, labels = batch[0], batch[1].clone()
+    labels[0] = -100
+    counted = 7 / 8
+    for name, classes in (("NormalizedSoftmaxLoss", 4), ("CosFaceLoss", 200), ("ArcFaceLoss", 200)):
+        their_loss = getattr(theirs, name)(classes, 4)
+        torch.testing.assert_close(their_loss(x, labels), counted * their_loss(x[1:], labels[1:]))
+        with pytest.raises(ValueError, match="labels must lie in .* got -100 at position 0"):
+            getattr(ours, name)(classes, 4)(x, labels)
+
+
+def test_lists_of_one_pair(batch):
+    x, labels = batch
+    for name in ("SupConLoss", "ContrastiveLoss", "MultiSimilarityLoss"):
+        triplet = tuple(map(torch.tensor, ([0], [2], [1])))
+        assert getattr(theirs, name)()(x, labels, triplet) == 0
+        assert getattr(ours, name)()(x, labels, triplet) > 0
+
+
+def test_dtypes_of_the_memory(batch):
+    x, labels = batch
+    memories = [module.CrossBatchMemory(module.SupConLoss(), 4, 16) for module in (theirs, ours)]
+    for memory in memories:
+        memory(x.bfloat16(), labels.int())
+    dtypes = [(memory.embedding_memory.dtype, memory.label_memory.dtype) for memory in memories]
+    assert dtypes == [(torch.bfloat16, torch.int32), (torch.float32, torch.int64)]
+
+
+def test_logits_of_proxy_nca(batch):
+    x, _ = batch
+    their_loss, our_loss = theirs.ProxyNCALoss(3, 4, softmax_scale=5), ours.ProxyNCALoss(3, 4, softmax_scale=5)
+    our_loss.load_state_dict(their_loss.state_dict())
+    distance, logits = their_loss.get_logits(x), our_loss.get_logits(x)
+    assert torch.equal(logits.argmax(1), distance.argmin(1))
+    torch.testing.assert_close(logits.softmax(1), (-5 * distance).softmax(1))
+
+
+def test_losses_that_are_not_reduced(batch):
+    x, labels = batch
+    unreduced = theirs.SupConLoss(reducer=reducers.DoNothingReducer())(x, labels)
+    torch.testing.assert_close(unreduced["loss"]["losses"].flatten(), ours.SupConLoss(reduction="none")(x, labels))
+    term = {"embedding_regularizer": lambda x: x.norm()}
+    assert "embedding_reg_loss" in theirs.SupConLoss(reducer=reducers.DoNothingReducer(), **term)(x, labels)
+    with pytest.raises(ValueError, match="embedding_regularizer must be None"):
+        ours.SupConLoss(reduction="none", **term)(x, labels)
+
+
+def test_states_of_their_memory(batch):
+    x, labels = batch
+    memory = theirs.CrossBatchMemory(theirs.SupConLoss(), 4, 32)
+    memory(x, labels), memory(x.flip(1), labels)
+    resumed = [module.CrossBatchMemory(theirs.SupConLoss(), 4, 32) for module in (theirs, ours)]
+    for of in resumed:
+        of.load_state_dict(memory.state_dict())
+    new = theirs.CrossBatchMemory(theirs.SupConLoss(), 4, 32)
+    torch.testing.assert_close(resumed[0](-x, labels), new(-x, labels))
+    torch.testing.assert_close(resumed[1](-x, labels), memory(-x, labels))

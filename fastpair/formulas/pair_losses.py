@@ -148,6 +148,7 @@ class Definition:
 
 
 METRIC, SIMILARITY = "a metric of :func:`fastpair.functional.pairwise_distance`", '"cosine" or "dot"'
+OBJECTS = "or the object of pytorch-metric-learning that is the same"
 # What the reductions of a pair loss are, given the mean.
 REDUCTION = (
     '"mean": {}; "sum": the sum of the anchors\' losses; "none": the losses, shape (n,); "totals": what the mean is '
@@ -199,7 +200,7 @@ class PairDefinition(Definition):
     def arguments(self) -> tuple[Setting | Choice, ...]:
         """All settings, in the order in which functions and modules take them."""
         what, check = (SIMILARITY, "similarity") if self.similarities else (METRIC, "distance")
-        others = [Setting("distance", self.distance, f"the score of a pair, {what}.", check)]
+        others = [Setting("distance", self.distance, f"the score of a pair, {what}, {OBJECTS}.", check)]
         if self.choice:
             others.insert(0 if self.choice.before_distance else 1, self.choice)
         return (*self.settings, *others, Setting("reduction", "mean", REDUCTION.format(self.mean), "pair_reduction"))

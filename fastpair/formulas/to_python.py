@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from .class_losses import ClassDefinition
-from .pair_losses import PairDefinition
+from .pair_losses import Choice, PairDefinition, Setting
 
 HEADER = '''\
 """The losses over the pairs that labels make, over triplets, and on one vector per class, as {what}. Made by
@@ -22,7 +22,7 @@ __all__ = [
 
 '''
 FUNCTION_IMPORTS = """\
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastpair.losses.classes import class_loss
 from fastpair.losses.pair import pair_loss"""
@@ -42,13 +42,16 @@ def {name}_loss(
     )
 '''
 MODULE_IMPORTS = """\
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from fastpair.formulas.class_losses import CLASS_LOSSES
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
 from fastpair.losses.classes import ClassLoss
-from fastpair.losses.options import check_settings"""
+from fastpair.losses.options import module_settings"""
 MODULE = '''\
 class {module}({base}):
     """{title}.
@@ -60,13 +63,14 @@ class {module}({base}):
 
 {attributes}    def __init__(
         self,
-{sizes}{typed}{place}    ):
+{sizes}{typed}{place}        *,
+        reducer: nn.Module | None = None,
+{regularizers}    ):
         settings = {{
 {given}        }}
-        check_settings("{name}", settings)
         super().__init__(
             generated_functions.{name}_loss,
-{sized}            **settings,
+{sized}{regularized}            **module_settings("{name}", settings, reducer),
         )
 '''
 # The arguments that pair losses share, and all losses; what is in braces differs from loss to loss.
@@ -114,6 +118,11 @@ PAIR_OPTIONS = {
     "ignore_above": "float | None = None",
 }
 SIZES = {"num_classes": "int", "embedding_size": "int"}
+REGULARIZERS = {
+    "embedding_regularizer": "Callable[[Tensor], Tensor] | None = None",
+    "embedding_reg_weight": "float = 1.0",
+}
+WEIGHT_REGULARIZERS = {name.replace("embedding", "weight"): kind for name, kind in REGULARIZERS.items()}
 PLACE = {"device": "torch.device | str | None = None", "dtype": "torch.dtype | None = None"}
 
 
@@ -147,8 +156,10 @@ def shown(value: float | str) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def typed_default(value: float | str, learns: bool) -> str:
-    return f"{type(value).__name__}{' | Tensor' * learns} = {shown(value)}"
+def kind(of: Setting | Choice, learns: bool) -> str:
+    """The type of an argument. ``learns``: whether it may be a tensor."""
+    named = isinstance(of, Setting) and of.check in ("distance", "similarity")
+    return "str | nn.Module" if named else type(of.default).__name__ + " | Tensor" * learns
 
 
 def listed(lines: Iterable[str], indent: int) -> str:
@@ -162,15 +173,19 @@ def typed(parameters: Mapping[str, str], indent: int) -> str:
 def blanks(of: PairDefinition | ClassDefinition, indent: int) -> dict[str, str]:
     """The texts that fill in the templates, for a signature with this indentation."""
     learnable = getattr(of, "learnable", None)
-    settings = {x.name: typed_default(x.default, x is learnable) for x in of.arguments}
+    settings = {x.name: f"{kind(x, x is learnable)} = {shown(x.default)}" for x in of.arguments}
+    is_pair = isinstance(of, PairDefinition)
+    regularizers = REGULARIZERS if is_pair else REGULARIZERS | WEIGHT_REGULARIZERS
     common = {
         **{name: getattr(of, name) for name in ("name", "module", "title")},
         "text": textwrap.indent(of.text, " " * 8),
         "typed": typed(settings, indent),
+        "regularizers": typed(regularizers, 8),
+        "regularized": listed((f"{name}={name}" for name in regularizers), 12),
         "given": listed((f'"{name}": {name}' for name in settings), indent + 4),
         "documentation": textwrap.indent(documentation(of), "    ").lstrip(),
     }
-    if isinstance(of, PairDefinition):
+    if is_pair:
         family = {
             "family": "pair",
             "base": "PairLoss",
@@ -180,14 +195,13 @@ def blanks(of: PairDefinition | ClassDefinition, indent: int) -> dict[str, str]:
             **dict.fromkeys(("attributes", "sizes", "place", "sized"), ""),
         }
     else:
-        attributes = f'    vectors = "{of.vectors}"\n' + "    fan_out = True\n" * of.fan_out
         family = {
             "family": "class",
             "base": "ClassLoss",
             "tensors": typed(dict.fromkeys(of.tensors, "Tensor"), 4),
             "options": "",
             "passed": listed(["embeddings", of.vectors, "labels"], 8),
-            "attributes": f"{attributes}\n",
+            "attributes": f'    definition = CLASS_LOSSES["{of.name}"]\n\n',
             "sizes": typed(SIZES, 8),
             "place": typed(PLACE, 8),
             "sized": listed([*SIZES, *PLACE], 12),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fastpair import ops
 from fastpair.backends import choose_backend
-from fastpair.formulas.class_losses import CLASS_LOSSES
+from fastpair.formulas.class_losses import CLASS_LOSSES, ClassDefinition
 from fastpair.losses import options
-from fastpair.losses.base import FunctionLoss
+from fastpair.losses.base import FunctionLoss, RegularizedLoss
 from fastpair.numerics import accumulate_dtype, reduced
 from fastpair.ops import checks
 
@@ -98,27 +98,68 @@ class LinearCrossEntropyLoss(FunctionLoss):
         return f"num_classes={classes}, embedding_size={size}, bias={self.bias is not None}, {super().extra_repr()}"
 
 
-class ClassLoss(FunctionLoss):
+class ClassLoss(RegularizedLoss):
     """The base of the losses on one vector per class, called ``loss(embeddings, labels)``.
 
     The vectors (num_classes, embedding_size) are a parameter, named by ``vectors``, which keeps its own dtype: give
     ``loss.parameters()`` to the optimiser. They are drawn from a normal distribution, whose variance is 1, or with
-    ``fan_out`` 2 / num_classes. Settings are checked when the loss is made.
+    ``fan_out`` 2 / num_classes. Settings are checked when the loss is made. ``load_state_dict`` takes the state of the
+    loss of the same name of pytorch-metric-learning too.
+
+    Args:
+        reducer, embedding_regularizer, embedding_reg_weight: see :class:`RegularizedLoss`.
+        weight_regularizer, weight_reg_weight: the same for the vectors.
     """
 
-    vectors = "weight"
-    fan_out = False
+    definition: ClassDefinition
 
-    def __init__(self, function: Callable, num_classes: int, embedding_size: int, device, dtype, **settings):
-        super().__init__(function, **settings)
+    def __init__(
+        self,
+        function: Callable,
+        num_classes: int,
+        embedding_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        *,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
+        **others,
+    ):
+        super().__init__(function, **others)
         options.check(SIZES, num_classes=num_classes, embedding_size=embedding_size)
+        self.vectors = self.definition.vectors
         parameter = nn.Parameter(torch.empty(num_classes, embedding_size, device=device, dtype=dtype))
         self.register_parameter(self.vectors, parameter)
+        self.set_regularizer("weight", weight_regularizer, weight_reg_weight)
         self.reset_parameters()
+
+    @property
+    def num_classes(self) -> int:
+        return getattr(self, self.vectors).shape[0]
+
+    @property
+    def embedding_size(self) -> int:
+        return getattr(self, self.vectors).shape[1]
+
+    @property
+    def W(self) -> Tensor:
+        """The name in pytorch-metric-learning of what is ``weight`` here: its transpose (embedding_size, num_classes),
+        a view. The parameter, which optimisers take and whose ``data`` can be replaced, is ``weight``."""
+        return self.weight.T
+
+    def get_logits(self, embeddings: Tensor) -> Tensor:
+        """The logits (n, num_classes) of embeddings (n, d), in their dtype: the cosines with the vectors, times the
+        scale of the loss if it is a cross-entropy, without a margin."""
+        if self.definition.formula == "center":
+            raise TypeError(f"{type(self).__name__} has no logits: it compares samples with their own centre alone")
+        checks.matrix("embeddings", embeddings)
+        vectors = getattr(self, self.vectors).to(embeddings.dtype)
+        cosines = ops.pairwise_distance(embeddings, vectors, "cosine", None)
+        return self.definition.params(self.settings()).get("scale", 1.0) * cosines
 
     def reset_parameters(self) -> None:
         vectors = getattr(self, self.vectors)
-        if self.fan_out:
+        if self.definition.fan_out:
             nn.init.kaiming_normal_(vectors, mode="fan_out")
         else:
             nn.init.normal_(vectors)
@@ -132,12 +173,20 @@ class ClassLoss(FunctionLoss):
         ref_labels: None = None,
     ) -> Tensor:
         checks.no_pairs(indices_tuple, ref_emb, ref_labels)
-        vectors = {self.vectors: getattr(self, self.vectors)}
-        return self._function(embeddings=embeddings, labels=labels, **vectors, **self.settings())
+        vectors = getattr(self, self.vectors)
+        loss = self._function(embeddings=embeddings, labels=labels, **{self.vectors: vectors}, **self.settings())
+        if self.embedding_regularizer is not None:
+            loss = self.regularized(loss, "embedding", embeddings)
+        return loss if self.weight_regularizer is None else self.regularized(loss, "weight", vectors)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *others) -> None:
+        there, here = prefix + "W", prefix + "weight"
+        if self.vectors == "weight" and there in state_dict and here not in state_dict:
+            state_dict[here] = state_dict.pop(there).T.contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:
-        classes, size = getattr(self, self.vectors).shape
-        return f"num_classes={classes}, embedding_size={size}, {super().extra_repr()}"
+        return f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, {super().extra_repr()}"
 
 
 def class_loss(

@@ -13,6 +13,7 @@ from fastpair.formulas.formula import N, P, PairFormula
 from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
+from fastpair.losses.from_pml import distance_name
 from fastpair.losses.pair import as_parameters, over_pairs
 from fastpair.ops import checks
 
@@ -51,7 +52,7 @@ def custom_pair_loss(
     ref_labels: Tensor | None = None,
     *,
     formula: PairFormula,
-    distance: str,
+    distance: str | nn.Module,
     reduction: str,
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -66,6 +67,7 @@ def custom_pair_loss(
     backend: str | None = None,
     **parameters: float | Tensor,
 ) -> Tensor:
+    distance = distance_name(distance)
     check_settings(distance, reduction, parameters)
     checks.matrix("embeddings", embeddings)
     return over_pairs(
@@ -120,6 +122,7 @@ class CustomPairLoss(PairLoss):
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
         reduction: "mean" (of each part: the sum over the anchors by the sum of their counts, 0 where that is 0), "sum",
             "none" or "totals", as for the other pair losses.
+        embedding_regularizer, embedding_reg_weight: see :class:`fastpair.losses.base.RegularizedLoss`.
         **parameters: numbers, finite in float32 too; attributes of the loss, which may be set. Or floating tensors of
             one element, such as ``torch.nn.Parameter``, which get a gradient: du/dp, dv/dp and the derivative of
             ``anchor`` with P and N constant, summed in the sweep that makes the other gradients.
@@ -141,10 +144,13 @@ class CustomPairLoss(PairLoss):
         *,
         count: Callable | float = 1,
         needs: Collection[str] | None = None,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
         **parameters: float | Tensor,
     ):
+        distance = distance_name(distance)
         check_settings(distance, reduction, parameters)
         for name in parameters:
             if name in TAKEN:
@@ -156,7 +162,12 @@ class CustomPairLoss(PairLoss):
         formula = traced(positive, negative, anchor, parameters, count, kinds, learned)
         added.add(formula)
         super().__init__(
-            partial(custom_pair_loss, formula=formula), **parameters, distance=distance, reduction=reduction
+            partial(custom_pair_loss, formula=formula),
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **parameters,
+            distance=distance,
+            reduction=reduction,
         )
 
     of_rows = ("anchor_scalars", "ref_scalars")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastpair.losses.classes import class_loss
 from fastpair.losses.pair import pair_loss
@@ -37,7 +37,7 @@ def contrastive_loss(
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 1.0,
-    distance: str = "unit_euclidean",
+    distance: str | nn.Module = "unit_euclidean",
     power: int = 1,
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
@@ -68,7 +68,8 @@ def contrastive_loss(
             themselves.
         pos_margin: m₊, in units of the distance, for which it is not negative.
         neg_margin: m₋, in units of the distance, for which it is not negative.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         power: p, 1 or 2.
         reduction: "mean": for power 1 the average of the positive terms that are not zero plus that of the negative
             terms that are not zero (the convention of pytorch-metric-learning), for power 2 over all anchors (with
@@ -134,7 +135,7 @@ def snca_loss(
     ref_labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.1,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -161,7 +162,8 @@ def snca_loss(
             themselves.
         temperature: τ, the paper's σ, positive. Or a floating tensor of one element, such as a Parameter, which may
             require a gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
             S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
@@ -222,7 +224,7 @@ def nca_loss(
     ref_labels: Tensor | None = None,
     *,
     softmax_scale: float | Tensor = 1.0,
-    distance: str = "unit_sqeuclidean",
+    distance: str | nn.Module = "unit_sqeuclidean",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -252,7 +254,8 @@ def nca_loss(
             themselves.
         softmax_scale: σ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
             gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
             S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
@@ -313,7 +316,7 @@ def supcon_loss(
     ref_labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.1,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -340,7 +343,8 @@ def supcon_loss(
             themselves.
         temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
             gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives, also where the batch has no negatives (for
             pytorch-metric-learning such a batch has loss 0); "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
@@ -402,7 +406,7 @@ def dcl_loss(
     ref_labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.1,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -429,7 +433,8 @@ def dcl_loss(
             themselves.
         temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
             gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
             sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
             adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0
@@ -491,7 +496,7 @@ def sincere_loss(
     ref_labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.1,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -520,7 +525,8 @@ def sincere_loss(
             themselves.
         temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
             gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives; "sum": the sum of the anchors' losses; "none": the
             losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
             S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
@@ -581,7 +587,7 @@ def ntxent_loss(
     ref_labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.07,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -611,7 +617,8 @@ def ntxent_loss(
             themselves.
         temperature: τ, positive. Or a floating tensor of one element, such as a Parameter, which may require a
             gradient.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the positive pairs; "sum": the sum of the anchors' losses; "none": the losses, shape
             (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with
             mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to the negatives where
@@ -675,7 +682,7 @@ def multi_similarity_loss(
     alpha: float = 2.0,
     beta: float = 50.0,
     base: float = 0.5,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -703,7 +710,8 @@ def multi_similarity_loss(
         alpha: α, the weight of the positives, positive.
         beta: β, the weight of the negatives, positive.
         base: λ, the similarity, or distance, at which a pair is neither.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over all anchors, those without pairs included; "sum": the sum of the anchors' losses;
             "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch:
             (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two
@@ -767,7 +775,7 @@ def circle_loss(
     *,
     m: float = 0.4,
     gamma: float = 80.0,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -796,7 +804,7 @@ def circle_loss(
             themselves.
         m: the margin.
         gamma: γ, the scale, positive.
-        distance: the score of a pair, "cosine" or "dot".
+        distance: the score of a pair, "cosine" or "dot", or the object of pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0; "sum": the
             sum of the anchors' losses; "none": the losses, shape (n,); "totals": what the mean is made of, which
             adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0
@@ -860,7 +868,7 @@ def generalized_lifted_structure_loss(
     *,
     neg_margin: float = 1.0,
     pos_margin: float = 0.0,
-    distance: str = "unit_euclidean",
+    distance: str | nn.Module = "unit_euclidean",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -889,7 +897,8 @@ def generalized_lifted_structure_loss(
             themselves.
         neg_margin: m₋, in units of the distance.
         pos_margin: m₊, in units of the distance.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the anchors that have positives and negatives; the others have loss 0
             (pytorch-metric-learning drops the missing sum from the formula instead); "sum": the sum of the anchors'
             losses; "none": the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of
@@ -956,7 +965,7 @@ def triplet_margin_loss(
     swap: bool = False,
     smooth_loss: bool = False,
     triplets_per_anchor: str = "all",
-    distance: str = "unit_euclidean",
+    distance: str | nn.Module = "unit_euclidean",
     reduction: str = "mean",
     indices_tuple: tuple[Tensor, ...] | None = None,
     exclude_self: bool | Tensor | None = None,
@@ -990,7 +999,8 @@ def triplet_margin_loss(
         triplets_per_anchor: which triplets count. "all": every one, summed in O(n log n) time per anchor.
             "semihard": those with d_P < d_N < d_P + m. "hard": one per anchor, its farthest positive with its
             nearest negative (any of equal ones, for the gradient). Ignored where ``indices_tuple`` lists them.
-        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`.
+        distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
+            pytorch-metric-learning that is the same.
         reduction: "mean": over the triplets whose loss is not zero; "sum": the sum of the anchors' losses; "none":
             the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
             S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from fastpair.formulas.class_losses import CLASS_LOSSES
 from fastpair.losses import generated_functions
 from fastpair.losses.base import PairLoss
 from fastpair.losses.classes import ClassLoss
-from fastpair.losses.options import check_settings
+from fastpair.losses.options import module_settings
 
 __all__ = [
     "ArcFaceLoss",
@@ -44,9 +47,13 @@ class ContrastiveLoss(PairLoss):
         self,
         pos_margin: float = 0.0,
         neg_margin: float = 1.0,
-        distance: str = "unit_euclidean",
+        distance: str | nn.Module = "unit_euclidean",
         power: int = 1,
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "pos_margin": pos_margin,
@@ -55,10 +62,11 @@ class ContrastiveLoss(PairLoss):
             "power": power,
             "reduction": reduction,
         }
-        check_settings("contrastive", settings)
         super().__init__(
             generated_functions.contrastive_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("contrastive", settings, reducer),
         )
 
 
@@ -73,18 +81,23 @@ class SNCALoss(PairLoss):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("snca", settings)
         super().__init__(
             generated_functions.snca_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("snca", settings, reducer),
         )
 
 
@@ -99,18 +112,23 @@ class NCALoss(PairLoss):
     def __init__(
         self,
         softmax_scale: float | Tensor = 1.0,
-        distance: str = "unit_sqeuclidean",
+        distance: str | nn.Module = "unit_sqeuclidean",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "softmax_scale": softmax_scale,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("nca", settings)
         super().__init__(
             generated_functions.nca_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("nca", settings, reducer),
         )
 
 
@@ -125,18 +143,23 @@ class SupConLoss(PairLoss):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("supcon", settings)
         super().__init__(
             generated_functions.supcon_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("supcon", settings, reducer),
         )
 
 
@@ -151,18 +174,23 @@ class DCLLoss(PairLoss):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("dcl", settings)
         super().__init__(
             generated_functions.dcl_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("dcl", settings, reducer),
         )
 
 
@@ -177,18 +205,23 @@ class SINCERELoss(PairLoss):
     def __init__(
         self,
         temperature: float | Tensor = 0.1,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("sincere", settings)
         super().__init__(
             generated_functions.sincere_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("sincere", settings, reducer),
         )
 
 
@@ -203,18 +236,23 @@ class NTXentLoss(PairLoss):
     def __init__(
         self,
         temperature: float | Tensor = 0.07,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("ntxent", settings)
         super().__init__(
             generated_functions.ntxent_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("ntxent", settings, reducer),
         )
 
 
@@ -231,8 +269,12 @@ class MultiSimilarityLoss(PairLoss):
         alpha: float = 2.0,
         beta: float = 50.0,
         base: float = 0.5,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "alpha": alpha,
@@ -241,10 +283,11 @@ class MultiSimilarityLoss(PairLoss):
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("multi_similarity", settings)
         super().__init__(
             generated_functions.multi_similarity_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("multi_similarity", settings, reducer),
         )
 
 
@@ -260,8 +303,12 @@ class CircleLoss(PairLoss):
         self,
         m: float = 0.4,
         gamma: float = 80.0,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "m": m,
@@ -269,10 +316,11 @@ class CircleLoss(PairLoss):
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("circle", settings)
         super().__init__(
             generated_functions.circle_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("circle", settings, reducer),
         )
 
 
@@ -288,8 +336,12 @@ class GeneralizedLiftedStructureLoss(PairLoss):
         self,
         neg_margin: float = 1.0,
         pos_margin: float = 0.0,
-        distance: str = "unit_euclidean",
+        distance: str | nn.Module = "unit_euclidean",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "neg_margin": neg_margin,
@@ -297,10 +349,11 @@ class GeneralizedLiftedStructureLoss(PairLoss):
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("generalized_lifted_structure", settings)
         super().__init__(
             generated_functions.generalized_lifted_structure_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("generalized_lifted_structure", settings, reducer),
         )
 
 
@@ -318,8 +371,12 @@ class TripletMarginLoss(PairLoss):
         swap: bool = False,
         smooth_loss: bool = False,
         triplets_per_anchor: str = "all",
-        distance: str = "unit_euclidean",
+        distance: str | nn.Module = "unit_euclidean",
         reduction: str = "mean",
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
     ):
         settings = {
             "margin": margin,
@@ -329,10 +386,11 @@ class TripletMarginLoss(PairLoss):
             "distance": distance,
             "reduction": reduction,
         }
-        check_settings("triplet_margin", settings)
         super().__init__(
             generated_functions.triplet_margin_loss,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            **module_settings("triplet_margin", settings, reducer),
         )
 
 
@@ -344,7 +402,7 @@ class NormalizedSoftmaxLoss(ClassLoss):
     See :func:`fastpair.functional.normalized_softmax_loss`.
     """
 
-    vectors = "weight"
+    definition = CLASS_LOSSES["normalized_softmax"]
 
     def __init__(
         self,
@@ -354,19 +412,28 @@ class NormalizedSoftmaxLoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "temperature": temperature,
             "reduction": reduction,
         }
-        check_settings("normalized_softmax", settings)
         super().__init__(
             generated_functions.normalized_softmax_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("normalized_softmax", settings, reducer),
         )
 
 
@@ -378,7 +445,7 @@ class CosFaceLoss(ClassLoss):
     See :func:`fastpair.functional.cosface_loss`.
     """
 
-    vectors = "weight"
+    definition = CLASS_LOSSES["cosface"]
 
     def __init__(
         self,
@@ -389,20 +456,29 @@ class CosFaceLoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "margin": margin,
             "scale": scale,
             "reduction": reduction,
         }
-        check_settings("cosface", settings)
         super().__init__(
             generated_functions.cosface_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("cosface", settings, reducer),
         )
 
 
@@ -414,7 +490,7 @@ class ArcFaceLoss(ClassLoss):
     See :func:`fastpair.functional.arcface_loss`.
     """
 
-    vectors = "weight"
+    definition = CLASS_LOSSES["arcface"]
 
     def __init__(
         self,
@@ -425,20 +501,29 @@ class ArcFaceLoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "margin": margin,
             "scale": scale,
             "reduction": reduction,
         }
-        check_settings("arcface", settings)
         super().__init__(
             generated_functions.arcface_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("arcface", settings, reducer),
         )
 
 
@@ -450,7 +535,7 @@ class ProxyNCALoss(ClassLoss):
     See :func:`fastpair.functional.proxy_nca_loss`.
     """
 
-    vectors = "proxies"
+    definition = CLASS_LOSSES["proxy_nca"]
 
     def __init__(
         self,
@@ -460,19 +545,28 @@ class ProxyNCALoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "softmax_scale": softmax_scale,
             "reduction": reduction,
         }
-        check_settings("proxy_nca", settings)
         super().__init__(
             generated_functions.proxy_nca_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("proxy_nca", settings, reducer),
         )
 
 
@@ -485,8 +579,7 @@ class ProxyAnchorLoss(ClassLoss):
     See :func:`fastpair.functional.proxy_anchor_loss`.
     """
 
-    vectors = "proxies"
-    fan_out = True
+    definition = CLASS_LOSSES["proxy_anchor"]
 
     def __init__(
         self,
@@ -497,20 +590,29 @@ class ProxyAnchorLoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "margin": margin,
             "alpha": alpha,
             "reduction": reduction,
         }
-        check_settings("proxy_anchor", settings)
         super().__init__(
             generated_functions.proxy_anchor_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("proxy_anchor", settings, reducer),
         )
 
 
@@ -522,7 +624,7 @@ class CenterLoss(ClassLoss):
     See :func:`fastpair.functional.center_loss`.
     """
 
-    vectors = "centers"
+    definition = CLASS_LOSSES["center"]
 
     def __init__(
         self,
@@ -531,16 +633,25 @@ class CenterLoss(ClassLoss):
         reduction: str = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
+        embedding_reg_weight: float = 1.0,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1.0,
     ):
         settings = {
             "reduction": reduction,
         }
-        check_settings("center", settings)
         super().__init__(
             generated_functions.center_loss,
             num_classes,
             embedding_size,
             device,
             dtype,
-            **settings,
+            embedding_regularizer=embedding_regularizer,
+            embedding_reg_weight=embedding_reg_weight,
+            weight_regularizer=weight_regularizer,
+            weight_reg_weight=weight_reg_weight,
+            **module_settings("center", settings, reducer),
         )

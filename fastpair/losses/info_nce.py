@@ -12,6 +12,7 @@ from fastpair import ops
 from fastpair.backends import dense
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
+from fastpair.losses.from_pml import distance_name
 from fastpair.losses.pair import as_parameters
 from fastpair.losses.rows import negatives_logsumexp, own_closeness, own_rows
 from fastpair.metrics import METRICS
@@ -77,7 +78,7 @@ def info_nce_loss(
     *,
     temperature: float | Tensor = 0.07,
     symmetric: bool = True,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     directions: tuple[str, ...] | None = None,
     partition_mode: str = "per_direction",
@@ -145,6 +146,7 @@ def info_nce_loss(
     et al., 2023 (arXiv 2308.03281); DCL: Yeh et al., ECCV 2022 (arXiv 2110.06848); debiasing: Chuang et al., NeurIPS
     2020 (arXiv 2007.00224), eq. 8; hardness: LLaVE (arXiv 2503.04812), eq. 5, EmbeddingGemma (arXiv 2509.20354).
     """
+    distance = distance_name(distance)
     options.check(RULES, temperature=temperature, distance=distance, reduction=reduction)
     if directions is not None:
         options.check(RULES, directions=directions)
@@ -371,7 +373,7 @@ class InfoNCELoss(FunctionLoss):
         self,
         temperature: float | Tensor = 0.07,
         symmetric: bool = True,
-        distance: str = "cosine",
+        distance: str | nn.Module = "cosine",
         reduction: str = "mean",
         learn_temperature: bool = False,
         *,
@@ -386,7 +388,7 @@ class InfoNCELoss(FunctionLoss):
     ):
         settings = {
             "symmetric": symmetric,
-            "distance": distance,
+            "distance": distance_name(distance),
             "reduction": reduction,
             "directions": directions,
             "partition_mode": partition_mode,

@@ -15,6 +15,17 @@ from fastpair.ops.relation import relation
 
 __all__ = ["CrossBatchMemory"]
 
+LISTED = ("embeddings", "labels", "indices_tuple", "ref_emb", "ref_labels")
+ARGUMENTS = (*LISTED, "exclude_self")
+
+
+def takes(loss: nn.Module, arguments: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(loss.forward).bind(*arguments)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
 
 class CrossBatchMemory(nn.Module):
     """A pair loss against the embeddings of past batches: ``loss(embeddings, ref_emb=memory)``.
@@ -25,9 +36,13 @@ class CrossBatchMemory(nn.Module):
     is in ``state_dict``: a resumed run goes on as if it had not stopped. Call backward before the next batch, which
     overwrites what the gradient may need (autograd raises an error otherwise).
 
+    ``load_state_dict`` takes the state of pytorch-metric-learning's module of this name too, which has the embeddings
+    and labels alone: its trailing rows of zeros count as empty, and of a full memory the first row as the oldest.
+
     Args:
         loss: called ``loss(embeddings, labels, indices_tuple, ref_emb, ref_labels, exclude_self)``, like a
-            :class:`PairLoss`.
+            :class:`PairLoss`. One without the last argument, as those of pytorch-metric-learning are, gets the list of
+            all pairs with the memory but for the anchors' own copies.
         embedding_size: d.
         memory_size: how many embeddings are kept, at least as many as a batch has.
         miner: called ``miner(embeddings, labels, ref_emb, ref_labels)``, returns the indices_tuple of a batch and the
@@ -51,13 +66,12 @@ class CrossBatchMemory(nn.Module):
         super().__init__()
         options.at_least("embedding_size", embedding_size, 1)
         options.at_least("memory_size", memory_size, 1)
-        arguments = ("embeddings", "labels", "indices_tuple", "ref_emb", "ref_labels", "exclude_self")
-        try:
-            inspect.signature(loss.forward).bind(*arguments)
-        except (AttributeError, TypeError):
+        if not takes(loss, ARGUMENTS) and not takes(loss, LISTED):
             raise TypeError(
-                f"loss must be called as a PairLoss is, loss({', '.join(arguments)}), got {type(loss).__name__}"
-            ) from None
+                f"loss must be called as a PairLoss is, loss({', '.join(ARGUMENTS)}), or without the last, got "
+                f"{type(loss).__name__}"
+            )
+        self._lists_pairs = not takes(loss, ARGUMENTS)
         self.loss = loss
         self.miner = miner
         self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size, dtype=torch.float32))
@@ -70,6 +84,19 @@ class CrossBatchMemory(nn.Module):
         self.register_buffer("id_memory", torch.zeros(memory_size, dtype=torch.int64) if keep_ids else None)
         self.reset_queue()
 
+    @property
+    def memory_size(self) -> int:
+        return self.embedding_memory.shape[0]
+
+    @property
+    def embedding_size(self) -> int:
+        return self.embedding_memory.shape[1]
+
+    @property
+    def has_been_filled(self) -> bool:
+        """Whether every row of the memory is in use."""
+        return self.filled == self.memory_size
+
     def reset_queue(self) -> None:
         """Forget everything."""
         self.embedding_memory.zero_()
@@ -78,12 +105,22 @@ class CrossBatchMemory(nn.Module):
             self.id_memory.zero_()
         self.queue_idx = 0
         self.filled = 0
+        # The rows of the memory that the last batch lies in.
+        self.curr_batch_idx = torch.arange(0)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"queue_idx": self.queue_idx, "filled": self.filled}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.queue_idx, self.filled = state["queue_idx"], state["filled"]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *others) -> None:
+        rows, key = state_dict.get(f"{prefix}embedding_memory"), f"{prefix}_extra_state"
+        if rows is not None and key not in state_dict:
+            used = (rows != 0).any(1).nonzero()
+            filled = int(used[-1]) + 1 if len(used) else 0
+            state_dict[key] = {"queue_idx": filled % len(rows), "filled": filled}
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def forward(
         self,
@@ -117,9 +154,10 @@ class CrossBatchMemory(nn.Module):
             )
         if ids is not None and not (self.miner is None and indices_tuple is None):
             raise ValueError("ids must be None where a miner or indices_tuple lists the pairs, got Tensor")
-        memory_size, d = self.embedding_memory.shape
-        if embeddings.shape[1] != d:
-            raise ValueError(f"embeddings must have embedding_size = {d} columns, got {embeddings.shape[1]}")
+        if embeddings.shape[1] != self.embedding_size:
+            raise ValueError(
+                f"embeddings must have embedding_size = {self.embedding_size} columns, got {embeddings.shape[1]}"
+            )
         if enqueue_mask is None:
             queued, queued_labels, queued_ids = embeddings, labels, ids
         else:
@@ -134,41 +172,47 @@ class CrossBatchMemory(nn.Module):
             (queued, embeddings), (queued_labels, labels), (queued_ids, ids) = (
                 (None, None) if t is None else (t[enqueue_mask], t[~enqueue_mask]) for t in (embeddings, labels, ids)
             )
-        if len(queued) > memory_size:
-            raise ValueError(f"embeddings must have at most memory_size = {memory_size} rows, got {len(queued)}")
+        if len(queued) > self.memory_size:
+            raise ValueError(f"embeddings must have at most memory_size = {self.memory_size} rows, got {len(queued)}")
         if indices_tuple is not None:
             checks.indices_tuple(indices_tuple, embeddings, embeddings)
 
-        places = self._enqueue(queued, queued_labels, queued_ids)
+        self.curr_batch_idx = places = self._enqueue(queued, queued_labels, queued_ids)
         ref_emb = self.embedding_memory[: self.filled].to(embeddings.dtype)
         ref_labels = self.label_memory[: self.filled]
         own = places if enqueue_mask is None else torch.full((len(labels),), -1, device=labels.device)
-        if self.miner is None and indices_tuple is None:
-            of_ids = {} if ids is None else {"ids": ids, "ref_ids": self.id_memory[: self.filled]}
+        of_ids = {} if ids is None else {"ids": ids, "ref_ids": self.id_memory[: self.filled]}
+        if self.miner is None and indices_tuple is None and not self._lists_pairs:
             return self.loss(embeddings, labels, None, ref_emb, ref_labels, own, **of_ids)
-        pairs = self._pairs(embeddings, labels, ref_emb, ref_labels, own)
+        pairs = self._pairs(embeddings, labels, ref_emb, ref_labels, own, of_ids)
         if indices_tuple is not None:
             pairs = _joined(pairs, indices_tuple, places)
         return self.loss(embeddings, labels, pairs, ref_emb, ref_labels)
 
     @torch.no_grad()
     def _enqueue(self, embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> Tensor:
-        n, memory_size = len(embeddings), len(self.embedding_memory)
-        places = torch.arange(self.queue_idx, self.queue_idx + n, device=embeddings.device) % memory_size
+        n = len(embeddings)
+        places = torch.arange(self.queue_idx, self.queue_idx + n, device=embeddings.device) % self.memory_size
         self.embedding_memory[places] = embeddings.to(self.embedding_memory.dtype)
         self.label_memory[places] = labels.to(self.label_memory.dtype)
         if ids is not None:
             self.id_memory[places] = ids.to(self.id_memory.dtype)
-        self.queue_idx = (self.queue_idx + n) % memory_size
-        self.filled = min(self.filled + n, memory_size)
+        self.queue_idx = (self.queue_idx + n) % self.memory_size
+        self.filled = min(self.filled + n, self.memory_size)
         return places
 
     def _pairs(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor, own: Tensor
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor,
+        ref_labels: Tensor,
+        own: Tensor,
+        of_ids: dict[str, Tensor],
     ) -> tuple[Tensor, ...]:
         """The pairs of the miner, or all pairs, without those with the anchors' own copies."""
         if self.miner is None:
-            kinds = dense.kinds(relation(embeddings, labels, ref_emb, ref_labels, own))
+            kinds = dense.kinds(relation(embeddings, labels, ref_emb, ref_labels, own, **of_ids))
             return tuple(index for kind in kinds for index in kind.nonzero(as_tuple=True))
         anchor, positive, *negatives = self.miner(embeddings, labels, ref_emb, ref_labels)
         another = own[anchor] != positive

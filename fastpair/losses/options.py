@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastpair.formulas.class_losses import CLASS_LOSSES
 from fastpair.formulas.pair_losses import PAIR_LOSSES, Choice, Setting
+from fastpair.losses.from_pml import distance_name, reduction_name
 from fastpair.metrics import METRICS, SIMILARITIES
 from fastpair.ops import checks
 
@@ -60,6 +61,8 @@ def positive_or_none(name: str, value: float | None) -> None:
 def integer(name: str, value: int) -> None:
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, got an integer of {int(value).bit_length()} bits")
 
 
 def at_least(name: str, value: int, least: int) -> None:
@@ -118,3 +121,15 @@ def check_settings(name: str, settings: dict) -> None:
         distance = settings["distance"]
         if settings[margin] < 0 and not METRICS[distance].similarity:
             raise ValueError(f"{margin} must not be negative for the distance {distance!r}, got {settings[margin]}")
+
+
+def module_settings(name: str, settings: dict, reducer: object = None) -> dict:
+    """The checked settings of a module, by their names here. ``reducer``: in place of ``reduction``."""
+    if "distance" in settings:
+        settings = settings | {"distance": distance_name(settings["distance"])}
+    if reducer is not None:
+        if settings["reduction"] != "mean":
+            raise ValueError(f"reduction must be left out where reducer is given, got {settings['reduction']!r}")
+        settings = settings | {"reduction": reduction_name(name, settings, reducer)}
+    check_settings(name, settings)
+    return settings

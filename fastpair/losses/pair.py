@@ -14,6 +14,7 @@ from fastpair.backends import added
 from fastpair.formulas.pair_losses import BEST_POSITIVE, PAIR_LOSSES
 from fastpair.formulas.variants import LIMIT, REF_BIAS
 from fastpair.losses import options
+from fastpair.losses.from_pml import distance_name
 from fastpair.losses.mined import COUNT_REPEATS, mined_pair_loss
 from fastpair.metrics import METRICS
 from fastpair.ops import checks
@@ -37,7 +38,8 @@ def pair_loss(
     backend: str | None,
 ) -> Tensor:
     """A loss of ``PAIR_LOSSES``."""
-    swap, distance = settings.get("swap", False), settings["distance"]
+    swap = settings.get("swap", False)
+    distance = settings["distance"] = distance_name(settings["distance"])
     loss, params, learned = _resolved(name, settings, embeddings)
     if swap and indices_tuple is None:
         raise ValueError("swap must be False without indices_tuple, which says what triplets to swap in; got True")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastpair import ops
 from fastpair.backends import added, dense
 from fastpair.formulas.variants import REF_BIAS
 from fastpair.losses import options
+from fastpair.losses.from_pml import distance_name
 from fastpair.losses.pair import as_parameters
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype
@@ -24,7 +25,7 @@ def row_logsumexp(
     ref_emb: Tensor | None = None,
     *,
     temperature: float | Tensor = 1.0,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     exclude_self: bool | Tensor | None = None,
     pairs: Tensor | None = None,
     ids: Tensor | None = None,
@@ -56,6 +57,7 @@ def row_logsumexp(
     Raises:
         TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
     """
+    distance = distance_name(distance)
     options.check(RULES, temperature=temperature, distance=distance)
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:

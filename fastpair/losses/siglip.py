@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastpair import ops
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
+from fastpair.losses.from_pml import distance_name
 from fastpair.losses.pair import as_parameters
 from fastpair.losses.rows import own_rows
 from fastpair.ops import checks
@@ -30,7 +31,7 @@ def siglip_loss(
     scale: float | Tensor = 10.0,
     bias: float | Tensor = -10.0,
     *,
-    distance: str = "cosine",
+    distance: str | nn.Module = "cosine",
     reduction: str = "mean",
     pairs: Tensor | None = None,
     backend: str | None = None,
@@ -50,6 +51,7 @@ def siglip_loss(
 
     Source: Zhai et al., ICCV 2023 (arXiv 2303.15343), eq. 1 and algorithm 1.
     """
+    distance = distance_name(distance)
     options.check(RULES, scale=scale, bias=bias, distance=distance, reduction=reduction)
     checks.matrix("embeddings", embeddings)
     checks.like("ref_emb", ref_emb, "embeddings", embeddings)
@@ -68,7 +70,10 @@ class SigLIPLoss(FunctionLoss):
     ``log_scale`` and ``bias`` are parameters, initialised as in the paper by default.
     """
 
-    def __init__(self, scale: float = 10.0, bias: float = -10.0, distance: str = "cosine", reduction: str = "mean"):
+    def __init__(
+        self, scale: float = 10.0, bias: float = -10.0, distance: str | nn.Module = "cosine", reduction: str = "mean"
+    ):
+        distance = distance_name(distance)
         options.positive("scale", scale)
         options.finite("bias", bias)
         options.check(RULES, distance=distance, reduction=reduction)
