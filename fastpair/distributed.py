@@ -270,14 +270,14 @@ def _proxy_anchor(
 
 
 def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
-    checks.matrix("embeddings", embeddings)
-    checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+    embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     if len(ref_emb) < len(embeddings):
         raise ValueError(f"ref_emb must have {len(embeddings)} rows or more like embeddings, got {len(ref_emb)}")
     for name, allowed in (
         ("directions", (None,)),
         ("partition_mode", ("per_direction",)),
         ("hardness_mode", (None, "all_negatives")),
+        ("positive_sigma", (None,)),
     ):
         if getattr(loss, name, allowed[0]) not in allowed:
             raise ValueError(

@@ -28,7 +28,7 @@ def closeness(x, y, distance):
 def expected(
     x, y, *, temperature=T, distance="cosine", directions=DIRECTIONS[:1], partition_mode="per_direction",
     hardness_mode=None, hardness_strength=0.0, decoupled=False, ignore_above=None, label_smoothing=0.0, debias=0.0,
-    hard_negatives=None, ids=None, ref_ids=None, ref_bias=None,
+    positive_sigma=None, hard_negatives=None, ids=None, ref_ids=None, ref_bias=None,
 ):  # fmt: skip
     """The losses of the queries, one row of logits after the other."""
     n = len(x)
@@ -82,7 +82,12 @@ def expected(
                 part = part + label_smoothing * (own - scores.mean()) / temperature
             parts.append(part)
         losses.append(sum(parts) / len(parts))
-    return torch.stack(losses)
+    losses = torch.stack(losses)
+    if positive_sigma is not None:
+        shares = (qd.diagonal().detach() / positive_sigma).exp()
+        # The positive score comes with a weight in place of 1.
+        losses = losses + (1 - (2 - n * shares / shares.sum())) * qd.diagonal() / temperature
+    return losses
 
 
 N, D = 7, 5
@@ -102,6 +107,7 @@ CASES = {
     "all-joint": (N, {"hardness_mode": "all_negatives", "hardness_strength": 3.0, "directions": DIRECTIONS,
                       "partition_mode": "joint"}),
     "decoupled": (N, {"decoupled": True, "directions": DIRECTIONS[:2]}),
+    "dclw": (N, {"decoupled": True, "directions": DIRECTIONS[:2], "positive_sigma": 0.5}),
     "ignore": (3 * N, {"ignore_above": -0.1}),
     "ignore-joint": (N, {"ignore_above": 0.05, "directions": DIRECTIONS, "partition_mode": "joint"}),
     "smooth": (3 * N, {"label_smoothing": 0.2}),

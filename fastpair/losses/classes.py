@@ -224,11 +224,7 @@ def proxy_anchor(
     """The loss of the proxies in the slice ``anchors``, by default of all."""
     checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("proxies", proxies, "d")
-    device = embeddings.device.type
-    if torch.is_autocast_enabled(device) and embeddings.dtype != proxies.dtype:
-        # The embeddings come in the autocast dtype; the proxies and their gradients keep their own.
-        embeddings = embeddings.to(proxies.dtype)
-    checks.like("proxies", proxies, "embeddings", embeddings)
+    embeddings, proxies = checks.both_sides(embeddings, proxies, "proxies")
     checks.class_range(labels, proxies.shape[0])
     classes = torch.arange(proxies.shape[0], device=labels.device, dtype=labels.dtype)
     if anchors is not None:

@@ -58,6 +58,7 @@ RULES = {
     "ignore_above": lambda name, value: None if value is None else options.finite(name, value),
     "label_smoothing": options.fraction,
     "debias": _below_one,
+    "positive_sigma": options.positive_or_none,
 }
 
 
@@ -69,6 +70,7 @@ PLAIN = {
     "ignore_above": None,
     "label_smoothing": 0.0,
     "debias": 0.0,
+    "positive_sigma": None,
 }
 
 
@@ -88,6 +90,7 @@ def info_nce_loss(
     ignore_above: float | None = None,
     label_smoothing: float = 0.0,
     debias: float = 0.0,
+    positive_sigma: float | None = None,
     hard_negatives: Tensor | None = None,
     ids: Tensor | None = None,
     ref_ids: Tensor | None = None,
@@ -127,6 +130,8 @@ def info_nce_loss(
             all, as in ``torch.nn.functional.cross_entropy``. For similarities.
         debias: the share of documents that are positives without the label, of the debiased contrastive loss: the sum
             over M negatives becomes max((sum - debias M exp(s_ii / t)) / (1 - debias), M exp(-1 / t)).
+        positive_sigma: weight the positive scores outside of the sums by 2 - n exp(s_ii / positive_sigma) / sum_k
+            exp(s_kk / positive_sigma), constants of the gradient: with ``decoupled`` the loss DCLW, with 0.5.
         hard_negatives: (n, k, d), negatives of a query of its own that no other query is compared with.
         ids, ref_ids: integers (n,) and (m,): rows with equal ids, as repeated texts have, are no negatives of each
             other. By default the first n of ``ref_ids`` are ``ids``; with further documents they must be given.
@@ -150,8 +155,7 @@ def info_nce_loss(
     options.check(RULES, temperature=temperature, distance=distance, reduction=reduction)
     if directions is not None:
         options.check(RULES, directions=directions)
-    checks.matrix("embeddings", embeddings)
-    checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+    embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     chosen = {
         "partition_mode": partition_mode,
         "hardness_mode": hardness_mode,
@@ -159,6 +163,7 @@ def info_nce_loss(
         "ignore_above": ignore_above,
         "label_smoothing": label_smoothing,
         "debias": debias,
+        "positive_sigma": positive_sigma,
     }
     plain = hard_negatives is ids is ref_ids is ref_bias is None and not decoupled and chosen == PLAIN
     if directions is None:
@@ -205,6 +210,9 @@ def info_nce_loss(
         losses = _together(list(parts.values())) - own
     else:
         losses = sum(part - own for part in parts.values()) / len(parts)
+    if positive_sigma is not None:
+        weights_of_own = 2 - len(own) * torch.softmax(batch.own.detach() / positive_sigma, 0)
+        losses = losses + (1 - weights_of_own) * own
     if label_smoothing:
         spread = sum(own - batch.mean_score(name) for name in directions)
         losses = losses + label_smoothing / len(directions) * spread
@@ -385,6 +393,7 @@ class InfoNCELoss(FunctionLoss):
         ignore_above: float | None = None,
         label_smoothing: float = 0.0,
         debias: float = 0.0,
+        positive_sigma: float | None = None,
     ):
         settings = {
             "symmetric": symmetric,
@@ -398,6 +407,7 @@ class InfoNCELoss(FunctionLoss):
             "ignore_above": ignore_above,
             "label_smoothing": label_smoothing,
             "debias": debias,
+            "positive_sigma": positive_sigma,
         }
         options.check(RULES, temperature=temperature, **settings)
         super().__init__(info_nce_loss, **settings)

@@ -41,7 +41,7 @@ def mined_pair_loss(
     ``repeats``: whether a pair counts as often as it is listed."""
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
-        checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+        embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     if backend is not None:
         choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it computes only the scores
     references = embeddings if ref_emb is None else ref_emb

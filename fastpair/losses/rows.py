@@ -61,7 +61,7 @@ def row_logsumexp(
     options.check(RULES, temperature=temperature, distance=distance)
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
-        checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+        embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     labels = ref_labels = None
     if pairs is not None:
         checks.tensor("pairs", pairs)

@@ -53,8 +53,7 @@ def siglip_loss(
     """
     distance = distance_name(distance)
     options.check(RULES, scale=scale, bias=bias, distance=distance, reduction=reduction)
-    checks.matrix("embeddings", embeddings)
-    checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+    embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     params, learned = as_parameters([scale, bias], embeddings)
     settings = {"distance": distance, "reduction": reduction, "backend": backend, "learned": learned}
     if pairs is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -99,6 +100,23 @@ def like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
         raise TypeError(f"{name} must have the dtype of {of}, {owner.dtype}, got {value.dtype}")
 
 
+def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the widest of their dtypes, as autocast, or a model in half precision, leaves them different."""
+    dtypes = {t.dtype for t in tensors}
+    if len(dtypes) == 1:
+        return tensors
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def both_sides(embeddings: Tensor, ref_emb: Tensor, name: str = "ref_emb") -> tuple[Tensor, Tensor]:
+    """Two matrices with as many columns, on one device, in one dtype."""
+    matrix("embeddings", embeddings)
+    matrix(name, ref_emb)
+    same_columns(name, ref_emb, "embeddings", embeddings)
+    return one_dtype(embeddings, ref_emb)
+
+
 def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
     """A vector with one entry per row of ``owner``, of its dtype and on its device."""
     tensor(name, value, "a tensor or None")
@@ -188,7 +206,7 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
         raise ValueError("ref_labels must be given with ref_emb, got None")
     if ref_emb is None:
         raise ValueError("ref_emb must be given with ref_labels, got None")
-    like("ref_emb", ref_emb, "embeddings", embeddings)
+    both_sides(embeddings, ref_emb)
     labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
     if ref_labels.shape[1:] != labels.shape[1:]:
         expected = f"sets of {labels.shape[1]} labels" if labels.ndim == 2 else "one integer a row"
@@ -205,7 +223,7 @@ def pairs(
         if unused is not None:
             raise ValueError(f"{name} must be None where pairs says which pairs there are, got {type(unused).__name__}")
     if ref_emb is not None:
-        like("ref_emb", ref_emb, "embeddings", embeddings)
+        both_sides(embeddings, ref_emb)
     tensor("pairs", value, "a tensor of integers")
     if value.dtype not in INTEGER or value.dtype == torch.uint8:
         raise TypeError(f"pairs must have a signed integer dtype, got {value.dtype}")

@@ -43,7 +43,9 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
         embeddings, weight = embeddings.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    checks.like(weight_name, weight, "embeddings", embeddings)
+    checks.same_columns(weight_name, weight, "embeddings", embeddings)
+    embeddings, weight, *bias = checks.one_dtype(embeddings, weight, *([] if bias is None else [bias]))
+    bias = bias[0] if bias else None
     if weight.shape[0] == 0:
         raise ValueError(f"{weight_name} must have at least one row, one a class, got shape {tuple(weight.shape)}")
     checks.class_range(labels, weight.shape[0], ignore_index)

@@ -7,6 +7,7 @@ from torch import Tensor
 from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
 from fastpair.formulas.pair_losses import TRIPLETS
+from fastpair.ops import checks
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.relation import relation
 
@@ -44,6 +45,9 @@ def pair_loss(
 ) -> Tensor:
     """The arguments of ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
     given = relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
+    if given.ref_emb is not None and given.ref_emb.dtype != embeddings.dtype:
+        embeddings, ref_emb = checks.one_dtype(embeddings, given.ref_emb)
+        given = given._replace(ref_emb=ref_emb)
     settings = (loss, params, distance, two_sided, reduction)
     is_added = added.is_added(loss)
     lacking = ("cuda",) if loss in TRIPLETS or is_added else ()
