@@ -7,6 +7,7 @@ from functools import partial
 import collapsed
 import pytest
 import torch
+from info_nce_cases import CASES, differentiated, expected, views
 from made_up import MADE_UP
 from support import (
     DTYPES,
@@ -88,6 +89,24 @@ def test_weights(name, backend, device):
     for reduction in ("mean", "totals"):
         incoming = incoming_of(WEIGHTED[name], inputs, reduction)
         assert_matches_oracle(WEIGHTED[name], inputs, reduction, incoming, backend=backend)
+
+
+@pytest.mark.parametrize("name", ["documents", "joint-more", "in-batch", "ids-joint", "debias"])
+def test_info_nce(name, backend, device):
+    rows, settings = CASES[name]
+    x, y, temperature, settings = views(rows, **settings)
+    settings = {key: of.to(device) if isinstance(of, torch.Tensor) else of for key, of in settings.items()}
+    symmetric = {} if "directions" in settings else {"symmetric": False}
+
+    def run(x, y, temperature):
+        given = {"reduction": "none", "backend": backend, **symmetric, **settings}
+        return FP.info_nce_loss(x, y, temperature=temperature, **given)
+
+    got = differentiated(run, *(t.float().to(device) for t in (x, y, temperature)))
+    settings = {key: of.cpu() if isinstance(of, torch.Tensor) else of for key, of in settings.items()}
+    want = differentiated(lambda x, y, t: expected(x, y, temperature=t, **settings), x, y, temperature)
+    for ours, theirs in zip(got, want):
+        torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture
