@@ -167,9 +167,11 @@ class _Ranks:
     def sum(self, t: Tensor) -> Tensor:
         return _Sum.apply(t, self.group)
 
-    def whole(self, t: Tensor) -> Tensor:
+    def whole(self, t: Tensor | float | None) -> Tensor | float | None:
         """A tensor that all ranks share, whose gradient is the sum over the ranks of those by it."""
-        return _Identity.apply(t, lambda grad: once(_summed(grad, self.group), grad)) if t.requires_grad else t
+        if not (isinstance(t, Tensor) and t.requires_grad):
+            return t
+        return _Identity.apply(t, lambda grad: once(_summed(grad, self.group), grad))
 
     def scaled(self, x: Tensor) -> Tensor:
         """Rows whose gradient DDP will average."""
@@ -269,7 +271,19 @@ def _proxy_anchor(
     return ranks.reduced(lambda reduction: proxy_anchor(*args, reduction, anchors=share), loss.reduction)
 
 
-def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddings: Tensor, ref_emb: Tensor) -> Tensor:
+def _views(
+    ranks: _Ranks,
+    loss: losses.InfoNCELoss | losses.SigLIPLoss,
+    embeddings: Tensor,
+    ref_emb: Tensor,
+    *numbers: float | Tensor | None,
+    **named: float | Tensor | None,
+) -> Tensor:
+    """``numbers``, ``named``: the temperature, or the scale and bias, where they are given in the call."""
+    if unknown := named.keys() - {"temperature", "scale", "bias"}:
+        raise ValueError(f"{min(unknown)} must be None: it would belong to the rows of all ranks")
+    numbers = tuple(map(ranks.whole, numbers))
+    named = {name: ranks.whole(x) for name, x in named.items()}
     embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     if len(ref_emb) < len(embeddings):
         raise ValueError(f"ref_emb must have {len(embeddings)} rows or more like embeddings, got {len(ref_emb)}")
@@ -292,7 +306,8 @@ def _views(ranks: _Ranks, loss: losses.InfoNCELoss | losses.SigLIPLoss, embeddin
         sides, settings = [*sides, (y[: len(x)], queries)], {"symmetric": False}
 
     def run(reduction: str) -> Tensor:
-        return sum(ranks.call(loss, side, reduction=reduction, **settings) for side in sides) / len(sides)
+        values = [ranks.call(loss, (*side, *numbers), named, reduction=reduction, **settings) for side in sides]
+        return sum(values) / len(values)
 
     return ranks.reduced(run, loss.reduction, len(x))
 

@@ -51,6 +51,7 @@ VIEW_LOSSES = {
     "info_nce-documents": partial(losses.InfoNCELoss, 0.2),
     "info_nce-decoupled": partial(losses.InfoNCELoss, 0.2, decoupled=True, ignore_above=0.5),
     "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
+    "siglip-given": partial(losses.SigLIPLoss, distance="dot"),
 }
 CLASS_LOSSES = {
     "linear_cross_entropy": partial(losses.LinearCrossEntropyLoss, *SIZES),
@@ -167,11 +168,15 @@ def compute(case: Case, model: nn.Module, loss: nn.Module, parameters, inputs: d
     if case.loss.endswith("-scalars"):
         w, q = inputs["numbers"].unbind(1)
         further |= {"anchor_scalars": {"w": w}, "ref_scalars": {"q": q}}
+    given = [torch.tensor(x, dtype=first.dtype, requires_grad=True) for x in (0.7, -0.3)]
+    if case.loss.endswith("-given"):  # a scale and a bias of the model
+        further |= {"scale": given[0], "bias": given[1]}
     value = loss(first, *arguments, **further)
     incoming = torch.linspace(1, 2, 12, dtype=value.dtype)
     value.backward(incoming[anchors][: len(value)] if case.reduction == "none" else incoming[3])
     result = {"value": value.detach(), "embeddings": first.grad.clone()}
-    result |= {name: p.grad.clone() for name, p in parameters}
+    result |= {name: p.grad.clone() for name, p in parameters if p.grad is not None}
+    result |= {f"given.{i}": t.grad for i, t in enumerate(given) if t.grad is not None}
     for _, p in parameters:
         p.grad = None
     return result

@@ -371,10 +371,12 @@ class _Batch:
 
 
 class InfoNCELoss(FunctionLoss):
-    """InfoNCE of two views or of queries and documents, ``loss(embeddings, ref_emb, *, hard_negatives=None, ids=None,
-    ref_ids=None, pairs=None, weights=None, ref_bias=None)``: see :func:`fastpair.functional.info_nce_loss`.
+    """InfoNCE of two views or of queries and documents, ``loss(embeddings, ref_emb, temperature=None, *,
+    hard_negatives=None, ids=None, ref_ids=None, pairs=None, weights=None, ref_bias=None)``: see
+    :func:`fastpair.functional.info_nce_loss`.
 
-    ``learn_temperature=True`` makes the temperature a parameter: the loss holds ``log_temperature``.
+    ``learn_temperature=True`` makes the temperature a parameter: the loss holds ``log_temperature``. A temperature that
+    belongs to the model is given in the call.
     """
 
     def __init__(
@@ -418,8 +420,11 @@ class InfoNCELoss(FunctionLoss):
     def temperature(self) -> float | Tensor:
         return self.initial_temperature if self.log_temperature is None else self.log_temperature.exp()
 
-    def forward(self, embeddings: Tensor, ref_emb: Tensor, **of_rows: Tensor | None) -> Tensor:
-        return self._function(embeddings, ref_emb, temperature=self.temperature, **self.settings(), **of_rows)
+    def forward(
+        self, embeddings: Tensor, ref_emb: Tensor, temperature: float | Tensor | None = None, **of_rows: Tensor | None
+    ) -> Tensor:
+        temperature = self.temperature if temperature is None else temperature
+        return self._function(embeddings, ref_emb, temperature=temperature, **self.settings(), **of_rows)
 
     def extra_repr(self) -> str:
         temperature = self.initial_temperature

@@ -64,9 +64,11 @@ def siglip_loss(
 
 
 class SigLIPLoss(FunctionLoss):
-    """Sigmoid loss of two views, ``loss(embeddings, ref_emb)``: see :func:`fastpair.functional.siglip_loss`.
+    """Sigmoid loss of two views, ``loss(embeddings, ref_emb, scale=None, bias=None, *, pairs=None)``: see
+    :func:`fastpair.functional.siglip_loss`.
 
-    ``log_scale`` and ``bias`` are parameters, initialised as in the paper by default.
+    ``log_scale`` and ``bias`` are parameters, initialised as in the paper by default. A scale and a bias that belong to
+    the model are given in the call.
     """
 
     def __init__(
@@ -80,6 +82,15 @@ class SigLIPLoss(FunctionLoss):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
-    def forward(self, embeddings: Tensor, ref_emb: Tensor, *, pairs: Tensor | None = None) -> Tensor:
-        settings = self.settings() if pairs is None else {**self.settings(), "pairs": pairs}
-        return self._function(embeddings, ref_emb, self.log_scale.exp(), self.bias, **settings)
+    def forward(
+        self,
+        embeddings: Tensor,
+        ref_emb: Tensor,
+        scale: float | Tensor | None = None,
+        bias: float | Tensor | None = None,
+        *,
+        pairs: Tensor | None = None,
+    ) -> Tensor:
+        scale = self.log_scale.exp() if scale is None else scale
+        bias = self.bias if bias is None else bias
+        return self._function(embeddings, ref_emb, scale, bias, pairs=pairs, **self.settings())
