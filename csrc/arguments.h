@@ -158,6 +158,15 @@ struct PairLossArguments {
 struct PairLossResults {
   Tensor value, by_embeddings, by_ref;
   std::optional<Tensor> by_learned;  // null for empty
+
+  // As operators return them.
+  std::tuple<Tensor, Tensor, Tensor, Tensor> tensors(const Tensor& embeddings) const {
+    const bool wide = embeddings.scalar_type() == ScalarType::Double;
+    const auto empty = [&] {
+      return torch::stable::new_empty(embeddings, {0}, wide ? ScalarType::Double : ScalarType::Float);
+    };
+    return {value, by_embeddings, by_ref, by_learned ? *by_learned : empty()};
+  }
 };
 
 // The operators as they are registered, for a backend that computes them with RUN.
@@ -190,11 +199,7 @@ struct PairLossOperators {
     const PairLossResults results = run(embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params,
                                         distance, two_sided, reduction, grad_embeddings, grad_ref, grad_learned,
                                         learned, ids, ref_ids, pairs, weights, anchor_scalars, ref_scalars);
-    const bool wide = embeddings.scalar_type() == ScalarType::Double;
-    const Tensor by_learned =
-        results.by_learned ? *results.by_learned
-                           : torch::stable::new_empty(embeddings, {0}, wide ? ScalarType::Double : ScalarType::Float);
-    return {results.value, results.by_embeddings, results.by_ref, by_learned};
+    return results.tensors(embeddings);
   }
 
   static std::tuple<Tensor, Tensor, Tensor> labelled_pair_loss(

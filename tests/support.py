@@ -12,7 +12,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair.backends import available_backends
-from fastpair.backends.call import LabelledPairLossCall, PairLossCall
+from fastpair.backends.call import LabelledPairLossCall, ListedPairLossCall, PairLossCall
 from fastpair.formulas.pair_losses import DEFINITIONS
 
 # Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
@@ -354,6 +354,19 @@ def operator_calls():
             yield "pair_loss", tuple(PairLossCall(**call))
             if call["learned"] is None and call.keys() <= {*LabelledPairLossCall._fields, "learned", "grad_learned"}:
                 yield "labelled_pair_loss", tuple(call[name] for name in LabelledPairLossCall._fields)
+        i, j = torch.arange(9), torch.arange(9) % len(y)
+        pairs = {"anchors": i, "positives": j, "negative_anchors": i[:5], "negatives": j[1:6]}
+        triplets = {"anchors": i, "positives": j, "negative_anchors": None, "negatives": j.flip(0)}
+        sides = {"learned": None, "grad_learned": False, "swap": False, "repeats": False, "embeddings": x, **both}
+        of_lists = sides | {"ref_emb": y, "params": [5.0], "distance": "cosine"}
+        for call in (
+            of_lists | pairs | {"loss": "snca", "weights": rows.abs()},
+            of_lists | triplets | {"loss": "contrastive", **margins, "repeats": True},
+            of_lists | pairs | {"loss": "supcon", "params": [], "learned": torch.tensor([5.0]), "grad_learned": wanted},
+            of_lists | triplets | {"loss": "smooth_triplet", "swap": True},
+            of_lists | pairs | {"loss": "triplet", "ref_emb": None, "grad_ref": False},
+        ):
+            yield "listed_pair_loss", tuple(ListedPairLossCall(**call))
         if reduction == "totals":
             continue
         tensors = (linear["embeddings"], linear["weight"], linear["bias"], linear["labels"], row_grad)

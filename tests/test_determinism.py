@@ -37,7 +37,7 @@ def test_number_of_threads(loss, threads):
     for count in (2, 3, 7):
         threads(count)
         many = results(loss)
-        assert max(error(many[name], one[name].double()) for name in one) <= 1e-6
+        assert max(error(many[name], one[name].double()) for name in one) <= 3e-6  # sums in another order
 
 
 # Compares with the oracle in a fresh process: the level is chosen when the library is loaded.

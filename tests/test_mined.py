@@ -2,13 +2,17 @@
 
 import copy
 import io
+from functools import partial
 
 import pytest
 import torch
-from support import error, value_and_gradients
+from support import METRICS, error, needs_cpu_kernels, value_and_gradients
 
+import fastpair
 import fastpair.functional as FP
 from fastpair import losses as ours
+from fastpair.formulas import softplus
+from fastpair.formulas.pair_losses import PAIR_LOSSES as PAIR_DEFINITIONS
 from fastpair.losses.mined import listed_scores
 
 theirs = pytest.importorskip("pytorch_metric_learning.losses")
@@ -180,6 +184,229 @@ def test_bad_lists(message):
     kind, lists = BAD[message]
     with pytest.raises(kind, match=message):
         ours.SupConLoss()(torch.ones(4, 2), None, lists, ref_emb=torch.ones(2, 2))
+
+
+# ---- the kernel of the lists, held against plain PyTorch in float64
+
+
+def lists_of(kind, n, m, own, generator):
+    """Few pairs, which are gathered; many, which make rows of scores; triplets whose pairs are listed many times. An
+    anchor has none, another almost all."""
+    positive = torch.rand(n, m, generator=generator) < {"few": 0.01, "many": 0.3, "triplets": 0.1}[kind]
+    negative = ~positive & (torch.rand(n, m, generator=generator) < {"few": 0.02, "many": 0.9, "triplets": 0.1}[kind])
+    positive[0] = negative[0] = False
+    negative[1] = ~positive[1]
+    if own:
+        positive.fill_diagonal_(False)
+        negative.fill_diagonal_(False)
+    if kind != "triplets":
+        pairs = (positive.nonzero(), negative.nonzero())
+        shuffled = (rows[torch.randperm(len(rows), generator=generator)] for rows in pairs)
+        return tuple(column for rows in shuffled for column in rows.T)
+    anchor, p, q = (positive[:, :, None] & negative[:, None, :]).nonzero().T
+    again = torch.randint(len(anchor), (40,), generator=generator)
+    return tuple(torch.cat([rows, rows[again]]) for rows in (anchor, p, q))
+
+
+def sides(n, m, d, generator, dtype):
+    """Rows some of which are equal to others, or close to them."""
+    x, y = (torch.randn(rows, d, generator=generator, dtype=torch.float64) for rows in (n, m or 1))
+    near = min(len(y) // 4, n)
+    y[:near] = x[:near] + 0.05 * y[:near] * (torch.arange(near) % 3)[:, None]
+    return {"embeddings": x.to(dtype), **({"ref_emb": y.to(dtype)} if m else {})}
+
+
+def of_both(loss, inputs, lists, backend, **given):
+    def run(**batch):
+        return loss(labels=None, indices_tuple=lists, backend=backend, **batch, **given)
+
+    return value_and_gradients(run, inputs, tuple(inputs))
+
+
+FUNCTIONS = {
+    **{name: getattr(FP, f"{name}_loss") for name in PAIR_DEFINITIONS},
+    "contrastive-p2": partial(FP.contrastive_loss, distance="euclidean", power=2),
+    "supcon-sqeuclidean": partial(FP.supcon_loss, distance="sqeuclidean"),
+    "triplet_margin-smooth": partial(FP.triplet_margin_loss, smooth_loss=True, distance="cosine"),
+    "triplet_margin-swap": partial(FP.triplet_margin_loss, swap=True, distance="euclidean", margin=0.5),
+    "triplet_margin-swap-smooth": partial(FP.triplet_margin_loss, swap=True, smooth_loss=True),
+}
+WITHIN = {torch.float64: 1e-10, torch.float32: 5e-5}
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("kind", ["few", "many", "triplets"])
+@pytest.mark.parametrize("references", [0, 50])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_kernel_is_the_plain_loss(name, references, kind):
+    loss, generator = FUNCTIONS[name], torch.Generator().manual_seed(len(name))
+    lists = lists_of(kind, 70, references or 70, not references, generator)
+    weights = torch.rand(70, generator=generator, dtype=torch.float64)
+    incoming = torch.randn(70, generator=generator, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        inputs = sides(70, references, 9, generator, dtype)
+        wide = {key: t.double() for key, t in inputs.items()}
+        for given in ({}, {"reduction": "sum"}, {"weights": weights.to(dtype)}, {"reduction": "none"}):
+            incoming_now = incoming if given.get("reduction") == "none" else None
+            got, plain, want = (
+                value_and_gradients(
+                    partial(loss, labels=None, indices_tuple=lists, backend=backend, **given_now),
+                    side,
+                    tuple(side),
+                    incoming_now,
+                )
+                for backend, side, given_now in (
+                    ("cpu", inputs, given),
+                    ("reference", inputs, given),
+                    ("reference", wide, {k: v.double() if k == "weights" else v for k, v in given.items()}),
+                )
+            )
+            for result, truth in want.items():
+                assert got[result].dtype == plain[result].dtype
+                within = max(2 * error(plain[result], truth), torch.finfo(dtype).eps, WITHIN.get(dtype, 0))
+                assert error(got[result], truth) <= within, (dtype, given, result)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("kind", ["few", "many", "triplets"])
+def test_kernel_of_maxima_and_learned_parameters(kind):
+    """A formula that users write, with maxima; numbers of rows; a scale and a bias that learn."""
+    generator = torch.Generator().manual_seed(5)
+    lists = lists_of(kind, 40, 30, False, generator)
+    inputs = sides(40, 30, 6, generator, torch.float64)
+    numbers = {
+        "anchor_scalars": {"slack": torch.rand(40, generator=generator, dtype=torch.float64)},
+        "ref_scalars": {"trust": torch.rand(30, generator=generator, dtype=torch.float64)},
+    }
+    hardest = ours.CustomPairLoss(
+        positive=lambda s, p: -s,
+        negative=lambda s, p: s,
+        anchor=lambda P, N, p: softplus(P.max + N.max),
+        needs=("positives", "negatives"),
+        distance="euclidean",
+    )
+    trusted = ours.CustomPairLoss(
+        positive=lambda s, p: -p.scale * p.ref.trust * s,
+        negative=lambda s, p: p.scale * (s - p.anchor.slack),
+        anchor=lambda P, N, p: softplus(P.lse + N.lse) / p.scale,
+        needs=("positives", "negatives"),
+        scale=torch.nn.Parameter(torch.tensor(3.0, dtype=torch.float64)),
+    )
+    bias = torch.rand(30, generator=generator, dtype=torch.float64)
+    for loss, given in (
+        (hardest, {}),
+        (trusted, numbers),
+        (partial(FP.supcon_loss, distance="sqeuclidean"), {"ref_bias": bias}),
+    ):
+        leaves = {key: t.clone().requires_grad_() for key, t in inputs.items()}
+        learned = list(loss.parameters()) if isinstance(loss, torch.nn.Module) else []
+        results = []
+        for backend in ("cpu", "reference"):
+            with fastpair.use_backend(backend):
+                value = loss(**leaves, labels=None, indices_tuple=lists, **given)
+            results.append([value, *torch.autograd.grad(value, [*leaves.values(), *learned])])
+        for got, want in zip(*results):
+            torch.testing.assert_close(got, want)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("name", ["supcon", "ntxent"])
+@pytest.mark.parametrize("kind", ["few", "many"])
+@pytest.mark.parametrize("references", [0, 30])
+def test_temperature_that_learns(name, kind, references):
+    generator = torch.Generator().manual_seed(6)
+    lists = lists_of(kind, 40, references or 40, not references, generator)
+    inputs = sides(40, references, 6, generator, torch.float64) | {"temperature": torch.tensor(0.3).double()}
+    results = [of_both(getattr(FP, f"{name}_loss"), inputs, lists, backend) for backend in ("cpu", "reference")]
+    for result, want in results[1].items():
+        assert error(results[0][result], want) <= 1e-10, result
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("distance", METRICS)
+def test_pairs_of_rows_with_themselves(distance):
+    """They may be listed. A distance of zero has gradient zero."""
+    x = torch.randn(6, 3, dtype=torch.float64)
+    i = torch.arange(6)
+    for lists in ((i, i, i, (i + 1) % 6), (i, (i + 1) % 6, i)):
+        for loss in (FP.supcon_loss, FP.multi_similarity_loss, FP.triplet_margin_loss):
+            got, want = (
+                of_both(partial(loss, distance=distance), {"embeddings": x}, lists, backend)
+                for backend in ("cpu", "reference")
+            )
+            for result in want:
+                assert error(got[result], want[result]) <= 1e-10
+
+
+@needs_cpu_kernels
+def test_integers_of_any_kind_and_strides():
+    x = torch.randn(20, 4)
+    mined = miners.TripletMarginMiner()(x, torch.arange(20) % 4)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        lists = tuple(rows.to(dtype).repeat_interleave(2)[::2] for rows in mined)
+        for loss in (FP.supcon_loss, FP.contrastive_loss, FP.triplet_margin_loss):
+            assert torch.equal(loss(x, None, indices_tuple=lists), loss(x, None, indices_tuple=mined))
+
+
+@needs_cpu_kernels
+def test_same_bits_for_any_number_of_threads_of_the_same_kind():
+    x, labels = torch.randn(300, 8), torch.arange(300) % 60
+    mined = miners.BatchHardMiner()(x, labels)
+    for loss in (FP.supcon_loss, FP.contrastive_loss, partial(FP.triplet_margin_loss, swap=True)):
+        results = [of_both(loss, {"embeddings": x}, mined, "cpu") for _ in range(3)]
+        assert all(torch.equal(again[key], results[0][key]) for again in results[1:] for key in again)
+
+
+def test_transforms_and_second_derivatives_are_for_the_reference():
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    lists = torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([3, 4])
+    (gradient,) = torch.autograd.grad(FP.supcon_loss(x, None, indices_tuple=lists), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        gradient.sum().backward()
+    reference = partial(FP.supcon_loss, labels=None, indices_tuple=lists, backend="reference")
+    assert torch.autograd.gradgradcheck(reference, x)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_compile_and_autocast(count):
+    x = torch.randn(30, 4)
+    lists = lists_of("triplets" if count == 3 else "few", 30, 30, True, torch.Generator().manual_seed(1))
+    for loss in (FP.contrastive_loss, FP.supcon_loss, FP.triplet_margin_loss):
+        want = of_both(loss, {"embeddings": x}, lists, None)
+        compiled = torch.compile(loss, backend="aot_eager")
+        got = of_both(compiled, {"embeddings": x}, lists, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = of_both(loss, {"embeddings": x}, lists, None)
+        for result in want:
+            torch.testing.assert_close(got[result], want[result])
+            assert torch.equal(cast[result], want[result])
+    torch._dynamo.reset()
+
+
+@needs_cpu_kernels
+def test_direct_calls_check_the_lists():
+    """Rows out of range never reach the kernels, whoever calls."""
+    x, rows = torch.randn(5, 4), torch.arange(5)
+    settings = (None, "supcon", [10.0], "cosine", False, False, "mean", True, False, False, None, None, None)
+
+    def call(*lists, y=None):
+        return torch.ops.fastpair.listed_pair_loss(x, y, None, *lists, *settings)
+
+    call(rows, rows, rows[:2], rows[1:3])
+    for lists, message in (
+        ((rows + 1, rows, rows, rows), "anchors must hold rows, 0 to 4, got 5"),
+        ((rows, rows - 1, rows, rows), "positives must hold rows, 0 to 4, got -1"),
+        ((rows, rows, rows[:2] + 4, rows[:2]), "negative_anchors must hold rows, 0 to 4, got 5"),
+        ((rows, rows, None, rows + 2**40), "negatives must hold rows, 0 to 4"),
+        ((rows, rows[:2], None, rows), "positives must have 5 elements"),
+        ((rows, rows, None, rows[:2]), "negatives must have 5 elements"),
+        ((rows, rows, rows[:3], rows[:2]), "negative_anchors must have 2 elements"),
+        ((rows, rows, None, rows), "positive and as negative, got \\(0, 0\\)"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call(*lists)
+    with pytest.raises(RuntimeError, match="negatives must hold rows, 0 to 2, got 4"):
+        call(rows, rows % 3, None, rows[[4, 0, 0, 0, 0]], y=x[:3])
 
 
 # ---- the embeddings of past batches

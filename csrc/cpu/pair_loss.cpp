@@ -14,11 +14,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "cpu/listed_pairs.h"
+#include "cpu/listed_sweep.h"
 #include "cpu/pair_sweep.h"
 #include "cpu/rows.h"
 #include "cpu/samples.h"
@@ -99,6 +102,13 @@ struct Batch {
     return share * row_grad[side.order[i]];
   }
 
+  // The weights of the anchors' triplets.
+  std::vector<T> triplet_weights() const {
+    std::vector<T> out(x.n);
+    for (int64_t i = 0; i < x.n; ++i) out[i] = T(weight(x, i, Positive, false));
+    return out;
+  }
+
   // How much n anchors count.
   double total_weight(int64_t n) const {
     return weights.empty() ? n : std::accumulate(weights.begin(), weights.end(), 0.0);
@@ -171,14 +181,10 @@ struct Batch {
   }
 };
 
-// A sum over triplets is not one over pairs: an anchor's row of scores is needed as a whole.
+// The results of a loss over triplets, given the sums of each anchor in the order of the samples.
 template <typename T>
-PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
+PairLossResults of_triplets(TripletSums sums, Batch<T>& batch) {
   Samples<T>& x = batch.x;
-  std::vector<T> weights(x.n);
-  for (int64_t i = 0; i < x.n; ++i) weights[i] = T(batch.weight(x, i, Positive, false));
-  TripletSums sums = sweep_triplets<T>(terms, batch.args.distance.metric, x, batch.references(), batch.relation(),
-                                       batch.self(), batch.gradients() ? weights.data() : nullptr);
   for (int64_t i = 0; i < x.n; ++i) sums.losses[i] *= batch.given_weight(i), sums.counts[i] *= batch.given_weight(i);
   const double loss = sum(sums.losses), count = sum(sums.counts);
   const double share = batch.args.reduction == Reduction::Mean ? 1 / divisor(count) : 1;
@@ -188,18 +194,37 @@ PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
   return batch.results(share * loss, {loss, count, 0, 0}, values);
 }
 
+// A sum over triplets is not one over pairs: an anchor's row of scores is needed as a whole.
+template <typename T>
+PairLossResults triplet_loss(const TripletTerms& terms, Batch<T> batch) {
+  const std::vector<T> weights = batch.triplet_weights();
+  return of_triplets(sweep_triplets<T>(terms, batch.args.distance.metric, batch.x, batch.references(), batch.relation(),
+                                       batch.self(), batch.gradients() ? weights.data() : nullptr),
+                     batch);
+}
+
+template <typename T>
+PairLossResults listed_triplet_loss(const TripletTerms& terms, const PairLists& lists, bool swap, Batch<T> batch) {
+  const std::vector<T> weights = batch.triplet_weights();
+  return of_triplets(sweep_listed_triplets<T>(terms, batch.args.distance.metric, batch.x, batch.references(), lists,
+                                              swap, batch.gradients() ? weights.data() : nullptr),
+                     batch);
+}
+
 // A loss whose terms belong to pairs.
 template <typename T>
 class PairLoss {
  public:
-  PairLoss(const PairKernels<T>& loss, const PairLossArguments& args)
+  // `listed`: the pairs, unless the arguments say what they are.
+  PairLoss(const PairKernels<T>& loss, const PairLossArguments& args, const ListedKinds* listed = nullptr)
       : loss_(loss),
         args_(args),
         params_(args.learned ? floating_vector<double>(*args.learned) : args.params),
         learns_by_terms_(args.grad_learned && loss.learned > 0),
         learns_by_rows_(args.grad_learned && loss.learned == 0),
         batch_(args, learns_by_rows_),
-        rows_(loss, batch_.x, batch_.relation(), batch_.scalars_of(batch_.x)),
+        listed_(listed),
+        rows_(loss, batch_.x, listed ? listed->relation : batch_.relation(), batch_.scalars_of(batch_.x)),
         derivatives_(args.grad_learned ? loss.param_count : 0) {
     if (!batch_.y) return;
     other_.emplace(loss, *batch_.y, args.two_sided ? Relation(args, *batch_.y, batch_.x, nullptr, true) : Relation(),
@@ -207,9 +232,15 @@ class PairLoss {
   }
 
   PairLossResults run() {
+    AnchorSide<T>& others = other_ ? *other_ : rows_;
+    if (listed_) return run(ListedSweep<T>(loss_, params_, args_.distance.metric, rows_, others, *listed_));
+    return run(PairSweep<T>(loss_, params_, args_.distance.metric, rows_, others, batch_.self(), args_.two_sided));
+  }
+
+ private:
+  template <typename Sweep>
+  PairLossResults run(Sweep sweep) {
     const bool gradients = batch_.gradients();
-    PairSweep<T> sweep(loss_, params_, args_.distance.metric, rows_, other_ ? *other_ : rows_, batch_.self(),
-                       args_.two_sided);
     const bool kept = sweep.keeps_scores();
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
 
@@ -253,7 +284,6 @@ class PairLoss {
     return results();
   }
 
- private:
   PairLossResults results() {
     if (learns_by_rows_) {
       const double scale = params_[loss_.scale - 1];
@@ -388,6 +418,7 @@ class PairLoss {
   const std::vector<double> params_;
   const bool learns_by_terms_, learns_by_rows_;
   Batch<T> batch_;
+  const ListedKinds* listed_;
   AnchorSide<T> rows_;
   std::optional<AnchorSide<T>> other_;
   std::vector<double> derivatives_;  // by the parameters that learn
@@ -404,6 +435,87 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   });
 }
 
+// The pairs of `lists` in place of those that labels make: see ListedPairLossCall in fastpair/backends/call.py.
+PairLossResults of_lists(const PairLossArguments& args, const PairLists& lists, bool swap, bool repeats) {
+  const std::optional<TripletTerms> triplets = triplet_terms(args);
+  const int64_t n = args.embeddings.size(0), m = (args.ref_emb ? *args.ref_emb : args.embeddings).size(0);
+  return with_compute_type(args.embeddings, [&](auto zero) {
+    using T = decltype(zero);
+    if (triplets) return listed_triplet_loss<T>(*triplets, lists, swap, Batch<T>(args));
+    const PairKernels<T>& loss = find_loss<T>(args);
+    ListedPairs pairs = ListedPairs::of(lists, Positive, n, m);
+    const ListedKinds kinds(pairs, lists.positives.size(), repeats);
+    return PairLoss<T>(loss, args, &kinds).run();
+  });
+}
+
+using Optional = std::optional<Tensor>;
+
+// Labels of n samples whose pairs something else says.
+Tensor equal_labels(const Tensor& like, int64_t n) {
+  Tensor labels = new_tensor(like, {n}, ScalarType::Char);
+  std::memset(labels.mutable_data_ptr(), 0, n);
+  return labels;
+}
+
+void add_to(Tensor& sum, const Tensor& other) {
+  with_compute_type(sum, [&](auto zero) {
+    using T = decltype(zero);
+    T* to = static_cast<T*>(sum.mutable_data_ptr());
+    const T* from = static_cast<const T*>(other.const_data_ptr());
+    const int64_t d = sum.size(1);
+    parallel_rows(sum.size(0), d, [&](int64_t i) { kernels<T>().add_to(to + i * d, from + i * d, d); });
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> listed_pair_loss(
+    const Tensor& embeddings, const Optional& ref_emb, const Optional& learned, const Tensor& anchors,
+    const Tensor& positives, const Optional& negative_anchors, const Tensor& negatives, const Optional& row_grad,
+    const std::string& loss, const std::vector<double>& params, const std::string& distance, bool swap, bool repeats,
+    const std::string& reduction, bool grad_embeddings, bool grad_ref, bool grad_learned, const Optional& weights,
+    const Optional& anchor_scalars, const Optional& ref_scalars) {
+  check_matrix("embeddings", embeddings);
+  if (ref_emb) check_matrix("ref_emb", *ref_emb);
+  const int64_t n = embeddings.size(0), m = (ref_emb ? *ref_emb : embeddings).size(0);
+  const PairLists lists(anchors, positives, negative_anchors, negatives, n, m);
+  const std::optional<Tensor> matrix =
+      loss.ends_with("triplet") ? std::nullopt : matrix_of(lists, embeddings, m, repeats);
+  // A matrix is one of anchors and references, also where these are the same.
+  const Optional references = matrix && !ref_emb ? Optional(embeddings) : ref_emb;
+  const Tensor labels = equal_labels(embeddings, n);
+  const Optional ref_labels = references ? Optional(equal_labels(embeddings, m)) : std::nullopt;
+  const bool by_both = matrix && !ref_emb && grad_embeddings;
+  const Distance scores = distance_named(distance);
+  const PairLossArguments args{embeddings,
+                               references,
+                               labels,
+                               ref_labels,
+                               NO_TENSOR,
+                               row_grad,
+                               loss,
+                               params,
+                               scores,
+                               false,
+                               reduction_named(reduction, true),
+                               grad_embeddings,
+                               grad_ref || by_both,
+                               grad_learned,
+                               learned,
+                               NO_TENSOR,
+                               NO_TENSOR,
+                               matrix,
+                               weights,
+                               anchor_scalars,
+                               ref_scalars};
+  args.check();
+  PairLossResults results = matrix ? pair_loss(args) : of_lists(args, lists, swap, repeats);
+  if (by_both) {
+    add_to(results.by_embeddings, results.by_ref);
+    results.by_ref = new_tensor(embeddings, {0}, results.by_embeddings.scalar_type());
+  }
+  return results.tensors(embeddings);
+}
+
 }  // namespace
 }  // namespace fastpair
 
@@ -411,4 +523,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastpair, CPU, m) {
   using Operators = fastpair::PairLossOperators<&fastpair::pair_loss>;
   m.impl("pair_loss", TORCH_BOX(&Operators::pair_loss));
   m.impl("labelled_pair_loss", TORCH_BOX(&Operators::labelled_pair_loss));
+  m.impl("listed_pair_loss", TORCH_BOX(&fastpair::listed_pair_loss));
 }

@@ -37,11 +37,50 @@ struct Total {
   double of[STATISTICS];
 };
 
+// Takes the part of some pairs into the statistics of one kind. `first`: the column that a maximum's place is counted
+// from.
+inline void merge(Pool pool, Total& total, const Total& part, int64_t first) {
+  auto& [a, b, c] = total.of;
+  const auto& [value, count, third] = part.of;
+  switch (pool) {
+    case Pool::Sum:
+      a += value, b += count, c += third;
+      return;
+    case Pool::LogSumExp:
+      c += third;
+      // No terms, or only terms of minus infinity, which are in the sum `c`.
+      if (count == 0) return;
+      if (std::isinf(a) || std::isinf(value)) {
+        // Nothing so far, or an infinite term, next to which nothing counts except NaN.
+        b = (std::isnan(b) ? b : a < value ? 0 : b) + (std::isnan(count) || !(value < a) ? count : 0);
+        a = std::max(a, value);
+      } else if (a < value) {
+        b = b * std::exp(a - value) + count;
+        a = value;
+      } else {
+        b += count * std::exp(value - a);
+      }
+      return;
+    case Pool::Max:
+      if (count == 0 || !(value > a || std::isnan(value))) return;
+      a = value, b = double(first) + count;
+  }
+}
+
 template <typename F>
 void for_kinds(const F& f) {
   f(Negative);
   f(Positive);
 }
+
+// What a sweep does with each pair.
+struct Pass {
+  bool compute_scores = true;
+  bool add[2] = {false, false};  // the statistics, by kind
+  bool gradient = false;
+  std::vector<double>* learned = nullptr;  // takes in the gradient by the parameters that learn, through the terms
+  bool only_positives = false;             // tiles without positives are skipped
+};
 
 // The samples of one side as anchors, with their statistics and their weights in the gradient.
 template <typename T>
@@ -128,14 +167,6 @@ class PairSweep {
     const int64_t rows = padded(x_.n), cols = padded(y_.n);
     return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
   }
-
-  struct Pass {
-    bool compute_scores = true;
-    bool add[2] = {false, false};  // the statistics, by kind
-    bool gradient = false;
-    std::vector<double>* learned = nullptr;  // takes in the gradient by the parameters that learn, through the terms
-    bool only_positives = false;             // tiles without positives are skipped
-  };
 
   // Visits every pair once. Gradients are added to the samples that have them.
   void run(const Pass& pass) {
@@ -381,34 +412,6 @@ class PairSweep {
       for (int64_t J = 0; J < others; ++J) sum += partial(side, CHANNELS - 1, J, i)[0];
       slope_sums[begin + i] += T(sum);
     });
-  }
-
-  static void merge(Pool pool, Total& total, const Total& part, int64_t first) {
-    auto& [a, b, c] = total.of;
-    const auto& [value, count, third] = part.of;
-    switch (pool) {
-      case Pool::Sum:
-        a += value, b += count, c += third;
-        return;
-      case Pool::LogSumExp:
-        c += third;
-        // No terms, or only terms of minus infinity, which are in the sum `c`.
-        if (count == 0) return;
-        if (std::isinf(a) || std::isinf(value)) {
-          // Nothing so far, or an infinite term, next to which nothing counts except NaN.
-          b = (std::isnan(b) ? b : a < value ? 0 : b) + (std::isnan(count) || !(value < a) ? count : 0);
-          a = std::max(a, value);
-        } else if (a < value) {
-          b = b * std::exp(a - value) + count;
-          a = value;
-        } else {
-          b += count * std::exp(value - a);
-        }
-        return;
-      case Pool::Max:
-        if (count == 0 || !(value > a || std::isnan(value))) return;
-        a = value, b = double(first) + count;
-    }
   }
 
   void add_gradients(const Square& s, const Pass& pass) {

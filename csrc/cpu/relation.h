@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -23,6 +24,13 @@ class Relation {
 
   // For a side without anchors.
   Relation() = default;
+
+  // Of anchors whose pairs are listed, the positives first: how many there are of each kind.
+  Relation(std::vector<int64_t> positives, std::vector<int64_t> negatives)
+      : begin(positives.size(), 0), end(positives) {
+    pairs[Positive] = std::move(positives);
+    pairs[Negative] = std::move(negatives);
+  }
 
   // `flipped`: the anchors are the references of the call.
   template <typename T>

@@ -371,6 +371,177 @@ struct TripletSweep {
   }
 };
 
+// Every positive pair with every negative pair of the same anchor.
+PairLists as_triplets(const PairLists& lists, int64_t n) {
+  std::vector<std::vector<int64_t>> negatives(n);
+  for (size_t k = 0; k < lists.negatives.size(); ++k) {
+    negatives[lists.anchors_of(Negative)[k]].push_back(lists.negatives[k]);
+  }
+  PairLists out;
+  for (size_t k = 0; k < lists.anchors.size(); ++k) {
+    const std::vector<int64_t>& others = negatives[lists.anchors[k]];
+    out.anchors.insert(out.anchors.end(), others.size(), lists.anchors[k]);
+    out.positives.insert(out.positives.end(), others.size(), lists.positives[k]);
+    out.negatives.insert(out.negatives.end(), others.begin(), others.end());
+  }
+  return out;
+}
+
+// Triplets one by one. The listings of an anchor are the positives of its triplets, then their negatives.
+template <typename T>
+class ListedTriplets {
+ public:
+  ListedTriplets(const TripletTerms& terms, Metric metric, Samples<T>& x, Samples<T>& y, const PairLists& triplets,
+                 bool swap, const T* weights)
+      : terms_(terms),
+        metric_(metric),
+        weights_(weights),
+        pairs_(ListedPairs::of(triplets, Positive, x.n, y.n)),
+        scores_(x, y, metric, pairs_),
+        sums_{std::vector<double>(x.n), std::vector<double>(x.n)} {
+    if (!swap) return;
+    swapped_.emplace(triplets.positives, triplets.negatives, y.n, y.n);
+    swapped_scores_.emplace(y, y, metric, *swapped_);
+    swapped_pair_.resize(triplets.positives.size());
+    for (size_t k = 0; k < swapped_->pair.size(); ++k) swapped_pair_[swapped_->listing[k]] = swapped_->pair[k];
+    swapped_slopes_.resize(swapped_pair_.size());
+  }
+
+  TripletSums run() {
+    Interruptions interruptions;
+    scores_.compute();
+    interruptions.look();
+    if (swapped_) swapped_scores_->compute();
+    interruptions.look();
+    parallel_ranges(
+        pairs_.n,
+        [&](int64_t begin, int64_t end) {
+          std::vector<T> slopes;
+          for (int64_t i = begin; i < end; ++i) visit(i, slopes);
+        },
+        pairs_.grain(16));
+    interruptions.look();
+    if (!weights_) return std::move(sums_);
+    scores_.add_gradients();
+    if (swapped_) add_swapped();
+    return std::move(sums_);
+  }
+
+ private:
+  // `slopes`: a thread's, for the derivatives by the closenesses.
+  void visit(int64_t i, std::vector<T>& slopes) {
+    const int64_t first = pairs_.begin[i], count = (pairs_.begin[i + 1] - first) / 2;
+    const int64_t *positive = pairs_.pair.data() + first, *negative = positive + count;
+    const int64_t* triplet = pairs_.listing.data() + first;
+    T* const s = scores_.of_pairs();
+    slopes.assign(pairs_.end[i] - first, T(0));
+    for (int64_t begin = 0; begin < count; begin += CHUNK) {
+      T of_triplets[CHUNK], sums[2];
+      const int64_t length = std::min(CHUNK, count - begin);
+      for (int64_t k = 0; k < length; ++k) {
+        const T closest =
+            swapped_ ? closer(s[negative[begin + k]], swapped_closeness(triplet[begin + k])) : s[negative[begin + k]];
+        of_triplets[k] = closest - s[positive[begin + k]] + T(terms_.margin);
+      }
+      kernels<T>().listed_triplets(terms_.smooth, of_triplets, length, sums);
+      sums_.losses[i] += sums[0];
+      sums_.counts[i] += sums[1];
+      for (int64_t k = 0; k < length && weights_; ++k) {
+        T slope = of_triplets[k] * weights_[i];
+        slopes[positive[begin + k] - first] -= slope;
+        if (swapped_) slope = keep_share(s[negative[begin + k]], triplet[begin + k], slope);
+        slopes[negative[begin + k] - first] += slope;
+      }
+    }
+    for (size_t k = 0; k < slopes.size() && weights_; ++k) s[first + k] = by_product(slopes[k], s[first + k]);
+  }
+
+  T by_product(T slope, T closeness) const {
+    return closeness == T(0) && metric_ != Metric::Dot ? T(0) : slope * closeness_slope(metric_, closeness);
+  }
+
+  // NaN counts as the largest.
+  static T closer(T a, T b) { return a > b || std::isnan(a) ? a : b; }
+  T swapped_closeness(int64_t triplet) const { return swapped_scores_->of_pairs()[swapped_pair_[triplet]]; }
+
+  // The share of the anchor's pair in the slope of the closer of both pairs: equal ones share it. The other pair gets
+  // the rest.
+  T keep_share(T closeness, int64_t triplet, T slope) {
+    const T other = swapped_closeness(triplet);
+    const T share = closeness == other ? T(0.5) : closer(closeness, other) == other ? T(0) : T(1);
+    swapped_slopes_[triplet] = (1 - share) * slope;
+    return share * slope;
+  }
+
+  void add_swapped() {
+    parallel_rows(swapped_->n, 16, [&](int64_t i) {
+      T* const s = swapped_scores_->of_pairs();
+      std::vector<T> slopes(swapped_->end[i] - swapped_->begin[i], T(0));
+      for (int64_t k = swapped_->begin[i]; k < swapped_->begin[i + 1]; ++k) {
+        slopes[swapped_->pair[k] - swapped_->begin[i]] += swapped_slopes_[swapped_->listing[k]];
+      }
+      for (size_t k = 0; k < slopes.size(); ++k) {
+        T& closeness = s[swapped_->begin[i] + k];
+        closeness = by_product(slopes[k], closeness);
+      }
+    });
+    swapped_scores_->add_gradients();
+  }
+
+  const TripletTerms& terms_;
+  const Metric metric_;
+  const T* weights_;
+  ListedPairs pairs_;
+  ListedScores<T> scores_;
+  TripletSums sums_;
+  // Of the pairs (positive, negative): which there are, and by triplet their place and the derivatives by them.
+  std::optional<ListedPairs> swapped_;
+  std::optional<ListedScores<T>> swapped_scores_;
+  std::vector<int64_t> swapped_pair_;
+  std::vector<T> swapped_slopes_;
+};
+
+// The triplets that pairs make.
+template <typename T>
+TripletSums sweep_products(const TripletTerms& terms, Metric metric, Samples<T>& x, Samples<T>& y,
+                           const PairLists& lists, const T* weights) {
+  ListedPairs pairs = ListedPairs::of(lists, Negative, x.n, y.n);
+  ListedScores<T> scores(x, y, metric, pairs);
+  std::vector<int64_t> negatives(x.n);
+  for (const int64_t i : lists.anchors_of(Negative)) ++negatives[i];
+  int64_t longest = 0;
+  for (int64_t i = 0; i < x.n; ++i) longest = std::max(longest, pairs.begin[i + 1] - pairs.begin[i]);
+  TripletSums sums{std::vector<double>(x.n), std::vector<double>(x.n)};
+  Interruptions interruptions;
+  scores.compute();
+  interruptions.look();
+  T* const s = scores.of_pairs();
+  const auto visit = [&](TripletRow<T>& row, int64_t i) {
+    const int64_t first = pairs.begin[i], count = pairs.begin[i + 1] - first;
+    for (int64_t k = 0; k < count; ++k) row.distances()[k] = -s[pairs.pair[first + k]];
+    row.visit(negatives[i], count - negatives[i]);
+    sums.losses[i] = row.loss;
+    sums.counts[i] = row.count;
+    if (!weights) return;
+    std::vector<T> slopes(pairs.end[i] - first, T(0));
+    for (int64_t k = 0; k < count; ++k) slopes[pairs.pair[first + k] - first] -= weights[i] * row.slopes()[k];
+    for (size_t k = 0; k < slopes.size(); ++k) {
+      T& closeness = s[first + k];
+      closeness = closeness == T(0) && metric != Metric::Dot ? T(0) : slopes[k] * closeness_slope(metric, closeness);
+    }
+  };
+  parallel_ranges(
+      x.n,
+      [&](int64_t begin, int64_t end) {
+        TripletRow<T> row(terms, longest);
+        for (int64_t i = begin; i < end; ++i) visit(row, i);
+      },
+      pairs.grain(64));
+  interruptions.look();
+  if (weights) scores.add_gradients();
+  return sums;
+}
+
 }  // namespace
 
 std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
@@ -397,9 +568,24 @@ TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>&
   return std::move(sweep.sums);
 }
 
+template <typename T>
+TripletSums sweep_listed_triplets(const TripletTerms& given, Metric metric, Samples<T>& anchors, Samples<T>& references,
+                                  const PairLists& lists, bool swap, const T* row_weights) {
+  const TripletTerms terms{.margin = given.margin, .smooth = given.smooth, .semihard = false};
+  if (lists.negative_anchors && !swap) {
+    return sweep_products<T>(terms, metric, anchors, references, lists, row_weights);
+  }
+  const PairLists triplets = lists.negative_anchors ? as_triplets(lists, anchors.n) : lists;
+  return ListedTriplets<T>(terms, metric, anchors, references, triplets, swap, row_weights).run();
+}
+
 template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&, const Relation&,
                                     const int64_t*, const float*);
 template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<double>&, Samples<double>&, const Relation&,
                                     const int64_t*, const double*);
+template TripletSums sweep_listed_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&,
+                                           const PairLists&, bool, const float*);
+template TripletSums sweep_listed_triplets(const TripletTerms&, Metric, Samples<double>&, Samples<double>&,
+                                           const PairLists&, bool, const double*);
 
 }  // namespace fastpair

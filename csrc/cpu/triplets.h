@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/listed_pairs.h"
 #include "cpu/relation.h"
 #include "cpu/samples.h"
 
@@ -33,5 +34,12 @@ struct TripletSums {
 template <typename T>
 TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
                            const Relation& relation, const int64_t* self, const T* row_weights);
+
+// The same for triplets that lists name: triplets themselves, or pairs, of which each positive makes triplets with each
+// negative of its anchor. With `swap`, the negative's distance is the smaller of that from the anchor and that from the
+// positive. Triplets are visited as often as they are listed, all of them, whatever `terms.semihard` says.
+template <typename T>
+TripletSums sweep_listed_triplets(const TripletTerms& terms, Metric metric, Samples<T>& anchors, Samples<T>& references,
+                                  const PairLists& lists, bool swap, const T* row_weights);
 
 }  // namespace fastpair

@@ -67,6 +67,35 @@ class LabelledPairLossCall(NamedTuple):
         return PairLossCall(**self._asdict(), learned=None, grad_learned=False)
 
 
+class ListedPairLossCall(NamedTuple):
+    """A pair loss over listed pairs (anchors, positives) and (negative_anchors, negatives), vectors of row numbers of
+    the embeddings and of the references (without these: of the embeddings); without ``negative_anchors``, over triplets
+    (anchors, positives, negatives). A pair counts as often as it is listed, without ``repeats`` once; it must not be
+    listed as both kinds then. "triplet" and "smooth_triplet" are sums over triplets, pairs making all that they can;
+    ``swap``: the negative may be closer to the positive than to the anchor. The rest is as in :class:`PairLossCall`."""
+
+    embeddings: Tensor
+    ref_emb: Tensor | None
+    learned: Tensor | None
+    anchors: Tensor
+    positives: Tensor
+    negative_anchors: Tensor | None
+    negatives: Tensor
+    row_grad: Tensor | None
+    loss: str
+    params: list[float]
+    distance: str
+    swap: bool
+    repeats: bool
+    reduction: str
+    grad_embeddings: bool
+    grad_ref: bool
+    grad_learned: bool
+    weights: Tensor | None = None
+    anchor_scalars: Tensor | None = None
+    ref_scalars: Tensor | None = None
+
+
 class CrossEntropyCall(NamedTuple):
     """Cross-entropy of the logits of embeddings and class weights; ``logits`` says how they are computed: "linear",
     or "cosface" or "arcface", which are functions of cosines."""

@@ -1,7 +1,7 @@
-"""Losses over listed pairs or triplets, as miners make them: the formulas applied to the listed scores.
+"""Losses over listed pairs or triplets, as miners make them: the kernel of the CPU, and elsewhere plain PyTorch, which
+applies the formulas to the listed scores.
 
-Shapes depend on the lists, so ``torch.compile`` breaks the graph here. Differentiable once, or any number of times
-with ``backend="reference"``.
+Shapes of the latter depend on the lists, so ``torch.compile`` breaks the graph there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastpair.backends import choose_backend, dense
-from fastpair.backends.added import is_added
+from fastpair.backends.added import compiled, is_added
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus
-from fastpair.ops import checks, pairwise_distance
+from fastpair.ops import checks, listed_pair_loss, pairwise_distance
 
 # Losses in which a pair counts as often as it is listed. The others take the lists as sets.
 COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
@@ -42,10 +42,42 @@ def mined_pair_loss(
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
         embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
-    if backend is not None:
-        choose_backend(embeddings.device.type, backend, embeddings.dtype)  # it computes only the scores
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
+    numbers = {"learned": learned, "anchor_scalars": anchor_scalars, "ref_scalars": ref_scalars}
+    chosen = choose_backend(embeddings.device.type, backend, embeddings.dtype)
+    if chosen != "cpu" or (is_added(loss) and not compiled(loss, embeddings.dtype, distance)):
+        settings = (distance, swap, repeats, reduction, backend)
+        return _in_pytorch(loss, params, embeddings, references, indices_tuple, *settings, weights, **numbers)
+    if loss.endswith("triplet"):
+        loss = "smooth_triplet" if loss.startswith("smooth") else "triplet"  # whichever would be chosen of all
+    try:
+        ref_emb = None if ref_emb is embeddings else ref_emb
+        settings = (distance, swap, repeats, reduction, chosen)
+        return listed_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, *settings, weights, **numbers)
+    except RuntimeError:
+        if not (repeats or loss.endswith("triplet")):
+            _distinct(*_as_pairs([indices.long() for indices in indices_tuple]), len(references))
+        raise
+
+
+def _in_pytorch(
+    loss: str,
+    params: list[float],
+    embeddings: Tensor,
+    references: Tensor,
+    indices_tuple: tuple[Tensor, ...],
+    distance: str,
+    swap: bool,
+    repeats: bool,
+    reduction: str,
+    backend: str | None,
+    weights: Tensor | None,
+    learned: Tensor | None,
+    anchor_scalars: Tensor | None,
+    ref_scalars: Tensor | None,
+) -> Tensor:
+    """``backend``: it computes only the scores."""
     lists = [indices.long() for indices in indices_tuple]
 
     def closeness(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -65,7 +97,7 @@ def mined_pair_loss(
             losses, counts = (x.new_zeros(len(x)).index_add(0, anchor, of) for of in (terms, (terms != 0).to(dtype)))
             return dense.reduced_pairs((losses, counts), reduction=reduction, weights=weights)
 
-        anchor, positive, other, negative = lists if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
+        anchor, positive, other, negative = _as_pairs(lists)
         if not repeats:
             anchor, positive, other, negative = _distinct(anchor, positive, other, negative, len(y))
         rows, columns = torch.cat([anchor, other]), torch.cat([positive, negative])
@@ -88,6 +120,10 @@ def listed_scores(x: Tensor, y: Tensor, i: Tensor, j: Tensor, distance: str, bac
         return matrix.flatten().index_select(0, i * len(y) + j)
     # index_select sums its gradient in a fixed order: the same bits every time.
     return dense.row_scores(x.index_select(0, i), y.index_select(0, j), distance)
+
+
+def _as_pairs(lists: list[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(lists) if len(lists) == 4 else (*lists[:2], lists[0], lists[2])
 
 
 def _distinct(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor, m: int) -> tuple[Tensor, ...]:

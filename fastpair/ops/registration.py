@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from fastpair.backends import backend_module
-from fastpair.backends.call import CrossEntropyCall, LabelledPairLossCall, PairLossCall, SPCECall
+from fastpair.backends.call import CrossEntropyCall, LabelledPairLossCall, ListedPairLossCall, PairLossCall, SPCECall
 from fastpair.numerics import accumulate_dtype
 
 # The operators that compute a loss with its gradients, and their arguments.
 LOSSES: dict[str, type[NamedTuple]] = {
     "pair_loss": PairLossCall,
     "labelled_pair_loss": LabelledPairLossCall,
+    "listed_pair_loss": ListedPairLossCall,
     "linear_cross_entropy": CrossEntropyCall,
     "spce": SPCECall,
 }

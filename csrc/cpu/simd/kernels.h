@@ -120,10 +120,21 @@ struct Kernels {
   void (*shared_labels)(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,
                         uint8_t* kinds);
 
+  // The losses of triplets, given by how much the positive is farther than the negative, plus the margin: replaces
+  // these by the losses' derivatives; sums receives the loss, and how many triplets have one that is not zero.
+  void (*listed_triplets)(bool smooth, T* excess, int64_t n, T* sums);
+
   void (*add_to)(T* x, const T* y, int64_t n);
 
   T (*dot)(const T* x, const T* y, int64_t n);
   T (*squared_distance)(const T* x, const T* y, int64_t n);
+
+  // The dot products, or the squared distances, of x (d) with rows[index[k], :], k in [0, count).
+  void (*gathered_scores)(Metric, const T* x, const T* rows, int64_t d, const int64_t* index, int64_t count, T* out);
+
+  // out (d) += sum_k slopes[k] (rows[index[k], :] - origin), `origin` (d) being null for zero.
+  void (*add_gathered)(const T* slopes, const T* rows, int64_t d, const int64_t* index, int64_t count, const T* origin,
+                       T* out);
 };
 
 // Below this share of the norms, a squared distance from the expansion |x|^2 + |y|^2 - 2xy has lost too many digits.

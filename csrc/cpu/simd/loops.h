@@ -723,6 +723,30 @@ void smooth_triplets(T threshold, T from, T to, const T* __restrict d, int64_t n
   sums[2] = slope_sum;
 }
 
+template <typename T>
+void listed_triplets(bool smooth, T* __restrict excess, int64_t n, T* sums) {
+  T loss = 0, count = 0;
+  if (smooth) {
+#pragma omp simd reduction(+ : loss, count)
+    for (int64_t j = 0; j < n; ++j) {
+      const T value = softplus(excess[j]);
+      loss += value;
+      count += nonzero(value);
+      excess[j] = sigmoid(excess[j]);
+    }
+  } else {
+#pragma omp simd reduction(+ : loss, count)
+    for (int64_t j = 0; j < n; ++j) {
+      const T value = relu(excess[j]);
+      loss += value;
+      count += nonzero(value);
+      excess[j] = step(excess[j]);
+    }
+  }
+  sums[0] = loss;
+  sums[1] = count;
+}
+
 inline void shared_labels(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,
                           uint8_t* __restrict kinds) {
   int32_t shared[MAX_BLOCK];
@@ -760,6 +784,71 @@ T squared_distance(const T* x, const T* y, int64_t n) {
     sum = multiply_add(difference, difference, sum);
   }
   return sum;
+}
+
+// How many gathered rows are visited together: a sum waits for the one before it, and `x` and `out` are read anew.
+constexpr int GATHERED = 4;
+
+template <bool DISTANCES, typename T>
+FASTPAIR_INLINE T add_score(T x, T y, T sum) {
+  const T difference = x - y;
+  return DISTANCES ? multiply_add(difference, difference, sum) : multiply_add(x, y, sum);
+}
+
+template <bool DISTANCES, typename T>
+void scores_of_rows(const T* __restrict x, const T* __restrict rows, int64_t d, const int64_t* index, int64_t count,
+                    T* __restrict out) {
+  int64_t k = 0;
+  for (; k + GATHERED <= count; k += GATHERED) {
+    const T *a = rows + index[k] * d, *b = rows + index[k + 1] * d;
+    const T *c = rows + index[k + 2] * d, *e = rows + index[k + 3] * d;
+    T of_a = 0, of_b = 0, of_c = 0, of_e = 0;
+#pragma omp simd reduction(+ : of_a, of_b, of_c, of_e)
+    for (int64_t j = 0; j < d; ++j) {
+      of_a = add_score<DISTANCES>(x[j], a[j], of_a), of_b = add_score<DISTANCES>(x[j], b[j], of_b);
+      of_c = add_score<DISTANCES>(x[j], c[j], of_c), of_e = add_score<DISTANCES>(x[j], e[j], of_e);
+    }
+    out[k] = of_a, out[k + 1] = of_b, out[k + 2] = of_c, out[k + 3] = of_e;
+  }
+  for (; k < count; ++k) {
+    const T* y = rows + index[k] * d;
+    out[k] = DISTANCES ? squared_distance(x, y, d) : dot(x, y, d);
+  }
+}
+
+template <typename T>
+void gathered_scores(Metric metric, const T* x, const T* rows, int64_t d, const int64_t* index, int64_t count, T* out) {
+  metric == Metric::Dot ? scores_of_rows<false>(x, rows, d, index, count, out)
+                        : scores_of_rows<true>(x, rows, d, index, count, out);
+}
+
+template <bool FROM_ZERO, typename T>
+void add_rows(const T* slopes, const T* __restrict rows, int64_t d, const int64_t* index, int64_t count,
+              const T* __restrict origin, T* __restrict out) {
+  const auto from = [&](int64_t j) __attribute__((always_inline)) { return FROM_ZERO ? T(0) : origin[j]; };
+  int64_t k = 0;
+  for (; k + GATHERED <= count; k += GATHERED) {
+    const T *a = rows + index[k] * d, *b = rows + index[k + 1] * d;
+    const T *c = rows + index[k + 2] * d, *e = rows + index[k + 3] * d;
+    const T of_a = slopes[k], of_b = slopes[k + 1], of_c = slopes[k + 2], of_e = slopes[k + 3];
+#pragma omp simd
+    for (int64_t j = 0; j < d; ++j) {
+      const T sum = multiply_add(of_b, b[j] - from(j), multiply_add(of_a, a[j] - from(j), out[j]));
+      out[j] = multiply_add(of_e, e[j] - from(j), multiply_add(of_c, c[j] - from(j), sum));
+    }
+  }
+  for (; k < count; ++k) {
+    const T *a = rows + index[k] * d, of_a = slopes[k];
+#pragma omp simd
+    for (int64_t j = 0; j < d; ++j) out[j] = multiply_add(of_a, a[j] - from(j), out[j]);
+  }
+}
+
+template <typename T>
+void add_gathered(const T* slopes, const T* rows, int64_t d, const int64_t* index, int64_t count, const T* origin,
+                  T* out) {
+  origin ? add_rows<false>(slopes, rows, d, index, count, origin, out)
+         : add_rows<true>(slopes, rows, d, index, count, origin, out);
 }
 
 template <typename T, typename Terms>
@@ -807,9 +896,12 @@ constexpr Kernels<T> KERNELS = {
     .row_probabilities = &row_probabilities<T>,
     .smooth_triplets = &smooth_triplets<T>,
     .shared_labels = &shared_labels,
+    .listed_triplets = &listed_triplets<T>,
     .add_to = &add_to<T>,
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,
+    .gathered_scores = &gathered_scores<T>,
+    .add_gathered = &add_gathered<T>,
 };
 #endif
 
