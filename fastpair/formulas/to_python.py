@@ -81,8 +81,8 @@ one in common. May be None where ``indices_tuple`` is given.
 ref_emb, ref_labels: references (m, d), of the embeddings' dtype, and their labels. Default: the anchors themselves.
 {settings}
 indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative), integer \
-tensors of row numbers as miners make them, used in place of those that the labels make. {repeats} The loss \
-is then plain PyTorch on the listed scores, whose memory grows with the list.
+tensors of row numbers as miners make them, used in place of those that the labels make. {repeats} On a CPU a \
+kernel gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
 exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and only when \
 ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors. False: none. A tensor \
 (n,): the row of ``ref_emb`` that each anchor is, -1 for none.

@@ -79,8 +79,8 @@ def contrastive_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -170,8 +170,8 @@ def snca_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -262,8 +262,8 @@ def nca_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -352,8 +352,8 @@ def supcon_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -442,8 +442,8 @@ def dcl_loss(
             0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -533,8 +533,8 @@ def sincere_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -625,8 +625,8 @@ def ntxent_loss(
             these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -718,8 +718,8 @@ def multi_similarity_loss(
             belong to the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -812,8 +812,8 @@ def circle_loss(
             0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -907,8 +907,8 @@ def generalized_lifted_structure_loss(
             gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A pair
-            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. The loss is then plain
-            PyTorch on the listed scores, whose memory grows with the list.
+            that is listed twice counts once, but twice in contrastive_loss and ntxent_loss. On a CPU a kernel
+            gathers the listed rows; elsewhere the loss is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
@@ -1007,8 +1007,8 @@ def triplet_margin_loss(
             the negatives where these have a mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A
-            triplet that is listed twice counts twice. The loss is then plain PyTorch on the listed scores, whose
-            memory grows with the list.
+            triplet that is listed twice counts twice. On a CPU a kernel gathers the listed rows; elsewhere the loss
+            is then plain PyTorch on the listed scores.
         exclude_self: which pairs are left out because both sides are one sample. None: the pairs (i, i), when and
             only when ``ref_emb`` is None or ``embeddings`` itself. True: the first n references are the anchors.
             False: none. A tensor (n,): the row of ``ref_emb`` that each anchor is, -1 for none.
