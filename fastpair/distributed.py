@@ -200,7 +200,9 @@ class _Ranks:
             total = run("sum")
             totals = torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device)])
         totals = self.sum(totals)
-        return totals if reduction == "totals" else average(totals[::2], totals[1::2]).sum()
+        if reduction == "totals":
+            return F.pad(totals, (0, 4 - len(totals)))
+        return average(totals[::2], totals[1::2]).sum()
 
 
 # ---- the losses, one function per family
@@ -298,15 +300,21 @@ def _views(
                 f"{name} of the loss must be {' or '.join(map(repr, allowed))}, got {getattr(loss, name)!r}"
             )
     x, y = ranks.scaled(embeddings), ranks.scaled(ref_emb)
+    if getattr(loss, "decoupled", False) and loss.ignore_above is not None:
+        raise ValueError(
+            "ignore_above of the loss must be None where it is decoupled: no rank knows which anchors count"
+        )
     # Row i of either side belongs to reference i: this rank's references come before the other ranks'.
     of_queries, of_documents = ranks.numbers_of_rows(x, y)
-    sides, settings = [(x, _Gather.apply(y, of_documents, ranks.group))], {}
+    sides = [((x, _Gather.apply(y, of_documents, ranks.group)), {})]
     if getattr(loss, "symmetric", False):
-        queries = _Gather.apply(x, of_queries, ranks.group)
-        sides, settings = [*sides, (y[: len(x)], queries)], {"symmetric": False}
+        sides[0][1]["symmetric"] = False
+        # Hardness is one of queries' softmaxes.
+        settings = {"symmetric": False, "hardness_mode": None, "hardness_strength": 0.0}
+        sides.append(((y[: len(x)], _Gather.apply(x, of_queries, ranks.group)), settings))
 
     def run(reduction: str) -> Tensor:
-        values = [ranks.call(loss, (*side, *numbers), named, reduction=reduction, **settings) for side in sides]
+        values = [ranks.call(loss, (*side, *numbers), named, reduction=reduction, **of) for side, of in sides]
         return sum(values) / len(values)
 
     return ranks.reduced(run, loss.reduction, len(x))

@@ -49,7 +49,10 @@ VIEW_LOSSES = {
     "info_nce-learned": partial(losses.InfoNCELoss, 0.2, learn_temperature=True),
     "info_nce-one-sided": partial(losses.InfoNCELoss, 0.2, symmetric=False, distance="euclidean"),
     "info_nce-documents": partial(losses.InfoNCELoss, 0.2),
-    "info_nce-decoupled": partial(losses.InfoNCELoss, 0.2, decoupled=True, ignore_above=0.5),
+    "info_nce-decoupled": partial(losses.InfoNCELoss, 0.2, decoupled=True),
+    "info_nce-hard": partial(
+        losses.InfoNCELoss, 0.2, ignore_above=0.5, hardness_mode="all_negatives", hardness_strength=2.0
+    ),
     "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
     "siglip-given": partial(losses.SigLIPLoss, distance="dot"),
 }

@@ -124,6 +124,30 @@ def test_sigmoid_of_several_positives():
         torch.testing.assert_close(a, b)
 
 
+def test_one_direction_without_negatives():
+    x, y, _, _ = views(3)
+    x, y = x[:1], y
+    got = FP.info_nce_loss(x, y, temperature=T, decoupled=True)
+    s = closeness(x, y, "cosine")[0] / T
+    torch.testing.assert_close(got, (s[1:].logsumexp(0) - s[0]) / 2)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"decoupled": True}, {"debias": 0.3}, {"label_smoothing": 0.1}], ids=str)
+def test_temperatures_of_any_dtype(settings, dtype, shape):
+    """One that is in half precision is as exact as its own rounding."""
+    x, y, _, _ = views(N)
+    x, y = x.float(), y.float()
+    temperature = torch.full(shape, T, dtype=dtype, requires_grad=True)
+    value = FP.info_nce_loss(x, y, temperature=temperature, reduction="none", **settings)
+    want = FP.info_nce_loss(x, y, temperature=float(temperature.detach()), reduction="none", **settings)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, want, rtol=1e-6, atol=1e-6)
+    value.sum().backward()
+    assert temperature.grad.shape == shape and temperature.grad.dtype == dtype
+
+
 def test_a_locked_tower_gets_no_gradient():
     x, y, _, _ = views(N)
     y.requires_grad_()
@@ -164,6 +188,13 @@ ERRORS = {
     "mode": (lambda: FP.info_nce_loss(X, X, partition_mode="all"), "partition_mode must be"),
     "hardness": (lambda: FP.info_nce_loss(X, X, hardness_mode="hard"), "hardness_mode must be"),
     "debias": (lambda: FP.info_nce_loss(X, X, debias=1.0), "debias must be below 1"),
+    "twice": (lambda: FP.info_nce_loss(X, X, directions=("query_to_doc",) * 2), "each once"),
+    "number": (lambda: FP.info_nce_loss(X, X, directions=5), "directions must be"),
+    "strength": (lambda: FP.info_nce_loss(X, X, hardness_strength=2.0), "hardness_mode must be given"),
+    "debias-dot": (lambda: FP.info_nce_loss(X, X, debias=0.1, distance="dot"), "distance must be 'cosine'"),
+    "smooth-more": (lambda: FP.info_nce_loss(X, X, label_smoothing=0.1, decoupled=True), "label_smoothing must be 0"),
+    "both": (lambda: InfoNCELoss(torch.ones(()), learn_temperature=True), "temperature must be a number"),
+    "module-totals": (lambda: InfoNCELoss(reduction="totals"), "got 'totals'"),
     "counted": (lambda: FP.info_nce_loss(X, X, debias=0.1, ids=torch.arange(4)), "debias must be 0"),
     "smooth": (
         lambda: FP.info_nce_loss(X, X, label_smoothing=0.1, partition_mode="joint"),

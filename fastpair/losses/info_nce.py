@@ -13,7 +13,7 @@ from fastpair.backends import dense
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters
+from fastpair.losses.pair import as_parameters, single
 from fastpair.losses.rows import negatives_logsumexp, own_closeness, own_rows
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, average, log_sum_exp, reduced, unit_rows
@@ -28,9 +28,10 @@ HARDNESS = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
 def _directions(name: str, value: tuple[str, ...] | None) -> None:
     if value is None:
         return
-    if isinstance(value, str) or not set(value) <= set(DIRECTIONS) or "query_to_doc" not in value:
+    known = isinstance(value, (tuple, list)) and all(of in DIRECTIONS for of in value)
+    if not known or "query_to_doc" not in value or len(set(value)) < len(value):
         raise ValueError(
-            f"{name} must be some of {', '.join(map(repr, DIRECTIONS))}, the first among them, got {value!r}"
+            f"{name} must be some of {', '.join(map(repr, DIRECTIONS))}, each once, the first among them, got {value!r}"
         )
 
 
@@ -123,13 +124,13 @@ def info_nce_loss(
         hardness_mode: which negatives of a query's softmax get ``hardness_strength`` times s, a constant of the
             gradient, added: "in_batch_negatives", those of other queries (LLaVE); "hard_negatives", those of its own
             (EmbeddingGemma); "all_negatives". Rows n + i, 2 n + i and so on of ``ref_emb`` are the own ones of query i.
-        decoupled: leave the positive score out of the sums (DCL). Anchors without negatives have loss 0 and do not
-            count in the mean.
+        decoupled: leave the positive score out of the sums (DCL). A direction in which an anchor has no negatives adds
+            nothing, and an anchor without any does not count in the mean.
         ignore_above: a negative whose closeness is above s_ii plus this number, in units of the score, is left out.
-        label_smoothing: the target of a query's softmax is 1 - label_smoothing on its document and the rest spread over
-            all, as in ``torch.nn.functional.cross_entropy``. For similarities.
+        label_smoothing: the target of a softmax is 1 - label_smoothing on the own row and the rest spread over all, as
+            in ``torch.nn.functional.cross_entropy``. For similarities, without what changes the negatives.
         debias: the share of documents that are positives without the label, of the debiased contrastive loss: the sum
-            over M negatives becomes max((sum - debias M exp(s_ii / t)) / (1 - debias), M exp(-1 / t)).
+            over M negatives becomes max((sum - debias M exp(s_ii / t)) / (1 - debias), M exp(-1 / t)). For cosines.
         positive_sigma: weight the positive scores outside of the sums by 2 - n exp(s_ii / positive_sigma) / sum_k
             exp(s_kk / positive_sigma), constants of the gradient: with ``decoupled`` the loss DCLW, with 0.5.
         hard_negatives: (n, k, d), negatives of a query of its own that no other query is compared with.
@@ -156,6 +157,7 @@ def info_nce_loss(
     if directions is not None:
         options.check(RULES, directions=directions)
     embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
+    temperature = single(temperature, embeddings)
     chosen = {
         "partition_mode": partition_mode,
         "hardness_mode": hardness_mode,
@@ -175,28 +177,33 @@ def info_nce_loss(
         options.reduction("reduction", reduction)
     if plain:
         settings = {"distance": distance, "reduction": reduction, "backend": backend}
-        return _of_kernels(embeddings, ref_emb, temperature, len(directions) > 1, pairs, weights, settings)
+        return _of_kernels(embeddings, ref_emb, temperature, "doc_to_query" in directions, pairs, weights, settings)
     if pairs is not None:
         raise ValueError(
             "pairs must be None with arguments other than temperature, symmetric, distance, reduction and weights, got "
             f"{type(pairs).__name__}"
         )
     own_rows(embeddings, ref_emb)  # checks their numbers
+    if hardness_strength and hardness_mode is None:
+        raise ValueError(f"hardness_mode must be given with hardness_strength, got None with {hardness_strength}")
+    special = ids is not None or ref_ids is not None or ref_bias is not None or ignore_above is not None
     if label_smoothing:
         options.similarity("distance", distance)
-        if not (set(directions) <= set(DIRECTIONS[:2]) and partition_mode == "per_direction"):
+        several = partition_mode == "joint" or not set(directions) <= set(DIRECTIONS[:2])
+        if several or special or hardness_strength or decoupled or hard_negatives is not None:
             raise ValueError(
-                f"label_smoothing must be 0 but for softmaxes between queries and documents, got {label_smoothing}"
+                "label_smoothing must be 0 but for softmaxes between queries and documents without more, got "
+                f"{label_smoothing}"
             )
-    if debias and not ids is ref_ids is ref_bias is ignore_above is None:
-        raise ValueError(
-            f"debias must be 0 with ids, ref_bias or ignore_above, as it counts the negatives, got {debias}"
-        )
+    if debias:
+        if special:
+            raise ValueError(f"debias must be 0 with ids, ref_bias or ignore_above: it counts negatives, got {debias}")
+        if distance != "cosine":
+            raise ValueError(f"distance must be 'cosine' with debias, which knows its least score, got {distance!r}")
     if hard_negatives is not None:
         _check_hard_negatives(hard_negatives, embeddings)
+        embeddings, ref_emb, hard_negatives = checks.one_dtype(embeddings, ref_emb, hard_negatives)
     batch = _Batch(embeddings, ref_emb, temperature, distance, backend, ids, ref_ids, ignore_above)
-    if hardness_mode is None:
-        hardness_strength = 0.0
     negatives = {
         name: batch.negatives(name, hardness_mode, hardness_strength, ref_bias, hard_negatives) for name in directions
     }
@@ -207,16 +214,19 @@ def info_nce_loss(
     with_own = {name for name in DIRECTIONS[:2] if not decoupled}
     parts = {name: torch.logaddexp(own, lse) if name in with_own else lse for name, lse in negatives.items()}
     if partition_mode == "joint":
-        losses = _together(list(parts.values())) - own
-    else:
-        losses = sum(part - own for part in parts.values()) / len(parts)
+        parts = {"joint": _together(list(parts.values()))}
+    # A softmax without the positive score may have no terms.
+    each = torch.stack([part - own for part in parts.values()], 1)
+    some = each != -torch.inf
+    losses, counts = torch.where(some, each, 0).mean(1), some.any(1).to(each.dtype)
     if positive_sigma is not None:
         weights_of_own = 2 - len(own) * torch.softmax(batch.own.detach() / positive_sigma, 0)
         losses = losses + (1 - weights_of_own) * own
     if label_smoothing:
         spread = sum(own - batch.mean_score(name) for name in directions)
         losses = losses + label_smoothing / len(directions) * spread
-    return _reduced(losses, None if weights is None else checks.anchor_weights(weights, embeddings), reduction)
+    weights = counts if weights is None else counts * checks.anchor_weights(weights, embeddings)
+    return _reduced(losses, weights, reduction)
 
 
 def _of_kernels(
@@ -251,9 +261,10 @@ def _of_kernels(
 
 def _check_hard_negatives(rows: Tensor, embeddings: Tensor) -> None:
     checks.tensor("hard_negatives", rows)
-    (n, d), dtype = embeddings.shape, embeddings.dtype
-    if rows.ndim != 3 or rows.shape[::2] != (n, d) or rows.dtype != dtype:
-        raise ValueError(f"hard_negatives must be {dtype} ({n}, k, {d}), got {rows.dtype} {tuple(rows.shape)}")
+    n, d = embeddings.shape
+    if rows.ndim != 3 or rows.shape[::2] != (n, d) or rows.dtype not in checks.FLOATING:
+        raise ValueError(f"hard_negatives must be floating ({n}, k, {d}), got {rows.dtype} {tuple(rows.shape)}")
+    checks.same_device("hard_negatives", rows, "embeddings", embeddings)
 
 
 def _together(log_sums: list[Tensor]) -> Tensor:
@@ -262,15 +273,12 @@ def _together(log_sums: list[Tensor]) -> Tensor:
     return log_sum_exp(stacked, stacked != -torch.inf)
 
 
-def _reduced(losses: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
-    alone = losses == -torch.inf  # without the positive score, and without negatives
-    losses, counts = torch.where(alone, 0, losses), (~alone).to(losses.dtype)
-    if weights is not None:
-        losses, counts = losses * weights, counts * weights
+def _reduced(losses: Tensor, weights: Tensor, reduction: str) -> Tensor:
+    losses = losses * weights
     if reduction == "totals":
-        total = torch.stack([losses.sum(), counts.sum()])
+        total = torch.stack([losses.sum(), weights.sum()])
         return torch.cat([total, torch.zeros_like(total)])
-    return reduced(losses, average(losses.sum(), counts.sum()), reduction)
+    return reduced(losses, average(losses.sum(), weights.sum()), reduction)
 
 
 class _Batch:
@@ -352,12 +360,13 @@ class _Batch:
 
     def debiased(self, lse: Tensor, share: float, count: int) -> Tensor:
         """The logarithm of max((exp(lse) - share count exp(own / t)) / (1 - share), count exp(-1 / t))."""
-        if count == 0:
+        if count <= 0:
             return lse
         taken = share * count * torch.exp(self.own / self.temperature - lse)
         left = torch.where(taken < 1, taken, 0)
         estimate = torch.where(taken < 1, lse + torch.log1p(-left) - math.log(1 - share), -torch.inf)
-        return torch.maximum(estimate, math.log(count) - 1 / torch.as_tensor(self.temperature).to(lse))
+        least = math.log(count) - 1 / self.temperature
+        return torch.maximum(estimate, torch.as_tensor(least, dtype=lse.dtype, device=lse.device))
 
     def mean_score(self, direction: str) -> Tensor:
         """The mean of each query's scaled scores with all documents, or of each document's with all queries."""
@@ -412,6 +421,12 @@ class InfoNCELoss(FunctionLoss):
             "positive_sigma": positive_sigma,
         }
         options.check(RULES, temperature=temperature, **settings)
+        if (symmetric and directions is None) or len(directions or ()) > 1:
+            options.reduction("reduction", reduction)
+        if learn_temperature and isinstance(temperature, Tensor):
+            raise ValueError(
+                "temperature must be a number with learn_temperature, a tensor learns by itself; got Tensor"
+            )
         super().__init__(info_nce_loss, **settings)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
         self.initial_temperature = temperature

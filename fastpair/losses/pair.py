@@ -17,6 +17,7 @@ from fastpair.losses import options
 from fastpair.losses.from_pml import distance_name
 from fastpair.losses.mined import COUNT_REPEATS, mined_pair_loss
 from fastpair.metrics import METRICS
+from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
 
 
@@ -69,8 +70,16 @@ def _resolved(name: str, settings: dict, like: Tensor) -> tuple[str, list[float]
     if learnable and isinstance(value := settings[learnable.name], Tensor):
         checks.single(learnable.name, value)
         loss, _ = _checked(name, {**settings, learnable.name: learnable.default})
-        return loss, *as_parameters([learnable.converted(value)], like)
+        return loss, *as_parameters([learnable.converted(single(value, like))], like)
     return *_checked(name, settings), None
+
+
+def single(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A parameter as computations take it: a number, or a tensor without dimensions that is at least as exact as sums
+    over ``like``."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(()).to(like.device, torch.promote_types(value.dtype, accumulate_dtype(like.dtype)))
 
 
 def as_parameters(values: Sequence[float | Tensor], like: Tensor) -> tuple[list[float], Tensor | None]:

@@ -10,7 +10,7 @@ from fastpair.backends import added, dense
 from fastpair.formulas.variants import REF_BIAS
 from fastpair.losses import options
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters
+from fastpair.losses.pair import as_parameters, single
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
@@ -65,6 +65,8 @@ def row_logsumexp(
     labels = ref_labels = None
     if pairs is not None:
         checks.tensor("pairs", pairs)
+        if pairs.dtype not in (torch.bool, *checks.INTEGER):
+            raise TypeError(f"pairs must be integers or booleans, got {pairs.dtype}")
         pairs = -(pairs != 0).to(torch.int8)
     elif ref_emb is None:
         labels = torch.arange(len(embeddings), device=embeddings.device)
@@ -76,7 +78,15 @@ def row_logsumexp(
         )
     of_pairs = (exclude_self, pairs, ids, ref_ids)
     return negatives_logsumexp(
-        embeddings, labels, ref_emb, ref_labels, of_pairs, 1 / temperature, distance, backend, ref_bias=ref_bias
+        embeddings,
+        labels,
+        ref_emb,
+        ref_labels,
+        of_pairs,
+        1 / single(temperature, embeddings),
+        distance,
+        backend,
+        ref_bias=ref_bias,
     )
 
 

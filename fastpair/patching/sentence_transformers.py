@@ -34,7 +34,7 @@ def _ranking_loss(loss, embeddings: list[Tensor]) -> Tensor:
         "distance": _similarity(loss),
         "partition_mode": loss.partition_mode if len(loss.directions) > 1 else "per_direction",
         "hardness_mode": loss.hardness_mode,
-        "hardness_strength": float(loss.hardness_strength),
+        "hardness_strength": float(loss.hardness_strength) if loss.hardness_mode else 0.0,
     }
     if not (loss.gather_across_devices and ranks() > 1):
         return info_nce_loss(queries, torch.cat(columns), directions=tuple(loss.directions), **settings)
