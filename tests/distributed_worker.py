@@ -24,6 +24,12 @@ FEATURES, D, CLASSES = 6, 5, 7
 # ---- the losses
 
 SIZES = (CLASSES, D)
+
+
+def matryoshka(loss, **settings):
+    return losses.MatryoshkaLoss(loss(**settings), (2, D), (0.5, 1.0))
+
+
 PAIR_LOSSES = {
     **{of.option: getattr(losses, of.module) for of in DEFINITIONS.values()},
     "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
@@ -36,6 +42,7 @@ PAIR_LOSSES = {
     "multi_similarity-weights": losses.MultiSimilarityLoss,
     "supcon-bias": losses.SupConLoss,
     "custom-scalars": LEARNING["scaled"].make,
+    "supcon-matryoshka": partial(matryoshka, losses.SupConLoss),
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),
@@ -45,6 +52,7 @@ VIEW_LOSSES = {
     "info_nce-learned": partial(losses.InfoNCELoss, 0.2, learn_temperature=True),
     "info_nce-one-sided": partial(losses.InfoNCELoss, 0.2, symmetric=False, distance="euclidean"),
     "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
+    "info_nce-matryoshka": partial(matryoshka, losses.InfoNCELoss),
 }
 CLASS_LOSSES = {
     "linear_cross_entropy": partial(losses.LinearCrossEntropyLoss, *SIZES),

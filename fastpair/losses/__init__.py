@@ -8,6 +8,7 @@ from fastpair.losses.classes import ClassLoss as ClassLoss
 from fastpair.losses.classes import LinearCrossEntropyLoss
 from fastpair.losses.custom import CustomPairLoss
 from fastpair.losses.generated_modules import *  # noqa: F403
+from fastpair.losses.matryoshka import MatryoshkaLoss
 from fastpair.losses.memory import CrossBatchMemory
 from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
 
@@ -16,6 +17,7 @@ __all__ = [
     "CustomPairLoss",
     "InfoNCELoss",
     "LinearCrossEntropyLoss",
+    "MatryoshkaLoss",
     "PCELoss",
     "SPCELoss",
     "SigLIPLoss",
