@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from fastpair.backends import backend_module
-from fastpair.backends.call import CrossEntropyCall, LabelledPairLossCall, PairLossCall, SPCECall
+from fastpair.backends.call import (
+    CrossEntropyCall,
+    LabelledPairLossCall,
+    PairLossCall,
+    PrefixPairLossCall,
+    SPCECall,
+)
 from fastpair.numerics import accumulate_dtype
 
 # The operators that compute a loss with its gradients, and their arguments.
 LOSSES: dict[str, type[NamedTuple]] = {
     "pair_loss": PairLossCall,
     "labelled_pair_loss": LabelledPairLossCall,
+    "prefix_pair_loss": PrefixPairLossCall,
     "linear_cross_entropy": CrossEntropyCall,
     "spce": SPCECall,
 }
@@ -24,7 +31,7 @@ LOSSES: dict[str, type[NamedTuple]] = {
 # prefix are Triton's.
 ON_GPU = ("pair_loss", "labelled_pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
 
-_SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
+_SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]", "list[int]": "int[]"}
 
 
 # How many tensors of a call can have a gradient; they come first.

@@ -120,6 +120,16 @@ struct Kernels {
   void (*shared_labels)(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,
                         uint8_t* kinds);
 
+  // A tile of products of the first columns: adds those of fewer columns, unless null, to those of the further ones,
+  // and writes the scores to `out`, row by row of `cols`. A score is the product times both samples' factors.
+  void (*prefix_scores)(T* products, const T* fewer, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                        const T* col_factors, T* out);
+
+  // Replaces such products by the derivatives by them, given those by the scores, plus the derivatives by the products
+  // of more columns, unless null. row_along and col_along receive the sums of the scores times their derivatives.
+  void (*prefix_slopes)(T* products, const T* more, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                        const T* col_factors, const T* slopes, T* row_along, T* col_along);
+
   void (*add_to)(T* x, const T* y, int64_t n);
 
   T (*dot)(const T* x, const T* y, int64_t n);
