@@ -371,6 +371,12 @@ struct TripletSweep {
   }
 };
 
+// The slope by the dot product; that of a distance of zero is zero.
+template <typename T>
+T by_product(Metric metric, T slope, T closeness) {
+  return closeness == T(0) && metric != Metric::Dot ? T(0) : slope * closeness_slope(metric, closeness);
+}
+
 // Every positive pair with every negative pair of the same anchor.
 PairLists as_triplets(const PairLists& lists, int64_t n) {
   std::vector<std::vector<int64_t>> negatives(n);
@@ -453,11 +459,7 @@ class ListedTriplets {
         slopes[negative[begin + k] - first] += slope;
       }
     }
-    for (size_t k = 0; k < slopes.size() && weights_; ++k) s[first + k] = by_product(slopes[k], s[first + k]);
-  }
-
-  T by_product(T slope, T closeness) const {
-    return closeness == T(0) && metric_ != Metric::Dot ? T(0) : slope * closeness_slope(metric_, closeness);
+    for (size_t k = 0; k < slopes.size() && weights_; ++k) s[first + k] = by_product(metric_, slopes[k], s[first + k]);
   }
 
   // NaN counts as the largest.
@@ -482,7 +484,7 @@ class ListedTriplets {
       }
       for (size_t k = 0; k < slopes.size(); ++k) {
         T& closeness = s[swapped_->begin[i] + k];
-        closeness = by_product(slopes[k], closeness);
+        closeness = by_product(metric_, slopes[k], closeness);
       }
     });
     swapped_scores_->add_gradients();
@@ -526,8 +528,7 @@ TripletSums sweep_products(const TripletTerms& terms, Metric metric, Samples<T>&
     std::vector<T> slopes(pairs.end[i] - first, T(0));
     for (int64_t k = 0; k < count; ++k) slopes[pairs.pair[first + k] - first] -= weights[i] * row.slopes()[k];
     for (size_t k = 0; k < slopes.size(); ++k) {
-      T& closeness = s[first + k];
-      closeness = closeness == T(0) && metric != Metric::Dot ? T(0) : slopes[k] * closeness_slope(metric, closeness);
+      s[first + k] = by_product(metric, slopes[k], s[first + k]);
     }
   };
   parallel_ranges(

@@ -60,7 +60,7 @@ def is_added(name: str) -> bool:
 
 @_constant_when_traced
 def add_variant(name: str, ref_bias: bool, ignore_above: bool, learning: bool) -> str:
-    """Makes a variant of a formula known, and returns its name. ``learning``: whether all its parameters learn."""
+    """Makes a variant of a formula known, and returns its name. ``learning``: whether its scale learns."""
     return _add_variant(name, ref_bias, ignore_above, learning)
 
 

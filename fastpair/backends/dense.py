@@ -56,9 +56,9 @@ def row_scores(x: Tensor, y: Tensor, metric: str) -> Tensor:
     return (x - y).square().sum(-1) if kind == "sqeuclidean" else torch.linalg.vector_norm(x - y, dim=-1)
 
 
-def closeness(x: Tensor, y: Tensor, metric: str) -> Tensor:
-    """The scores if they are similarities, their negatives if they are distances."""
-    s = scores(x, y, metric)
+def closeness(x: Tensor, y: Tensor, metric: str, of: Callable[..., Tensor] = scores) -> Tensor:
+    """The scores ``of`` x and y if they are similarities, their negatives if they are distances."""
+    s = of(x, y, metric)
     return s if METRICS[metric].similarity else -s
 
 

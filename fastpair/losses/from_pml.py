@@ -35,17 +35,26 @@ MEANS = {
 }
 
 
+def metric_of(distance: object) -> str | None:
+    """The name of the metric that a distance object is, if it is one."""
+    p, power, normalized = _attributes(distance)
+    return DISTANCES.get((type(distance).__name__, power, normalized)) if p == 2 else None
+
+
+def _attributes(distance: object) -> tuple:
+    return tuple(getattr(distance, name, None) for name in ("p", "power", "normalize_embeddings"))
+
+
 def distance_name(value: object) -> object:
     """The name of the metric that a distance object is; ValueError if it is none. Other values as they are."""
     if isinstance(value, str) or not hasattr(value, "normalize_embeddings"):
         return value
-    kind = type(value).__name__
-    p, power, normalized = (getattr(value, name, None) for name in ("p", "power", "normalize_embeddings"))
-    name = DISTANCES.get((kind, power, normalized)) if p == 2 else None
+    name = metric_of(value)
     if name is None:
+        p, power, normalized = _attributes(value)
         raise ValueError(
             f"distance must be one of {', '.join(map(repr, METRICS))}, or an object of pytorch-metric-learning that is "
-            f"the same, got {kind}(p={p}, power={power}, normalize_embeddings={normalized})"
+            f"the same, got {type(value).__name__}(p={p}, power={power}, normalize_embeddings={normalized})"
         )
     return name
 

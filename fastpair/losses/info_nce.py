@@ -168,13 +168,10 @@ def info_nce_loss(
         "positive_sigma": positive_sigma,
     }
     plain = hard_negatives is ids is ref_ids is ref_bias is None and not decoupled and chosen == PLAIN
-    if directions is None:
-        directions = DIRECTIONS[:2] if symmetric else DIRECTIONS[:1]
     if not plain:
         options.check(RULES, **chosen)
+    directions = _compared(directions, symmetric, reduction)
     plain = plain and set(directions) <= set(DIRECTIONS[:2])
-    if len(directions) > 1:
-        options.reduction("reduction", reduction)
     if plain:
         settings = {"distance": distance, "reduction": reduction, "backend": backend}
         return _of_kernels(embeddings, ref_emb, temperature, "doc_to_query" in directions, pairs, weights, settings)
@@ -183,7 +180,7 @@ def info_nce_loss(
             "pairs must be None with arguments other than temperature, symmetric, distance, reduction and weights, got "
             f"{type(pairs).__name__}"
         )
-    own_rows(embeddings, ref_emb)  # checks their numbers
+    rows = own_rows(embeddings, ref_emb)
     if hardness_strength and hardness_mode is None:
         raise ValueError(f"hardness_mode must be given with hardness_strength, got None with {hardness_strength}")
     special = ids is not None or ref_ids is not None or ref_bias is not None or ignore_above is not None
@@ -203,7 +200,7 @@ def info_nce_loss(
     if hard_negatives is not None:
         _check_hard_negatives(hard_negatives, embeddings)
         embeddings, ref_emb, hard_negatives = checks.one_dtype(embeddings, ref_emb, hard_negatives)
-    batch = _Batch(embeddings, ref_emb, temperature, distance, backend, ids, ref_ids, ignore_above)
+    batch = _Batch(embeddings, ref_emb, rows, temperature, distance, backend, ids, ref_ids, ignore_above)
     negatives = {
         name: batch.negatives(name, hardness_mode, hardness_strength, ref_bias, hard_negatives) for name in directions
     }
@@ -227,6 +224,15 @@ def info_nce_loss(
         losses = losses + label_smoothing / len(directions) * spread
     weights = counts if weights is None else counts * checks.anchor_weights(weights, embeddings)
     return _reduced(losses, weights, reduction)
+
+
+def _compared(directions: tuple[str, ...] | None, symmetric: bool, reduction: str) -> tuple[str, ...]:
+    """The directions that the arguments ask for. Several have no totals."""
+    if directions is None:
+        directions = DIRECTIONS[:2] if symmetric else DIRECTIONS[:1]
+    if len(directions) > 1:
+        options.reduction("reduction", reduction)
+    return directions
 
 
 def _of_kernels(
@@ -284,24 +290,24 @@ def _reduced(losses: Tensor, weights: Tensor, reduction: str) -> Tensor:
 class _Batch:
     """Queries and documents, and the log-sum-exps over the negatives of each direction."""
 
-    def __init__(self, x, y, temperature, distance, backend, ids, ref_ids, ignore_above):
-        n, m = len(x), len(y)
-        self.x, self.y, self.temperature = x, y, temperature
+    def __init__(self, x, y, rows, temperature, distance, backend, ids, ref_ids, ignore_above):
+        self.x, self.y = x, y
+        self.both, self.row = rows
+        self.temperature, self.scale = temperature, 1 / temperature
         self.distance, self.backend = distance, backend
         self.own = own_closeness(x, y, distance)
         self.limits = None if ignore_above is None else self.own.detach() + ignore_above
-        if ids is not None and ref_ids is None and m == n:
+        if ids is not None and ref_ids is None and len(y) == len(x):
             ref_ids = ids
         checks.ids(ids, ref_ids, x, y)
         if ref_ids is not None and ids is None:
             raise ValueError("ids must be given with ref_ids, got None")
         self.ids, self.ref_ids = ids, ref_ids
-        self.row = torch.arange(m, device=x.device)
 
     def negatives(self, name, hardness_mode, hardness, ref_bias, hard_negatives) -> Tensor:
         """The log-sum-exps (n,) of a direction."""
         x, y, n = self.x, self.y, len(self.x)
-        docs, both = y if len(y) == n else y[:n], self.row[:n]
+        docs, both = y if len(y) == n else y[:n], self.both
         doc_ids = None if self.ref_ids is None else self.ref_ids[:n]
         if name == "doc_to_query":
             return self.logsumexp(docs, both, x, both, doc_ids, self.ids)
@@ -338,15 +344,14 @@ class _Batch:
         of_pairs = (False, None, ids, ref_ids)
         if y is x:  # each sample makes no pair with itself
             y, ref_labels, of_pairs = None, None, (None, None, ids)
-        scale = 1 / self.temperature
-        return negatives_logsumexp(x, labels, y, ref_labels, of_pairs, scale, self.distance, self.backend, **settings)
+        of_scores = (self.scale, self.distance, self.backend)
+        return negatives_logsumexp(x, labels, y, ref_labels, of_pairs, *of_scores, **settings)
 
     def listed(self, rows: Tensor, hardness: float) -> Tensor:
         """Over the rows (n, k, d) that each query has for itself."""
         with torch.autocast(self.x.device.type, enabled=False):
             dtype = accumulate_dtype(self.x.dtype)
-            s = dense.row_scores(self.x.to(dtype)[:, None], rows.to(dtype), self.distance)
-            s = s if METRICS[self.distance].similarity else -s
+            s = dense.closeness(self.x.to(dtype)[:, None], rows.to(dtype), self.distance, dense.row_scores)
             terms = s / self.temperature + hardness * s.detach()
             if self.limits is not None:
                 terms = torch.where(s.detach() > self.limits[:, None], -torch.inf, terms)
@@ -421,8 +426,7 @@ class InfoNCELoss(FunctionLoss):
             "positive_sigma": positive_sigma,
         }
         options.check(RULES, temperature=temperature, **settings)
-        if (symmetric and directions is None) or len(directions or ()) > 1:
-            options.reduction("reduction", reduction)
+        _compared(directions, symmetric, reduction)
         if learn_temperature and isinstance(temperature, Tensor):
             raise ValueError(
                 "temperature must be a number with learn_temperature, a tensor learns by itself; got Tensor"

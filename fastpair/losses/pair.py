@@ -87,15 +87,14 @@ def as_parameters(values: Sequence[float | Tensor], like: Tensor) -> tuple[list[
     them, which may require a gradient, one tensor."""
     if not any(isinstance(value, Tensor) for value in values):
         return list(map(float, values)), None
+    values = [single(value, like) for value in values]
     dtype = functools.reduce(torch.promote_types, (value.dtype for value in values if isinstance(value, Tensor)))
     # Made on the device: a copy to it would have to wait for it.
-    singles = (
-        value.reshape(()).to(like.device, dtype)
-        if isinstance(value, Tensor)
-        else torch.full((), float(value), dtype=dtype, device=like.device)
+    tensors = (
+        value.to(dtype) if isinstance(value, Tensor) else torch.full((), float(value), dtype=dtype, device=like.device)
         for value in values
     )
-    return [], torch.stack(tuple(singles))
+    return [], torch.stack(tuple(tensors))
 
 
 def _checked(name: str, settings: dict) -> tuple[str, list[float]]:

@@ -11,7 +11,6 @@ from fastpair.formulas.variants import REF_BIAS
 from fastpair.losses import options
 from fastpair.losses.from_pml import distance_name
 from fastpair.losses.pair import as_parameters, single
-from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
 
@@ -146,5 +145,5 @@ def own_closeness(embeddings: Tensor, ref_emb: Tensor, distance: str) -> Tensor:
     """The closenesses of rows i of both sides, of which the second may have more, in the accumulation dtype."""
     with torch.autocast(embeddings.device.type, enabled=False):
         dtype = accumulate_dtype(embeddings.dtype)
-        s = dense.row_scores(embeddings.to(dtype), ref_emb[: len(embeddings)].to(dtype), distance)
-        return s if METRICS[distance].similarity else -s
+        references = ref_emb[: len(embeddings)].to(dtype)
+        return dense.closeness(embeddings.to(dtype), references, distance, dense.row_scores)

@@ -109,11 +109,16 @@ def one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in tensors)
 
 
-def both_sides(embeddings: Tensor, ref_emb: Tensor, name: str = "ref_emb") -> tuple[Tensor, Tensor]:
-    """Two matrices with as many columns, on one device, in one dtype."""
+def second_side(embeddings: Tensor, ref_emb: Tensor, name: str = "ref_emb") -> None:
+    """Two matrices with as many columns, on one device."""
     matrix("embeddings", embeddings)
     matrix(name, ref_emb)
     same_columns(name, ref_emb, "embeddings", embeddings)
+
+
+def both_sides(embeddings: Tensor, ref_emb: Tensor, name: str = "ref_emb") -> tuple[Tensor, Tensor]:
+    """The same, in one dtype."""
+    second_side(embeddings, ref_emb, name)
     return one_dtype(embeddings, ref_emb)
 
 
@@ -206,7 +211,7 @@ def references(embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | 
         raise ValueError("ref_labels must be given with ref_emb, got None")
     if ref_emb is None:
         raise ValueError("ref_emb must be given with ref_labels, got None")
-    both_sides(embeddings, ref_emb)
+    second_side(embeddings, ref_emb)
     labels_or_sets("ref_labels", ref_labels, "ref_emb", ref_emb)
     if ref_labels.shape[1:] != labels.shape[1:]:
         expected = f"sets of {labels.shape[1]} labels" if labels.ndim == 2 else "one integer a row"
@@ -223,7 +228,7 @@ def pairs(
         if unused is not None:
             raise ValueError(f"{name} must be None where pairs says which pairs there are, got {type(unused).__name__}")
     if ref_emb is not None:
-        both_sides(embeddings, ref_emb)
+        second_side(embeddings, ref_emb)
     tensor("pairs", value, "a tensor of integers")
     if value.dtype not in INTEGER or value.dtype == torch.uint8:
         raise TypeError(f"pairs must have a signed integer dtype, got {value.dtype}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastpair import functional
 from fastpair.losses import options
+from fastpair.losses.from_pml import metric_of
 from fastpair.patching.core import Case, Client, Method
 from fastpair.patching.tensors import TRACED, tensor_cases, traced
 
@@ -28,13 +29,9 @@ def _distance(loss) -> str | None:
     from pytorch_metric_learning import distances
 
     of = loss.distance
-    if getattr(of, "p", None) != 2:
-        return None
-    if type(of) in (distances.CosineSimilarity, distances.DotProductSimilarity):
-        return None if of.power != 1 else "cosine" if of.normalize_embeddings else "dot"
-    if type(of) is distances.LpDistance and of.power in (1, 2):
-        return ("unit_" if of.normalize_embeddings else "") + ("euclidean" if of.power == 1 else "sqeuclidean")
-    return None
+    # Not those that are derived from these.
+    own = type(of) in (distances.CosineSimilarity, distances.DotProductSimilarity, distances.LpDistance)
+    return metric_of(of) if own else None
 
 
 def _reduction(loss, *parts: str) -> str | None:

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from patched import assert_same, counted
+from test_against_pml import DISTANCES as OWN_DISTANCES
 
 import fastpair
 
@@ -16,15 +17,7 @@ reducers = pytest.importorskip("pytorch_metric_learning.reducers")
 regularizers = pytest.importorskip("pytorch_metric_learning.regularizers")
 
 NAME = "pytorch_metric_learning"
-DISTANCES = {
-    "euclidean": lambda: distances.LpDistance(normalize_embeddings=False),
-    "sqeuclidean": lambda: distances.LpDistance(normalize_embeddings=False, power=2),
-    "unit_euclidean": distances.LpDistance,
-    "unit_sqeuclidean": lambda: distances.LpDistance(power=2),
-    "cosine": distances.CosineSimilarity,
-    "dot": lambda: distances.DotProductSimilarity(normalize_embeddings=False),
-    "normalised dot": distances.DotProductSimilarity,
-}
+DISTANCES = {**OWN_DISTANCES, "normalised dot": distances.DotProductSimilarity}
 # The settings under test, and the reducers with which fastpair computes them beside the default one.
 ELEMENTS = ("MeanReducer", "SumReducer", "AvgNonZeroReducer", "weighted", "threshold")
 LOSSES = {
