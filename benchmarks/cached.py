@@ -18,10 +18,10 @@ from benchmarks.compare import ROOT, command_line, environment, extra_peak, medi
 from benchmarks.end_to_end import EMBEDDING_SIZE, stepper
 
 sys.path.insert(0, str(ROOT / "examples"))
-from dml.data import DATASETS
-from dml.processes import Processes
-from dml.settings import make_settings
-from dml.trainer import Trainer
+from fastpair_dml.data import DATASETS
+from fastpair_dml.processes import Processes
+from fastpair_dml.settings import make_settings
+from fastpair_dml.trainer import Trainer
 
 BATCHES, CHUNKS = (512, 2048), (512, 128, 32)
 WHOLE = "whole batch"

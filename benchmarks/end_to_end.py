@@ -31,10 +31,10 @@ from benchmarks.compare import (
 )
 
 sys.path.insert(0, str(ROOT / "examples"))
-from dml.data import DATASETS
-from dml.processes import Processes
-from dml.settings import make_settings
-from dml.trainer import Trainer
+from fastpair_dml.data import DATASETS
+from fastpair_dml.processes import Processes
+from fastpair_dml.settings import make_settings
+from fastpair_dml.trainer import Trainer
 
 EMBEDDING_SIZE, BATCHES = 64, (128, 512, 2048)
 FAST, THEIRS = "fastpair", "pytorch-metric-learning"

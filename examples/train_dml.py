@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torchvision
-from dml.data import DATASETS, RetrievalData
-from dml.errors import UserError
-from dml.losses import LOSSES
-from dml.plots import plot_bounds, plot_comparison, plot_curves, plot_retrieval
-from dml.processes import Processes, start
-from dml.report import describe_plan, table
-from dml.runfolder import create_run, read_run, write_atomically, write_json
-from dml.settings import RECIPES, Settings, add_options, make_settings, restored, stored
-from dml.trainer import Interrupted, Trainer
+from fastpair_dml.data import DATASETS, RetrievalData
+from fastpair_dml.errors import UserError
+from fastpair_dml.losses import LOSSES
+from fastpair_dml.plots import plot_bounds, plot_comparison, plot_curves, plot_retrieval
+from fastpair_dml.processes import Processes, start
+from fastpair_dml.report import describe_plan, table
+from fastpair_dml.runfolder import create_run, read_run, write_atomically, write_json
+from fastpair_dml.settings import RECIPES, Settings, add_options, make_settings, restored, stored
+from fastpair_dml.trainer import Interrupted, Trainer
 from tqdm import tqdm
 
 import fastpair

@@ -117,8 +117,8 @@ def make_image_folder(root):
 
 def tiny_counts(monkeypatch):
     """Have the example expect these trees rather than the published data sets."""
-    from dml.data import cars, cub, inshop, sop
-    from dml.data.benchmark import Counts
+    from fastpair_dml.data import cars, cub, inshop, sop
+    from fastpair_dml.data.benchmark import Counts
 
     for module, query in ((cub, 16), (cars, 16), (sop, 16), (inshop, 8)):
         counts = {name: Counts(16 if name == "train" else query, 4) for name in module.BENCHMARK.counts}

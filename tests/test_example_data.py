@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 Image = pytest.importorskip("PIL.Image")
 
 import example_trees as trees  # noqa: E402
-from dml.data import (  # noqa: E402
+from fastpair_dml.data import (  # noqa: E402
     DATASETS,
     Batch,
     FileImages,
@@ -28,7 +28,7 @@ from dml.data import (  # noqa: E402
     glyphs,
     load,
 )
-from dml.errors import UserError  # noqa: E402
+from fastpair_dml.errors import UserError  # noqa: E402
 
 BENCHMARKS = {
     "cub": ("cub", trees.make_cub),
@@ -141,7 +141,7 @@ def test_the_published_numbers_are_expected(tmp_path, key, part, found, expected
 
 
 def test_the_published_numbers_of_the_unseen_classes():
-    from dml.data import cars, cub, inshop, sop
+    from fastpair_dml.data import cars, cub, inshop, sop
 
     expected = {
         cub: {"query": (5924, 100)},

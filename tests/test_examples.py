@@ -32,13 +32,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from dml import model, settings  # noqa: E402
-from dml.data import DATASETS, preprocessing  # noqa: E402
-from dml.errors import UserError  # noqa: E402
-from dml.losses import LOSSES  # noqa: E402
-from dml.processes import Processes  # noqa: E402
-from dml.runfolder import write_atomically  # noqa: E402
-from dml.trainer import Trainer  # noqa: E402
+from fastpair_dml import model, settings  # noqa: E402
+from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
+from fastpair_dml.errors import UserError  # noqa: E402
+from fastpair_dml.losses import LOSSES  # noqa: E402
+from fastpair_dml.processes import Processes  # noqa: E402
+from fastpair_dml.runfolder import write_atomically  # noqa: E402
+from fastpair_dml.trainer import Trainer  # noqa: E402
 
 # Losses without parameters, with parameters, and on two views, in the order in which they are interrupted.
 RESUMED = ("ce", "contrastive", "spce", "proxy_anchor", "info_nce", "siglip")
