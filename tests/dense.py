@@ -193,13 +193,25 @@ def triplet_margin_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, ma
         d_p, d_n = d[p], d[n]
         if triplets_per_anchor == "hard" and p.any() and n.any():
             d_p, d_n = d_p.max()[None], d_n.min()[None]
-        gap = (d_p[:, None] - d_n[None, :]).flatten()
+        if triplets_per_anchor == "facenet":
+            gap = d_p - facenet_negatives(d_p, d_n) if n.any() else d_p[:0]
+        else:
+            gap = (d_p[:, None] - d_n[None, :]).flatten()
         if triplets_per_anchor == "semihard":
             gap = gap[~(gap >= 0) & ~(gap + margin <= 0)]  # NaN among them
         terms = torch.logaddexp(gap + margin, torch.zeros_like(gap)) if smooth_loss else (gap + margin).clamp(min=0)
         losses.append(terms.sum())
-        count += int((terms != 0).sum())
+        count += len(terms) if triplets_per_anchor == "facenet" else int((terms != 0).sum())
     return over_anchors(losses, s, reduction, count)
+
+
+def facenet_negatives(d_p, d_n):
+    """For each positive distance the smallest larger one among the negative distances, or else the largest of all."""
+    chosen = []
+    for positive in d_p.tolist():
+        farther = [negative for negative in d_n if negative > positive]
+        chosen.append(min(farther) if farther else max(d_n))
+    return torch.stack(chosen) if chosen else d_p
 
 
 def info_nce_loss(embeddings, ref_emb, *, temperature=0.07, symmetric=True, distance="cosine", reduction="mean"):

@@ -42,6 +42,7 @@ PAIR_LOSSES = {
     "custom-scalars": LEARNING["scaled"].make,
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
+    "triplet-facenet": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="facenet"),
     "triplet-hard": partial(losses.TripletMarginLoss, triplets_per_anchor="hard", smooth_loss=True),
 }
 VIEW_LOSSES = {

@@ -126,7 +126,7 @@ def drawn(of: Definition) -> dict:
 SETTINGS = {
     **{f"{name}_loss": drawn(of) for name, of in DEFINITIONS.items()},
     "triplet_margin_loss": {"margin": lambda draw: draw.margin(-1), "smooth_loss": (False, False, True),
-                            "triplets_per_anchor": ("all", "semihard", "hard"), **PAIRS},
+                            "triplets_per_anchor": ("all", "semihard", "facenet", "hard"), **PAIRS},
     "info_nce_loss": {**TEMPERATURE, "distance": METRICS, "symmetric": (True, False), **REDUCED},
     "siglip_loss": {"scale": between(0.1, 100), "bias": from_to(-20, 5), **REDUCED},
     "linear_cross_entropy": {"label_smoothing": lambda draw: draw.choice((0, 0, 1, draw.random())),

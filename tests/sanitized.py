@@ -45,7 +45,7 @@ def test_large(name, n):
     assert all(t.isfinite().all() for t in found.values())
 
 
-@pytest.mark.parametrize("choice", ("all", "semihard"))
+@pytest.mark.parametrize("choice", ("all", "semihard", "facenet"))
 @pytest.mark.parametrize("n", (*SMALL, *LARGE))
 def test_triplets(choice, n):
     x, y = torch.randn(n, 9, requires_grad=True), torch.randn(n + 2, 9, requires_grad=True)

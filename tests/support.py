@@ -234,7 +234,7 @@ WAYS = (
 )
 TRIPLETS = tuple(
     ("triplet_margin_loss", {"distance": distance, "triplets_per_anchor": which, "margin": 0.2})
-    for distance, which in (("euclidean", "all"), ("cosine", "semihard"))
+    for distance, which in (("euclidean", "all"), ("cosine", "semihard"), ("unit_euclidean", "facenet"))
 )
 
 
@@ -345,7 +345,7 @@ def operator_calls():
             refs | scale | {"loss": "supcon", "params": [], "learned": torch.tensor([5.0]), "grad_learned": wanted},
             *(itself | scale | {"loss": loss} for loss in ("ntxent", "hard_triplet")),
             itself | scale | {"loss": "best_positive", "params": []},
-            refs | scale | {"loss": "semihard_triplet"},
+            *(refs | scale | {"loss": loss} for loss in ("semihard_triplet", "facenet_triplet")),
         ]
         if reduction != "totals":
             views = refs | {"ref_emb": x.flip(0), "ref_labels": labels, "two_sided": True}

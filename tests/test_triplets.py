@@ -1,4 +1,5 @@
-"""The triplet losses over all triplets and over the semi-hard ones: against the formula, triplet by triplet."""
+"""The triplet losses over all triplets, the semi-hard ones and those of FaceNet: against the formula, triplet by
+triplet."""
 
 import math
 import subprocess
@@ -17,7 +18,7 @@ from fastpair.numerics import unit_rows
 
 pytestmark = needs_cpu_kernels
 
-KINDS = [(smooth, chosen) for smooth in (False, True) for chosen in ("all", "semihard")]
+KINDS = [(smooth, chosen) for smooth in (False, True) for chosen in ("all", "semihard", "facenet")]
 kinds = pytest.mark.parametrize(("smooth", "chosen"), KINDS, ids=lambda v: {True: "smooth", False: "hinge"}.get(v, v))
 METRICS = ("cosine", "dot", "unit_euclidean", "unit_sqeuclidean", "euclidean", "sqeuclidean")
 metrics = pytest.mark.parametrize("distance", METRICS)
@@ -84,11 +85,23 @@ class Dense:
             if triplets_per_anchor == "semihard":
                 chosen = (gap < 0) & (x > 0)
                 terms, slopes = terms * chosen, slopes * chosen
+            if triplets_per_anchor == "facenet":
+                chosen = self.nearest_farther(row[positive], row[negative])
+                terms, slopes = terms * chosen, slopes * chosen
             losses.append(terms.sum())
-            self.count += int((terms != 0).sum())
+            self.count += int((chosen if triplets_per_anchor == "facenet" else terms != 0).sum())
             self.slopes[i, positive] = slopes.sum(1)
             self.slopes[i, negative] = -slopes.sum(0)
         self.losses = torch.stack(losses)
+
+    @staticmethod
+    def nearest_farther(d_p, d_n):
+        """Of each positive the nearest negative that is farther, or else the farthest: a mask (P, N)."""
+        chosen = torch.zeros(len(d_p), len(d_n), dtype=torch.bool)
+        for p in range(len(d_p)) if len(d_n) else ():
+            farther = (d_n > d_p[p]).nonzero()[:, 0]
+            chosen[p, farther[d_n[farther].argmin()] if len(farther) else d_n.argmax()] = True
+        return chosen
 
     def __call__(self, reduction, incoming):
         count = max(self.count, 1) if reduction == "mean" else 1
@@ -102,7 +115,8 @@ class Dense:
         return {"value": value, **dict(zip(self.sides, gradients))}
 
 
-def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), **settings):
+def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), results=None, **settings):
+    """``results``: what of the value and the gradients is compared; default: all."""
     truth = Dense(**inputs, **settings)
     for reduction in reductions:
         shape = {"none": (len(inputs["labels"]),), "totals": (4,)}.get(reduction, ())
@@ -110,7 +124,7 @@ def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), **settings)
         run = partial(FP.triplet_margin_loss, backend="cpu", reduction=reduction, **settings)
         got = value_and_gradients(run, inputs, trained(inputs), incoming.to(inputs["embeddings"].dtype))
         want = truth(reduction, incoming.to(inputs["embeddings"].dtype))
-        for name in want:
+        for name in results or want:
             found = error(got[name], want[name])
             assert found <= tolerance, f"{reduction} {name}: error {found:.2g}, allowed {tolerance:.2g}"
 
@@ -170,7 +184,9 @@ def test_float32(distance, smooth, chosen):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ties(dtype, distance, smooth, chosen):
     """Embeddings with small integers, each twice: distances that are equal, and those that the margin just separates,
-    are so exactly. A triplet on the edge has hinge loss zero, and it is not semi-hard."""
+    are so exactly. A triplet on the edge has hinge loss zero, and it is not semi-hard; of FaceNet's negatives any of
+    equally far ones may be chosen."""
+    results = ("value",) if chosen == "facenet" else None
     for n, m, pattern in ((200, None, "halves"), (260, None, "few"), (90, 130, "few"), (64, None, "pairs")):
         inputs = random_batch(n, 3, pattern, m)
         for name in trained(inputs):
@@ -179,7 +195,44 @@ def test_ties(dtype, distance, smooth, chosen):
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
         for margin in (1.0, 2.0, 0.0):
             settings = settings_of(smooth, chosen, distance, margin)
-            assert_matches(cast(inputs, dtype), tolerance, **settings)
+            assert_matches(cast(inputs, dtype), tolerance, results=results, **settings)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(("n", "pattern"), [(30, "pairs"), (140, "halves")])
+def test_one_of_equally_far_negatives(n, pattern, backend, smooth):
+    """Every negative twice: the gradient of the two together is that of the one alone."""
+    inputs = random_batch(n, 4, pattern, n)
+    labels, ref_labels = inputs.pop("labels"), inputs.pop("ref_labels")
+    pairs = torch.where(labels[:, None] == ref_labels[None, :], 1, -1)
+    run = partial(FP.triplet_margin_loss, labels=None, backend=backend, **settings_of(smooth, "facenet", "euclidean"))
+    once = value_and_gradients(partial(run, pairs=pairs), inputs, trained(inputs))
+    pairs = torch.cat([pairs, pairs.clamp(max=0)], dim=1)  # the copies of positives are no pairs
+    inputs["ref_emb"] = inputs["ref_emb"].repeat(2, 1)
+    twice = value_and_gradients(partial(run, pairs=pairs), inputs, trained(inputs))
+    twice["ref_emb"] = twice["ref_emb"][:n] + twice["ref_emb"][n:]
+    assert max(error(twice[name], once[name]) for name in once) <= 1e-12
+
+
+def test_a_positive_as_far_as_a_negative():
+    """It is not farther: the next one counts or, where there is none, this one, the farthest."""
+    x, y = torch.zeros(1, 1), torch.tensor([[1.0], [-1.0], [3.0], [2.0]])
+    run = partial(FP.triplet_margin_loss, x, torch.tensor([0]), distance="euclidean", triplets_per_anchor="facenet")
+    for backend in ("cpu", "reference"):
+        assert run(y, torch.tensor([0, 1, 1, 1]), margin=1.5, backend=backend) == 0.5
+        assert run(y[:2], torch.tensor([0, 1]), margin=1.5, backend=backend) == 1.5
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_mean_over_the_triplets_of_facenet(backend):
+    """Those whose loss is zero count, but not positives of anchors without negatives."""
+    x, labels = torch.tensor([[0.0], [1.0], [5.0], [50.0]]), torch.tensor([0, 0, 1, 1])
+    run = partial(FP.triplet_margin_loss, triplets_per_anchor="facenet", distance="euclidean", backend=backend)
+    # The anchor at 5: positive at distance 45, the farthest negative at 5.
+    assert run(x, labels, margin=1.0) == (45 - 5 + 1) / 4
+    assert run(x, torch.zeros(4, dtype=torch.int64)) == 0
+    assert run(x, None, pairs=torch.tensor([[0, 1, -1, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]), margin=5.0) == 1.0
 
 
 @kinds
@@ -322,10 +375,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     assert float(output) < 100  # MiB; the distances alone would be 1500
 
 
-# ---- pytorch-metric-learning
+# ---- other libraries
 
 
-@kinds
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("chosen", ["all", "semihard"])
 @pytest.mark.parametrize("distance", ["unit_euclidean", "cosine"])
 @pytest.mark.parametrize("references", [False, True])
 @pytest.mark.parametrize("seed", range(4))
@@ -350,3 +404,26 @@ def test_against_pytorch_metric_learning(seed, distance, references, smooth, cho
     got = value_and_gradients(ours, inputs, trained(inputs))
     other = value_and_gradients(want, inputs, trained(inputs))
     assert max(error(got[name], other[name]) for name in other) <= 1e-9
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("pattern", ["pairs", "few", "halves", "distinct"])
+@pytest.mark.parametrize("margin", [0.2, 5.0])
+def test_against_sentence_transformers(margin, pattern, distance):
+    """Their distances are the same, but for a constant that cosines have and differences of distances have not."""
+    losses = pytest.importorskip("sentence_transformers.losses")
+    distances = losses.BatchHardTripletLossDistanceFunction
+    theirs = {
+        "euclidean": distances.euclidean_distance,
+        "sqeuclidean": partial(distances.euclidean_distance, squared=True),
+        "cosine": distances.cosine_distance,
+    }[distance]
+    loss = losses.BatchSemiHardTripletLoss(None, theirs, margin)
+    inputs = random_batch(90, 8, pattern)
+    inputs["embeddings"] = inputs["embeddings"] / 4  # so that the smaller margin leaves triplets of either kind
+    run = partial(FP.triplet_margin_loss, margin=margin, triplets_per_anchor="facenet", distance=distance)
+    got = value_and_gradients(run, inputs, ("embeddings",))
+    want = value_and_gradients(
+        lambda embeddings, labels: loss.batch_semi_hard_triplet_loss(labels, embeddings), inputs, ("embeddings",)
+    )
+    assert max(error(got[name], want[name]) for name in want) <= 1e-9

@@ -18,6 +18,7 @@ SPREAD = {
     **pair_loss("triplet_margin_loss", distance="euclidean", triplets_per_anchor="all"),
     **pair_loss("triplet_margin_loss", distance="cosine", triplets_per_anchor="semihard"),
     **pair_loss("triplet_margin_loss", distance="sqeuclidean", triplets_per_anchor="semihard", smooth_loss=True),
+    **pair_loss("triplet_margin_loss", distance="euclidean", triplets_per_anchor="facenet"),
 }
 NAN, INFINITY = float("nan"), float("inf")
 # What is bad, and whether as a whole row or as an element.

@@ -6,6 +6,10 @@
 // those with which a negative makes triplets are a range, also for semi-hard triplets: O(n log n) time per anchor.
 // Where positives or negatives are few, and for the smooth loss, every triplet is visited.
 //
+// Where a positive makes one triplet alone, with the nearest negative that is farther, each negative is that of the
+// positives between it and the next nearer one. With the positives sorted these are a range too; where either are few,
+// every positive looks through the negatives.
+//
 // Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores + 1 for the gradient if the score matrix
 // fits in one panel, else 1 + 2.
 
@@ -56,7 +60,9 @@ class TripletRow {
     loss = count = 0;
     std::fill_n(slopes_.get(), negatives + positives, T(0));
     if (negatives == 0 || positives == 0) return;
-    if (undefined()) {
+    if (terms_.chosen == Triplets::NearestFarther) {
+      std::min(negatives, positives) <= FEW || undefined() ? add_nearest() : add_nearest_sorted();
+    } else if (undefined()) {
       add_each();
     } else if (terms_.smooth) {
       add_smooth();
@@ -72,9 +78,9 @@ class TripletRow {
   T positive(int64_t p) const { return d_.get()[negatives_ + p]; }
   T threshold(T distance) const { return distance + T(terms_.margin); }
   // A positive at this distance makes triplets with the negatives at distances in [from, threshold).
-  T from(T distance) const {
-    return terms_.semihard ? std::min(std::nextafter(distance, INFINITE), threshold(distance)) : -INFINITE;
-  }
+  T from(T distance) const { return semihard() ? std::min(above(distance), threshold(distance)) : -INFINITE; }
+  bool semihard() const { return terms_.chosen == Triplets::SemiHard; }
+  static T above(T distance) { return std::nextafter(distance, INFINITE); }
 
   // Whether a distance, or the difference of a positive's and a negative's, is NaN.
   bool undefined() const {
@@ -99,26 +105,31 @@ class TripletRow {
 
   // By the formula, which passes NaN through: NaN cannot be sorted among thresholds.
   void add_each() {
-    const T* __restrict d = d_.get();
-    T* __restrict slopes = slopes_.get();
+    const T* d = d_.get();
     for (int64_t p = 0; p < positives_; ++p) {
       for (int64_t j = 0; j < negatives_; ++j) {
-        const T gap = positive(p) - d[j], excess = gap + T(terms_.margin);
-        if (terms_.semihard && (gap >= T(0) || excess <= T(0))) continue;
-        const T term = terms_.smooth ? softplus(excess) : relu(excess);
-        const T slope = terms_.smooth ? sigmoid(excess) : step(excess);
-        loss += term;
-        count += nonzero(term);
-        slopes[j] -= slope;
-        slopes[negatives_ + p] += slope;
+        const T gap = positive(p) - d[j];
+        if (semihard() && (gap >= T(0) || gap + T(terms_.margin) <= T(0))) continue;
+        count += nonzero(add_triplet(p, j));
       }
     }
+  }
+
+  // Returns its loss.
+  T add_triplet(int64_t p, int64_t j) {
+    const T excess = positive(p) - d_.get()[j] + T(terms_.margin);
+    const T term = terms_.smooth ? softplus(excess) : relu(excess);
+    const T slope = terms_.smooth ? sigmoid(excess) : step(excess);
+    loss += term;
+    slopes_.get()[j] -= slope;
+    slopes_.get()[negatives_ + p] += slope;
+    return term;
   }
 
   void add_smooth() {
     const Kernels<T>& k = kernels<T>();
     for_chunks([&](int64_t p, int64_t begin, int64_t end) {
-      const T t = threshold(positive(p)), to = terms_.semihard ? t : INFINITE;
+      const T t = threshold(positive(p)), to = semihard() ? t : INFINITE;
       T sums[3];
       k.smooth_triplets(t, from(positive(p)), to, d_.get() + begin, end - begin, slopes_.get() + begin, sums);
       loss += sums[0];
@@ -143,12 +154,16 @@ class TripletRow {
     });
   }
 
-  void count_sorted() {
+  void sort_positives() {
     sorted_.resize(positives_);
     from_.resize(positives_);
-    to_.resize(positives_);
     for (int64_t p = 0; p < positives_; ++p) sorted_[p] = {positive(p), p};
     std::sort(sorted_.begin(), sorted_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  }
+
+  void count_sorted() {
+    sort_positives();
+    to_.resize(positives_);
     std::transform(sorted_.begin(), sorted_.end(), from_.begin(), [&](const auto& p) { return from(p.first); });
     std::transform(sorted_.begin(), sorted_.end(), to_.begin(), [&](const auto& p) { return threshold(p.first); });
     // A negative makes triplets with the positives [begin, end): +1 from begin on, -1 from end on.
@@ -156,7 +171,7 @@ class TripletRow {
     for (int64_t j = 0; j < negatives_; ++j) {
       const T distance = d_.get()[j];
       if (distance >= to_.back()) continue;
-      const int64_t begin = rank_of(distance, to_), end = terms_.semihard ? rank_of(distance, from_) : positives_;
+      const int64_t begin = rank_of(distance, to_), end = semihard() ? rank_of(distance, from_) : positives_;
       slopes_.get()[j] = T(begin - end);
       ++steps_[begin];
       --steps_[end];
@@ -180,12 +195,52 @@ class TripletRow {
     }
   }
 
+  // The first of the farthest negatives; one that is NaN if there is any.
+  int64_t farthest() const {
+    const T *d = d_.get(), *end = d + negatives_;
+    const T* nan = std::find_if(d, end, [](T x) { return std::isnan(x); });
+    return (nan == end ? std::max_element(d, end) : nan) - d;
+  }
+
+  // Of equal negatives the first is taken.
+  void add_nearest() {
+    const T* __restrict d = d_.get();
+    const int64_t last = farthest();
+    for (int64_t p = 0; p < positives_; ++p) {
+      const T distance = positive(p);
+      T nearest = INFINITE;
+#pragma omp simd reduction(min : nearest)
+      for (int64_t j = 0; j < negatives_; ++j) nearest = std::min(nearest, d[j] > distance ? d[j] : INFINITE);
+      const bool none = !(d[last] > distance);  // also where it is NaN
+      add_triplet(p, none ? last : std::find(d, d + negatives_, nearest) - d);
+    }
+    count = positives_;
+  }
+
+  void add_nearest_sorted() {
+    sort_positives();
+    std::transform(sorted_.begin(), sorted_.end(), from_.begin(), [](const auto& p) { return above(p.first); });
+    // The nearest of the negatives that are farther than q positives, but not farther than more.
+    nearest_.assign(positives_ + 1, -1);
+    const T* d = d_.get();
+    for (int64_t j = 0; j < negatives_; ++j) {
+      int64_t& nearest = nearest_[rank_of(d[j], from_)];
+      if (nearest < 0 || d[j] < d[nearest]) nearest = j;
+    }
+    int64_t farther = farthest();
+    for (int64_t q = positives_; q > 0; --q) {
+      if (nearest_[q] >= 0) farther = nearest_[q];
+      add_triplet(sorted_[q - 1].second, farther);
+    }
+    count = positives_;
+  }
+
   const TripletTerms terms_;
   int64_t negatives_, positives_;
   Scratch<T> d_, slopes_;
   std::vector<T> from_, to_;
   std::vector<std::pair<T, int64_t>> sorted_;
-  std::vector<int64_t> steps_;
+  std::vector<int64_t> steps_, nearest_;
 };
 
 int64_t blocks(int64_t length, int64_t block) { return (length + block - 1) / block; }
@@ -548,11 +603,15 @@ TripletSums sweep_products(const TripletTerms& terms, Metric metric, Samples<T>&
 std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
   const bool smooth = args.loss.starts_with("smooth_");
   const std::string name = smooth ? args.loss.substr(7) : args.loss;
-  if (name != "triplet" && name != "semihard_triplet") return {};
+  std::optional<Triplets> chosen;
+  if (name == "triplet") chosen = Triplets::All;
+  if (name == "semihard_triplet") chosen = Triplets::SemiHard;
+  if (name == "facenet_triplet") chosen = Triplets::NearestFarther;
+  if (!chosen) return {};
   STD_TORCH_CHECK(!args.learned && !args.anchor_scalars && !args.ref_scalars,
                   "triplets have neither parameters that learn nor numbers of rows");
   args.check_params(1);
-  return TripletTerms{.margin = args.params[0], .smooth = smooth, .semihard = name == "semihard_triplet"};
+  return TripletTerms{.margin = args.params[0], .smooth = smooth, .chosen = *chosen};
 }
 
 template <typename T>
@@ -572,7 +631,7 @@ TripletSums sweep_triplets(const TripletTerms& terms, Metric metric, Samples<T>&
 template <typename T>
 TripletSums sweep_listed_triplets(const TripletTerms& given, Metric metric, Samples<T>& anchors, Samples<T>& references,
                                   const PairLists& lists, bool swap, const T* row_weights) {
-  const TripletTerms terms{.margin = given.margin, .smooth = given.smooth, .semihard = false};
+  const TripletTerms terms{.margin = given.margin, .smooth = given.smooth, .chosen = Triplets::All};
   if (lists.negative_anchors && !swap) {
     return sweep_products<T>(terms, metric, anchors, references, lists, row_weights);
   }

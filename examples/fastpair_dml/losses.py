@@ -103,6 +103,7 @@ LOSSES: dict[str, LossChoice] = {
     "triplet": _pairs(fp.TripletMarginLoss, margin=0.2, triplets_per_anchor="hard"),
     "triplet_all": _pairs(fp.TripletMarginLoss, margin=0.2),
     "triplet_semihard": _pairs(fp.TripletMarginLoss, margin=0.2, triplets_per_anchor="semihard"),
+    "triplet_facenet": _pairs(fp.TripletMarginLoss, margin=0.2, triplets_per_anchor="facenet"),
     "center": LossChoice(CenteredCrossEntropy),
     "normalized_softmax": _classes(fp.NormalizedSoftmaxLoss),
     "cosface": _classes(fp.CosFaceLoss, margin=0.2, scale=16.0),

@@ -118,9 +118,15 @@ def count_nonzero(u: Tensor, pairs: Tensor) -> Tensor:
 
 
 def maximum(u: Tensor, pairs: Tensor) -> Tensor:
-    """The maximum of each row over its ``pairs``, minus infinity without any."""
+    """The maximum over the ``pairs`` of each row, which is the last dimension; minus infinity without any."""
     # One more column, so that there is a maximum even without references.
-    return F.pad(torch.where(pairs, u, -torch.inf), (0, 1), value=-torch.inf).max(1).values
+    return F.pad(torch.where(pairs, u, -torch.inf), (0, 1), value=-torch.inf).max(-1).values
+
+
+def triplet_terms(gap: Tensor, chosen: Tensor, margin: float, smooth: bool) -> Tensor:
+    """hinge(gap + margin), with gap = d_p - d_n, of the ``chosen`` triplets, and 0 elsewhere."""
+    excess = torch.where(chosen, gap, 0) + margin  # masked here too, or NaN in others would spoil the gradient
+    return torch.where(chosen, softplus(excess) if smooth else F.relu(excess), 0)
 
 
 def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth: bool, semihard: bool):
@@ -130,9 +136,19 @@ def triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth
     chosen = positive[:, :, None] & negative[:, None, :]
     if semihard:
         chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)  # keeps NaN
-    excess = torch.where(chosen, gap, 0) + margin  # masked here too, or NaN in others would spoil the gradient
-    terms = torch.where(chosen, softplus(excess) if smooth else F.relu(excess), 0)
+    terms = triplet_terms(gap, chosen, margin, smooth)
     return ((terms.sum((1, 2)), (terms != 0).sum((1, 2))),)
+
+
+def facenet_triplet(s: Tensor, positive: Tensor, negative: Tensor, margin: float, smooth: bool):
+    """sum_{p in P} hinge(d_p - d_n + margin), n being the nearest negative with d_n > d_p or, where there is none, the
+    farthest negative, averaged over all these p. O(n m^2) memory, unlike the kernels."""
+    others = s[:, None, :]
+    farther = negative[:, None, :] & ~(others >= s[:, :, None])  # keeps NaN
+    nearest, farthest = maximum(others, farther), -maximum(-s, negative)
+    chosen = positive & negative.any(1, keepdim=True)
+    terms = triplet_terms(torch.where(farther.any(2), nearest, farthest[:, None]) - s, chosen, margin, smooth)
+    return ((terms.sum(1), chosen.sum(1)),)
 
 
 def evaluated(formula: PairFormula) -> Callable[..., tuple]:
@@ -147,7 +163,12 @@ def parameters(params: list[float], learned: Tensor | None, x: Tensor) -> Tensor
 
 PAIR_LOSSES = {
     **{formula.name: evaluated(formula) for formula in FORMULAS.values()},
-    **{name: partial(triplet, smooth=smooth, semihard=semihard) for name, (smooth, semihard) in TRIPLETS.items()},
+    **{
+        name: partial(facenet_triplet, smooth=smooth)
+        if chosen == "facenet"
+        else partial(triplet, smooth=smooth, semihard=chosen == "semihard")
+        for name, (smooth, chosen) in TRIPLETS.items()
+    },
 }
 
 

@@ -67,13 +67,15 @@ FORMULAS = {
 ADDED: dict[str, PairFormula] = {}
 
 
-# The losses over all triplets of an anchor, or the semi-hard ones, which are not sums over pairs and have kernels of
-# their own: (smooth, semi-hard).
+# The losses over all triplets of an anchor, the semi-hard ones, or those that FaceNet selects, which are not sums over
+# pairs and have kernels of their own: whether they are smooth, and which triplets count.
 TRIPLETS = {
-    "triplet": (False, False),
-    "smooth_triplet": (True, False),
-    "semihard_triplet": (False, True),
-    "smooth_semihard_triplet": (True, True),
+    "triplet": (False, "all"),
+    "smooth_triplet": (True, "all"),
+    "semihard_triplet": (False, "semihard"),
+    "smooth_semihard_triplet": (True, "semihard"),
+    "facenet_triplet": (False, "facenet"),
+    "smooth_facenet_triplet": (True, "facenet"),
 }
 
 
@@ -367,15 +369,21 @@ TRIPLET_MARGIN = PairDefinition(
     "TripletMarginLoss",
     "Triplet margin loss",
     "Σ over triplets of an anchor, a positive and a negative, of [d_P − d_N + m]₊",
-    'Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard"); Hermans et al., 2017 (arXiv 1703.07737), '
-    'eq. 5 ("hard")',
+    'Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard") and section 3.2 ("facenet"); Hermans et '
+    'al., 2017 (arXiv 1703.07737), eq. 5 ("hard")',
     Choice(
         "triplets_per_anchor",
         "all",
         'which triplets count. "all": every one, summed in O(n log n) time per anchor. "semihard": those with '
-        'd_P < d_N < d_P + m. "hard": one per anchor, its farthest positive with its nearest negative (any of equal '
-        "ones, for the gradient). Ignored where ``indices_tuple`` lists them.",
-        {"all": "triplet", "semihard": "semihard_triplet", "hard": "hard_triplet"},
+        'd_P < d_N < d_P + m. "facenet": one for each positive, with the nearest negative that is farther or, where '
+        'there is none, with the farthest negative. "hard": one per anchor, its farthest positive with its nearest '
+        "negative. Of equally far ones any is taken, for the gradient. Ignored where ``indices_tuple`` lists them.",
+        {
+            "all": "triplet",
+            "semihard": "semihard_triplet",
+            "facenet": "facenet_triplet",
+            "hard": "hard_triplet",
+        },
         before_distance=True,
     ),
     (
@@ -390,7 +398,8 @@ TRIPLET_MARGIN = PairDefinition(
         ),
         Setting("smooth_loss", False, "log(1 + exp(x)) in place of [x]₊.", "anything", gives=""),
     ),
-    "over the triplets whose loss is not zero",
+    'over the triplets whose loss is not zero, or with "facenet" over all of them, one for each positive of the '
+    "anchors that have negatives (the mean of TensorFlow Addons and sentence-transformers)",
     distance="unit_euclidean",
     notes="For a similarity d is −s.",
     repeats="A triplet that is listed twice counts twice.",

@@ -997,14 +997,18 @@ def triplet_margin_loss(
             triplets that ``indices_tuple`` lists.
         smooth_loss: log(1 + exp(x)) in place of [x]₊.
         triplets_per_anchor: which triplets count. "all": every one, summed in O(n log n) time per anchor.
-            "semihard": those with d_P < d_N < d_P + m. "hard": one per anchor, its farthest positive with its
-            nearest negative (any of equal ones, for the gradient). Ignored where ``indices_tuple`` lists them.
+            "semihard": those with d_P < d_N < d_P + m. "facenet": one for each positive, with the nearest negative
+            that is farther or, where there is none, with the farthest negative. "hard": one per anchor, its
+            farthest positive with its nearest negative. Of equally far ones any is taken, for the gradient. Ignored
+            where ``indices_tuple`` lists them.
         distance: the score of a pair, a metric of :func:`fastpair.functional.pairwise_distance`, or the object of
             pytorch-metric-learning that is the same.
-        reduction: "mean": over the triplets whose loss is not zero; "sum": the sum of the anchors' losses; "none":
-            the losses, shape (n,); "totals": what the mean is made of, which adds up over parts of a batch: (S, c,
-            S_neg, c_neg) with mean = S / c + S_neg / c_neg, a part being 0 where its c is. The last two belong to
-            the negatives where these have a mean of their own, else they are 0; counts have no gradient.
+        reduction: "mean": over the triplets whose loss is not zero, or with "facenet" over all of them, one for
+            each positive of the anchors that have negatives (the mean of TensorFlow Addons and
+            sentence-transformers); "sum": the sum of the anchors' losses; "none": the losses, shape (n,); "totals":
+            what the mean is made of, which adds up over parts of a batch: (S, c, S_neg, c_neg) with mean = S / c +
+            S_neg / c_neg, a part being 0 where its c is. The last two belong to the negatives where these have a
+            mean of their own, else they are 0; counts have no gradient.
         indices_tuple: the pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative),
             integer tensors of row numbers as miners make them, used in place of those that the labels make. A
             triplet that is listed twice counts twice. On a CPU a kernel gathers the listed rows; elsewhere the loss
@@ -1028,8 +1032,8 @@ def triplet_margin_loss(
     Raises:
         TypeError: an argument of a wrong type. ValueError: one of a wrong shape or value.
 
-    Source: Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard"); Hermans et al., 2017 (arXiv
-    1703.07737), eq. 5 ("hard").
+    Source: Schroff et al., CVPR 2015 (arXiv 1503.03832), eq. 2 ("all", "semihard") and section 3.2 ("facenet");
+    Hermans et al., 2017 (arXiv 1703.07737), eq. 5 ("hard").
     """
     settings = {
         "margin": margin,

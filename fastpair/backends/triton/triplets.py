@@ -1,4 +1,5 @@
-"""The losses over all or the semi-hard triplets, which are not sums over pairs, from row panels of the score matrix.
+"""The losses over triplets that are not sums over pairs, from row panels of the score matrix: over all of them, the
+semi-hard ones, or those that FaceNet selects.
 
 Every triplet is visited twice: 2 n P m terms for P positives per anchor, with the m references sorted by label. Further
 cost in units of 2nmd flops: 1 for the scores + 2 for the gradients.
@@ -48,10 +49,9 @@ class Anchor(NamedTuple):
 
 
 @triton.jit
-def triplet_terms(positive, negative, chosen, margin, SMOOTH: tl.constexpr, SEMIHARD: tl.constexpr):
-    """The terms of triplets and their slopes by s_n - s_p."""
-    gap = negative[None, :] - positive[:, None]
-    if SEMIHARD:
+def triplet_terms(gap, chosen, margin, SMOOTH: tl.constexpr, CHOSEN: tl.constexpr):
+    """The terms of triplets and their slopes by ``gap`` = s_n - s_p."""
+    if CHOSEN == "semihard":
         # d_p < d_n < d_p + margin, written so that NaN is kept.
         chosen = chosen & ~(gap >= 0) & ~(gap + margin <= 0)
     excess = gap + margin
@@ -62,6 +62,61 @@ def triplet_terms(positive, negative, chosen, margin, SMOOTH: tl.constexpr, SEMI
     return tl.where(chosen, term, 0.0), tl.where(chosen, slope, 0.0)
 
 
+@triton.jit
+def load_negatives(at, start, begin, end, own, m, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The columns from ``start`` on, whether they lie outside the anchor's class, which of them are negatives, and
+    their closenesses."""
+    n = start + tl.arange(0, BLOCK_N)
+    elsewhere = (n < m) & ((n < begin) | (n >= end))
+    negative = elsewhere & (n != own)
+    return n, elsewhere, negative, turned(tl.load(at + n, mask=negative, other=0.0), METRIC)
+
+
+@triton.jit
+def farthest_negative(at, begin, end, own, m, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The closeness and the column of the farthest negative, the first of several; of one that is NaN, if any is. The
+    column is m without negatives."""
+    farthest, column, undefined = float("inf"), m, m
+    for start in range(0, m, BLOCK_N):
+        n, _elsewhere, negative, s = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
+        undefined = tl.minimum(undefined, tl.min(tl.where(negative & (s != s), n, m), 0))
+        negative &= s == s
+        lowest = tl.min(tl.where(negative, s, float("inf")), 0)
+        first = tl.min(tl.where(negative & (s == lowest), n, m), 0)
+        column = tl.where((first < m) & ((lowest < farthest) | (column == m)), first, column)
+        farthest = tl.minimum(farthest, lowest)
+    return tl.where(undefined < m, float("nan"), farthest), tl.where(undefined < m, undefined, column)
+
+
+@triton.jit
+def facenet_negatives(
+    at,
+    s_p,
+    farthest,
+    farthest_at,
+    begin,
+    end,
+    own,
+    m,
+    METRIC: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """For each positive the closeness and the column of the nearest negative that is farther, the first of several, or
+    else of the farthest."""
+    nearest = tl.full((BLOCK_P,), float("-inf"), tl.float32)
+    nearest_at = tl.zeros((BLOCK_P,), tl.int32) + m
+    for start in range(0, m, BLOCK_N):
+        n, _elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
+        farther = negative[None, :] & (s_n[None, :] < s_p[:, None]) & (farthest == farthest)
+        highest = tl.max(tl.where(farther, s_n[None, :], float("-inf")), 1)
+        first = tl.min(tl.where(farther & (s_n[None, :] == highest[:, None]), n[None, :], m), 1)
+        nearest_at = tl.where((first < m) & ((highest > nearest) | (nearest_at == m)), first, nearest_at)
+        nearest = tl.maximum(nearest, highest)
+    found = nearest_at < m
+    return tl.where(found, nearest, farthest), tl.where(found, nearest_at, farthest_at)
+
+
 @triton.jit(do_not_specialize=["flags_ld", "top", "m"])
 def triplet_kernel(
     x,
@@ -70,18 +125,20 @@ def triplet_kernel(
     scores,
     out,
     close,
+    taken,
     flags_ld,
     top,
     m,
     margin,
     SMOOTH: tl.constexpr,
-    SEMIHARD: tl.constexpr,
+    CHOSEN: tl.constexpr,
     METRIC: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One anchor of the panel of scores that begins with anchor ``top``: its loss, how many of its terms are not zero,
-    and, where ``out`` is wanted, its weight times the derivatives by its products."""
+    """One anchor of the panel of scores that begins with anchor ``top``: its loss, how many of its terms count
+    in the mean, and, where ``out`` is wanted, its weight times the derivatives by its products. ``taken``: scratch for
+    the negative of each positive, where it has one alone."""
     panel_row = tl.program_id(0)
     row = top + panel_row
     begin, end, own = tl.load(anchors.begins + row), tl.load(anchors.ends + row), tl.load(anchors.selves + row)
@@ -95,35 +152,50 @@ def triplet_kernel(
     at = scores.at + anchor.offset
     loss = tl.zeros((BLOCK_P,), tl.float32)
     count = tl.zeros((BLOCK_P,), tl.float32)
+    if CHOSEN == "facenet":
+        farthest, farthest_at = farthest_negative(at, begin, end, own, m, METRIC, BLOCK_N)
     for first in range(begin, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         positive = (p < end) & (p != own)
         s_p = turned(tl.load(at + p, mask=positive, other=0.0), METRIC)
-        p_slope = tl.zeros((BLOCK_P,), tl.float32)
-        for start in range(0, m, BLOCK_N):
-            n = start + tl.arange(0, BLOCK_N)
-            negative = (n < m) & ((n < begin) | (n >= end)) & (n != own)
-            s_n = turned(tl.load(at + n, mask=negative, other=0.0), METRIC)
-            term, slope = triplet_terms(s_p, s_n, positive[:, None] & negative[None, :], margin, SMOOTH, SEMIHARD)
-            loss += tl.sum(term, 1)
-            count += tl.sum((term != 0).to(tl.float32), 1)
-            p_slope += tl.sum(slope, 1)
+        if CHOSEN == "facenet":
+            s_n, column = facenet_negatives(
+                at, s_p, farthest, farthest_at, begin, end, own, m, METRIC, BLOCK_P, BLOCK_N
+            )
+            chosen = positive & (column < m)
+            term, p_slope = triplet_terms(s_n - s_p, chosen, margin, SMOOTH, CHOSEN)
+            loss += term
+            count += chosen.to(tl.float32)
+            if out.slopes is not None:
+                tl.store(taken + anchor.offset + p, column, mask=p < end)
+        else:
+            p_slope = tl.zeros((BLOCK_P,), tl.float32)
+            for start in range(0, m, BLOCK_N):
+                _n, _elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
+                chosen, gap = positive[:, None] & negative[None, :], s_n[None, :] - s_p[:, None]
+                term, slope = triplet_terms(gap, chosen, margin, SMOOTH, CHOSEN)
+                loss += tl.sum(term, 1)
+                count += tl.sum((term != 0).to(tl.float32), 1)
+                p_slope += tl.sum(slope, 1)
         if out.slopes is not None:
             store_row(out, close, anchor, y, p, p < end, positive, -weight * p_slope, s_p, METRIC, BLOCK_N)
     tl.store(anchors.losses + row, tl.sum(loss, 0))
     tl.store(anchors.counts + row, tl.sum(count.to(tl.float64), 0))
     if out.slopes is not None:
+        if CHOSEN == "facenet":
+            tl.debug_barrier()  # the threads read of each other what is in ``taken``
         for start in range(0, m, BLOCK_N):
-            n = start + tl.arange(0, BLOCK_N)
-            elsewhere = (n < m) & ((n < begin) | (n >= end))
-            negative = elsewhere & (n != own)
-            s_n = turned(tl.load(at + n, mask=negative, other=0.0), METRIC)
+            n, elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
             n_slope = tl.zeros((BLOCK_N,), tl.float32)
             for first in range(begin, end, BLOCK_P):
                 p = first + tl.arange(0, BLOCK_P)
                 positive = (p < end) & (p != own)
                 s_p = turned(tl.load(at + p, mask=positive, other=0.0), METRIC)
-                _term, slope = triplet_terms(s_p, s_n, positive[:, None] & negative[None, :], margin, SMOOTH, SEMIHARD)
+                chosen, gap = positive[:, None] & negative[None, :], s_n[None, :] - s_p[:, None]
+                if CHOSEN == "facenet":
+                    column = tl.load(taken + anchor.offset + p, mask=positive, other=-1)
+                    chosen &= column[:, None] == n[None, :]
+                _term, slope = triplet_terms(gap, chosen, margin, SMOOTH, CHOSEN)
                 n_slope += tl.sum(slope, 0)
             store_row(out, close, anchor, y, n, elsewhere, negative, weight * n_slope, s_n, METRIC, BLOCK_N)
 
@@ -175,13 +247,15 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
         row_grad = row_grad[:1].expand(n)
     given = torch.ones_like(losses) if call.weights is None else call.weights.float()
     weights = (given if row_grad is None else given * row_grad.float()).contiguous()
-    smooth, semihard = TRIPLETS[call.loss]
+    smooth, chosen = TRIPLETS[call.loss]
     anchors = AnchorArguments(begins, ends, selves, weights, losses, counts)
     most = pairs.height * pairs.width // max(m, 1)
     rows = max(min(whole(n, ALIGNED), most // ALIGNED * ALIGNED), ALIGNED)
     scores = x.new(rows, whole(m, ALIGNED))
-    out, close, flags = SlopeArguments(), None, None
+    out, close, flags, taken = SlopeArguments(), None, None, None
     if gradients:
+        if chosen == "facenet":
+            taken = torch.empty_like(scores, dtype=torch.int32)
         parts = [torch.empty_like(scores, dtype=x.factor.dtype) for _ in range(x.factor.slope_parts)]
         if metric.kind != "dot":
             close = torch.empty_like(scores)
@@ -200,12 +274,13 @@ def triplet_loss(call: PairLossCall) -> tuple[Tensor, Tensor, Tensor]:
             Products(scores, scores.stride(0)),
             out,
             close,
+            taken,
             0 if flags is None else flags.stride(0),
             top,
             m,
             float(call.params[0]),
             SMOOTH=smooth,
-            SEMIHARD=semihard,
+            CHOSEN=chosen,
             METRIC=metric,
             BLOCK_P=4,
             BLOCK_N=BLOCK_N,
