@@ -208,9 +208,9 @@ def triplet_margin_loss(embeddings, labels, ref_emb=None, ref_labels=None, *, ma
 def facenet_negatives(d_p, d_n):
     """For each positive distance the smallest larger one among the negative distances, or else the largest of all."""
     chosen = []
-    for positive in d_p.tolist():
-        farther = [negative for negative in d_n if negative > positive]
-        chosen.append(min(farther) if farther else max(d_n))
+    for positive in d_p.detach():
+        farther = d_n[~(d_n <= positive)]  # NaN among them
+        chosen.append((farther.min(0) if len(farther) else d_n.max(0)).values)
     return torch.stack(chosen) if chosen else d_p
 
 

@@ -63,9 +63,10 @@ def triplet_terms(gap, chosen, margin, SMOOTH: tl.constexpr, CHOSEN: tl.constexp
 
 
 @triton.jit
-def load_negatives(at, start, begin, end, own, m, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
+def load_negatives(at, start, columns, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
     """The columns from ``start`` on, whether they lie outside the anchor's class, which of them are negatives, and
-    their closenesses."""
+    their closenesses. ``columns``: where the anchor's class begins and ends, its own column, and how many there are."""
+    begin, end, own, m = columns
     n = start + tl.arange(0, BLOCK_N)
     elsewhere = (n < m) & ((n < begin) | (n >= end))
     negative = elsewhere & (n != own)
@@ -73,48 +74,45 @@ def load_negatives(at, start, begin, end, own, m, METRIC: tl.constexpr, BLOCK_N:
 
 
 @triton.jit
-def farthest_negative(at, begin, end, own, m, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
+def farthest_negative(at, columns, METRIC: tl.constexpr, BLOCK_N: tl.constexpr):
     """The closeness and the column of the farthest negative, the first of several; of one that is NaN, if any is. The
     column is m without negatives."""
-    farthest, column, undefined = float("inf"), m, m
+    m = columns[3]
+    lowest = tl.full((BLOCK_N,), float("inf"), tl.float32)
+    lowest_at = tl.zeros((BLOCK_N,), tl.int32) + m
+    undefined = lowest_at
     for start in range(0, m, BLOCK_N):
-        n, _elsewhere, negative, s = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
-        undefined = tl.minimum(undefined, tl.min(tl.where(negative & (s != s), n, m), 0))
-        negative &= s == s
-        lowest = tl.min(tl.where(negative, s, float("inf")), 0)
-        first = tl.min(tl.where(negative & (s == lowest), n, m), 0)
-        column = tl.where((first < m) & ((lowest < farthest) | (column == m)), first, column)
-        farthest = tl.minimum(farthest, lowest)
-    return tl.where(undefined < m, float("nan"), farthest), tl.where(undefined < m, undefined, column)
+        n, _elsewhere, negative, s = load_negatives(at, start, columns, METRIC, BLOCK_N)
+        undefined = tl.where(negative & (s != s), n, undefined)
+        lower = negative & ((s < lowest) | ((lowest_at == m) & (s == s)))
+        lowest, lowest_at = tl.where(lower, s, lowest), tl.where(lower, n, lowest_at)
+    farthest, some_undefined = tl.min(lowest, 0), tl.min(undefined, 0)
+    farthest_at = tl.min(tl.where(lowest == farthest, lowest_at, m), 0)
+    return (
+        tl.where(some_undefined < m, float("nan"), farthest),
+        tl.where(some_undefined < m, some_undefined, farthest_at),
+    )
 
 
 @triton.jit
 def facenet_negatives(
-    at,
-    s_p,
-    farthest,
-    farthest_at,
-    begin,
-    end,
-    own,
-    m,
-    METRIC: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    at, s_p, farthest, farthest_at, columns, METRIC: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr
 ):
     """For each positive the closeness and the column of the nearest negative that is farther, the first of several, or
     else of the farthest."""
-    nearest = tl.full((BLOCK_P,), float("-inf"), tl.float32)
-    nearest_at = tl.zeros((BLOCK_P,), tl.int32) + m
+    m = columns[3]
+    highest = tl.full((BLOCK_P, BLOCK_N), float("-inf"), tl.float32)
+    highest_at = tl.zeros((BLOCK_P, BLOCK_N), tl.int32) + m
     for start in range(0, m, BLOCK_N):
-        n, _elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
-        farther = negative[None, :] & (s_n[None, :] < s_p[:, None]) & (farthest == farthest)
-        highest = tl.max(tl.where(farther, s_n[None, :], float("-inf")), 1)
-        first = tl.min(tl.where(farther & (s_n[None, :] == highest[:, None]), n[None, :], m), 1)
-        nearest_at = tl.where((first < m) & ((highest > nearest) | (nearest_at == m)), first, nearest_at)
-        nearest = tl.maximum(nearest, highest)
-    found = nearest_at < m
-    return tl.where(found, nearest, farthest), tl.where(found, nearest_at, farthest_at)
+        n, _elsewhere, negative, s_n = load_negatives(at, start, columns, METRIC, BLOCK_N)
+        farther = negative[None, :] & (s_n[None, :] < s_p[:, None])
+        higher = farther & ((s_n[None, :] > highest) | (highest_at == m))
+        highest, highest_at = tl.where(higher, s_n[None, :], highest), tl.where(higher, n[None, :], highest_at)
+    nearest = tl.max(highest, 1)
+    nearest_at = tl.min(tl.where(highest == nearest[:, None], highest_at, m), 1)
+    others, others_at = tl.zeros_like(nearest) + farthest, tl.zeros_like(nearest_at) + farthest_at
+    found = (nearest_at < m) & (others == others)
+    return tl.where(found, nearest, others), tl.where(found, nearest_at, others_at)
 
 
 @triton.jit(do_not_specialize=["flags_ld", "top", "m"])
@@ -142,6 +140,7 @@ def triplet_kernel(
     panel_row = tl.program_id(0)
     row = top + panel_row
     begin, end, own = tl.load(anchors.begins + row), tl.load(anchors.ends + row), tl.load(anchors.selves + row)
+    columns = (begin, end, own, m)
     weight = tl.load(anchors.weights + row)
     anchor = Anchor(
         tl.load(x.norm + row) if METRIC.kind != "dot" else 0.0,
@@ -153,15 +152,13 @@ def triplet_kernel(
     loss = tl.zeros((BLOCK_P,), tl.float32)
     count = tl.zeros((BLOCK_P,), tl.float32)
     if CHOSEN == "facenet":
-        farthest, farthest_at = farthest_negative(at, begin, end, own, m, METRIC, BLOCK_N)
+        farthest, farthest_at = farthest_negative(at, columns, METRIC, BLOCK_N)
     for first in range(begin, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         positive = (p < end) & (p != own)
         s_p = turned(tl.load(at + p, mask=positive, other=0.0), METRIC)
         if CHOSEN == "facenet":
-            s_n, column = facenet_negatives(
-                at, s_p, farthest, farthest_at, begin, end, own, m, METRIC, BLOCK_P, BLOCK_N
-            )
+            s_n, column = facenet_negatives(at, s_p, farthest, farthest_at, columns, METRIC, BLOCK_P, BLOCK_N)
             chosen = positive & (column < m)
             term, p_slope = triplet_terms(s_n - s_p, chosen, margin, SMOOTH, CHOSEN)
             loss += term
@@ -171,7 +168,7 @@ def triplet_kernel(
         else:
             p_slope = tl.zeros((BLOCK_P,), tl.float32)
             for start in range(0, m, BLOCK_N):
-                _n, _elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
+                _n, _elsewhere, negative, s_n = load_negatives(at, start, columns, METRIC, BLOCK_N)
                 chosen, gap = positive[:, None] & negative[None, :], s_n[None, :] - s_p[:, None]
                 term, slope = triplet_terms(gap, chosen, margin, SMOOTH, CHOSEN)
                 loss += tl.sum(term, 1)
@@ -185,7 +182,7 @@ def triplet_kernel(
         if CHOSEN == "facenet":
             tl.debug_barrier()  # the threads read of each other what is in ``taken``
         for start in range(0, m, BLOCK_N):
-            n, elsewhere, negative, s_n = load_negatives(at, start, begin, end, own, m, METRIC, BLOCK_N)
+            n, elsewhere, negative, s_n = load_negatives(at, start, columns, METRIC, BLOCK_N)
             n_slope = tl.zeros((BLOCK_N,), tl.float32)
             for first in range(begin, end, BLOCK_P):
                 p = first + tl.arange(0, BLOCK_P)
