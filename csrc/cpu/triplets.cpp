@@ -11,7 +11,7 @@
 // every positive looks through the negatives.
 //
 // Cost in units of 2nmd flops, with references = anchors: 0.5 for the scores + 1 for the gradient if the score matrix
-// fits in one panel, else 1 + 2.
+// fits in one panel, else 1 + 2; the gradient next to nothing where anchors have few triplets.
 
 #include "cpu/triplets.h"
 
@@ -34,6 +34,8 @@ constexpr int64_t MIN_PANEL_ROWS = 32;
 constexpr int64_t FEW = 48;
 // Negatives are visited in chunks that stay in the first-level cache; sums in the type of the scores end with a chunk.
 constexpr int64_t CHUNK = 2048;
+// A slope by itself takes about as much time as this many slopes in a product.
+constexpr int64_t SINGLE = 24;
 
 // The number of sorted values that are not above x.
 template <typename T>
@@ -61,7 +63,8 @@ class TripletRow {
     std::fill_n(slopes_.get(), negatives + positives, T(0));
     if (negatives == 0 || positives == 0) return;
     if (terms_.chosen == Triplets::NearestFarther) {
-      std::min(negatives, positives) <= FEW || undefined() ? add_nearest() : add_nearest_sorted();
+      const bool defined = !undefined();
+      defined&& std::min(negatives, positives) > FEW ? add_nearest_sorted() : add_nearest(defined);
     } else if (undefined()) {
       add_each();
     } else if (terms_.smooth) {
@@ -195,24 +198,18 @@ class TripletRow {
     }
   }
 
-  // The first of the farthest negatives; one that is NaN if there is any.
-  int64_t farthest() const {
-    const T *d = d_.get(), *end = d + negatives_;
-    const T* nan = std::find_if(d, end, [](T x) { return std::isnan(x); });
-    return (nan == end ? std::max_element(d, end) : nan) - d;
-  }
+  int64_t farthest() const { return std::max_element(d_.get(), d_.get() + negatives_) - d_.get(); }
 
-  // Of equal negatives the first is taken.
-  void add_nearest() {
-    const T* __restrict d = d_.get();
-    const int64_t last = farthest();
+  // Of equally far negatives the first is taken; of any that are NaN, the first of these.
+  void add_nearest(bool defined) {
+    const T *d = d_.get(), *end = d + negatives_;
+    const auto is_nan = [](T x) { return std::isnan(x); };
+    const int64_t nan = defined ? negatives_ : std::find_if(d, end, is_nan) - d;
+    int64_t last = -1;
     for (int64_t p = 0; p < positives_; ++p) {
-      const T distance = positive(p);
-      T nearest = INFINITE;
-#pragma omp simd reduction(min : nearest)
-      for (int64_t j = 0; j < negatives_; ++j) nearest = std::min(nearest, d[j] > distance ? d[j] : INFINITE);
-      const bool none = !(d[last] > distance);  // also where it is NaN
-      add_triplet(p, none ? last : std::find(d, d + negatives_, nearest) - d);
+      int64_t j = nan < negatives_ ? nan : kernels<T>().least_above(positive(p), d, negatives_);
+      if (j == negatives_) j = last = last < 0 ? farthest() : last;
+      add_triplet(p, j);
     }
     count = positives_;
   }
@@ -227,7 +224,7 @@ class TripletRow {
       int64_t& nearest = nearest_[rank_of(d[j], from_)];
       if (nearest < 0 || d[j] < d[nearest]) nearest = j;
     }
-    int64_t farther = farthest();
+    int64_t farther = nearest_[positives_] < 0 ? farthest() : -1;
     for (int64_t q = positives_; q > 0; --q) {
       if (nearest_[q] >= 0) farther = nearest_[q];
       add_triplet(sorted_[q - 1].second, farther);
@@ -256,6 +253,8 @@ struct TripletSweep {
 
   TripletSums sums{std::vector<double>(x.n), std::vector<double>(x.n)};
   const int64_t panel_rows = std::min(std::max(PANEL_SCORES / std::max<int64_t>(y.n, 1), MIN_PANEL_ROWS), x.n);
+  // Of the anchors of a panel, by tasks: the slopes of those that have few, which the panel then lacks.
+  std::vector<std::vector<SinglePair<T>>> single;
   // The panel is the whole matrix of the anchors with themselves.
   const bool symmetric = &x == &y && panel_rows == x.n;
   const int64_t row_block = task_length(panel_rows, MAX_BLOCK), col_block = task_length(y.n, MAX_BLOCK);
@@ -275,13 +274,15 @@ struct TripletSweep {
       compute_panel(top, rows);
       // A task takes rows from all over the panel, since rows of a large class have more triplets.
       const int64_t tasks = blocks(rows, 8);
+      single.assign(tasks, {});
       parallel_for(tasks, [&](int64_t task) {
         TripletRow<T> row(terms, y.n);
-        for (int64_t r = task; r < rows; r += tasks) visit_row(row, top + r, at(r, 0));
+        for (int64_t r = task; r < rows; r += tasks) visit_row(row, top + r, at(r, 0), single[task]);
       });
+      if (!weights) continue;
       const auto first = sums.counts.begin() + top;
-      const bool none = std::all_of(first, first + rows, [](double count) { return count == 0; });
-      if (weights && !none) add_gradients(top, rows);
+      if (!std::all_of(first, first + rows, [&](double count) { return has_few(count); })) add_gradients(top, rows);
+      add_single();
     }
   }
 
@@ -349,8 +350,12 @@ struct TripletSweep {
     return {negatives, add_stretch(relation.begin[i], relation.end[i]) - negatives};
   }
 
-  // Replaces the scores of anchor i by the derivatives of its loss, times its weight, by the dot products.
-  void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s) {
+  // Whether an anchor with so many triplets, each of which has two slopes, has few beside the pairs.
+  bool has_few(double triplets) const { return 2 * triplets * SINGLE <= y.n; }
+
+  // Replaces the scores of anchor i by the derivatives of its loss, times its weight, by the dot products; or appends
+  // those that are not zero to `single`, and leaves zeros.
+  void visit_row(TripletRow<T>& row, int64_t i, T* __restrict s, std::vector<SinglePair<T>>& single) {
     const std::vector<uint8_t> kinds = kinds_of(i);
     const auto [negatives, positives] = for_columns(i, kinds, [&](int64_t begin, int64_t end, int64_t place) {
       T* __restrict d = row.distances() + place - begin;
@@ -361,16 +366,33 @@ struct TripletSweep {
     sums.counts[i] = row.count;
     if (!weights) return;
     const T factor = -weights[i] * closeness_slope(metric, T(1));
+    const auto by_product = [&](T slope, T score) {
+      if (metric == Metric::Euclidean) return score == T(0) ? T(0) : factor * slope / score;
+      return factor * slope;
+    };
+    if (has_few(row.count)) {
+      for_columns(i, kinds, [&](int64_t begin, int64_t end, int64_t place) {
+        const T* slopes = row.slopes() + place - begin;
+        for (int64_t j = begin; j < end; ++j) {
+          if (slopes[j] != T(0)) single.push_back({i, j, by_product(slopes[j], s[j])});
+        }
+      });
+      std::fill_n(s, y.n, T(0));
+      return;
+    }
     if (self && self[i] >= 0) s[self[i]] = 0;
     for (size_t j = 0; j < kinds.size(); ++j) s[j] = kinds[j] == NO_PAIR ? T(0) : s[j];
     for_columns(i, kinds, [&](int64_t begin, int64_t end, int64_t place) {
       const T* __restrict slopes = row.slopes() + place - begin;
-      if (metric == Metric::Euclidean) {
-        for (int64_t j = begin; j < end; ++j) s[j] = s[j] == T(0) ? T(0) : factor * slopes[j] / s[j];
-      } else {
-        for (int64_t j = begin; j < end; ++j) s[j] = factor * slopes[j];
-      }
+      for (int64_t j = begin; j < end; ++j) s[j] = by_product(slopes[j], s[j]);
     });
+  }
+
+  void add_single() {
+    std::vector<SinglePair<T>> pairs;
+    for (const std::vector<SinglePair<T>>& of_task : single) pairs.insert(pairs.end(), of_task.begin(), of_task.end());
+    add_single_pairs(pairs, x, &SinglePair<T>::row, y, &SinglePair<T>::col);
+    add_single_pairs(pairs, y, &SinglePair<T>::col, x, &SinglePair<T>::row);
   }
 
   // Takes the slopes of close pairs out of the panel. In a symmetric one, tiles on the diagonal list each pair twice,

@@ -115,6 +115,9 @@ struct Kernels {
   // distances d (n) in [from, to): subtracts their slopes from `slopes`; sums receives their loss, number and slope.
   void (*smooth_triplets)(T threshold, T from, T to, const T* d, int64_t n, T* slopes, T* sums);
 
+  // Where the least of the values x (n) above a bound is, the first of several; n if none is above it.
+  int64_t (*least_above)(T bound, const T* x, int64_t n);
+
   // Whether a sample has a label in common with others, as kinds of pairs: `own` are the words of its set, word w of
   // the others' sets begins at others + w * ld.
   void (*shared_labels)(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,

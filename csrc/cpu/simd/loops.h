@@ -747,6 +747,32 @@ void listed_triplets(bool smooth, T* __restrict excess, int64_t n, T* sums) {
   sums[1] = count;
 }
 
+template <typename T>
+int64_t least_above(T bound, const T* __restrict x, int64_t n) {
+  constexpr T none = __builtin_inf();
+  T least = none;
+  int above = 0;
+#pragma omp simd reduction(min : least) reduction(| : above)
+  for (int64_t j = 0; j < n; ++j) {
+    const bool chosen = x[j] > bound;
+    const T value = chosen ? x[j] : none;
+    least = value < least ? value : least;
+    above |= chosen;
+  }
+  if (!above) return n;
+  // A chunk is looked through only if the value is in it: the loop over all of one has no exit, and vectorises.
+  constexpr int64_t chunk = 64;
+  for (int64_t begin = 0;; begin += chunk) {
+    const int64_t end = n - begin < chunk ? n : begin + chunk;
+    int found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t j = begin; j < end; ++j) found |= x[j] == least;
+    for (int64_t j = begin; found && j < end; ++j) {
+      if (x[j] == least) return j;
+    }
+  }
+}
+
 inline void shared_labels(const int32_t* own, const int32_t* others, int64_t words, int64_t ld, int64_t n,
                           uint8_t* __restrict kinds) {
   int32_t shared[MAX_BLOCK];
@@ -895,6 +921,7 @@ constexpr Kernels<T> KERNELS = {
     .row_softmax = &row_softmax<T>,
     .row_probabilities = &row_probabilities<T>,
     .smooth_triplets = &smooth_triplets<T>,
+    .least_above = &least_above<T>,
     .shared_labels = &shared_labels,
     .listed_triplets = &listed_triplets<T>,
     .add_to = &add_to<T>,
