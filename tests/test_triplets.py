@@ -411,7 +411,7 @@ def test_against_pytorch_metric_learning(seed, distance, references, smooth, cho
 @pytest.mark.parametrize("margin", [0.2, 5.0])
 def test_against_sentence_transformers(margin, pattern, distance):
     """Their distances are the same, but for a constant that cosines have and differences of distances have not."""
-    losses = pytest.importorskip("sentence_transformers.losses")
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
     distances = losses.BatchHardTripletLossDistanceFunction
     theirs = {
         "euclidean": distances.euclidean_distance,

@@ -121,6 +121,16 @@ def _all_triplets(loss, labels: Tensor, embeddings: Tensor) -> Tensor:
     return triplet_margin_loss(embeddings, labels.view(-1), margin=float(loss.triplet_margin), distance=_distance(loss))
 
 
+def _semi_hard_triplets(loss, labels: Tensor, embeddings: Tensor) -> Tensor:
+    return triplet_margin_loss(
+        embeddings,
+        labels.view(-1),
+        margin=float(loss.margin),
+        triplets_per_anchor="facenet",
+        distance=_distance(loss),
+    )
+
+
 def _hard_triplets(loss, labels: Tensor, embeddings: Tensor, margin: float, smooth: bool) -> Tensor:
     """The mean over all anchors."""
     total = triplet_margin_loss(
@@ -162,10 +172,17 @@ def _lone(loss, labels, embeddings) -> bool:
     return len(counts) < 2 or bool((counts < 2).any())
 
 
+def _one_class(loss, labels, embeddings) -> bool:
+    """Whether there are positives but no negatives, whose distance there is 0."""
+    labels = labels.view(-1)
+    return bool((labels == labels[:1]).all())
+
+
 DISTANCE = Case(
     "distance_metric is another than euclidean_distance or cosine_distance", lambda loss: _distance(loss) is None
 )
 MARGIN = Case("margin is no plain number", lambda loss: not isinstance(loss.triplet_margin, (int, float)))
+SEMI_HARD_MARGIN = Case("margin is no plain number", lambda loss: not isinstance(loss.margin, (int, float)))
 TRIPLETS = (*tensor_cases(_labelled), Case("labels are not one integer an embedding", _odd_labels))
 EACH_TWICE = (
     Case(TRACED, traced),
@@ -231,6 +248,16 @@ CLIENT = Client(
             calls=TRIPLETS,
             reads=(*DISTANCES, f"{HARD}:BatchHardTripletLoss.get_anchor_positive_triplet_mask"),
         ),
+        Method(
+            f"{LOSSES}.batch_semi_hard_triplet:BatchSemiHardTripletLoss",
+            "batch_semi_hard_triplet_loss",
+            "triplet_margin_loss",
+            _semi_hard_triplets,
+            settings=(DISTANCE, SEMI_HARD_MARGIN),
+            calls=(*TRIPLETS, Case(TRACED, traced), Case("only one label occurs", _one_class)),
+            uses=("_masked_maximum",),
+            reads=DISTANCES,
+        ),
     ),
     known={
         "MultipleNegativesRankingLoss.compute_loss_from_embeddings": ("8fad5c3012a9", "2ac11a42fae2"),
@@ -238,9 +265,9 @@ CLIENT = Client(
         "BatchHardTripletLoss.batch_hard_triplet_loss": ("c8996d65b3a0",),
         "BatchHardSoftMarginTripletLoss.batch_hard_triplet_soft_margin_loss": ("8544d61c3b5b",),
         "BatchAllTripletLoss.batch_all_triplet_loss": ("58b4ebfeb5f0",),
+        "BatchSemiHardTripletLoss.batch_semi_hard_triplet_loss": ("9a151b53cb51",),
     },
     left={
-        "BatchSemiHardTripletLoss": "it takes one negative for each positive pair, fastpair all that are semi-hard",
         "GISTEmbedLoss": "a second model says which negatives count",
         "CachedGISTEmbedLoss": "a second model says which negatives count",
         "MegaBatchMarginLoss": "each pair has the hardest negative of a mega-batch",
