@@ -2,45 +2,62 @@
 
 #include <algorithm>
 #include <numeric>
-#include <tuple>
 
 namespace fastpair {
 namespace {
 
-std::vector<int64_t> rows_of(const char* name, const Tensor& list, int64_t length, int64_t rows) {
+Indices rows_of(const char* name, const Tensor& list, int64_t length, int64_t rows) {
   check_length(name, list, length);
-  std::vector<int64_t> out = integer_vector(list);
-  for (const int64_t row : out) {
+  Indices out(list);
+  for (const int64_t row : out.view()) {
     STD_TORCH_CHECK(row >= 0 && row < rows, name, " must hold rows, 0 to ", rows - 1, ", got ", row);
   }
   return out;
 }
 
-// The places where the groups of the given keys begin, of `groups` of them, and the places of the keys, by group.
-std::pair<std::vector<int64_t>, std::vector<int64_t>> grouped(const std::vector<int64_t>& keys, int64_t groups) {
-  std::vector<int64_t> begin(groups + 1, 0), places(keys.size());
-  for (const int64_t key : keys) ++begin[key + 1];
-  std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-  for (size_t k = 0; k < keys.size(); ++k) places[next[keys[k]]++] = k;
-  return {std::move(begin), std::move(places)};
+bool is_plain_list(const Tensor& list) {
+  const bool aligned = reinterpret_cast<uintptr_t>(list.const_data_ptr()) % alignof(int64_t) == 0;
+  return list.scalar_type() == ScalarType::Long && list.is_contiguous() && aligned;
 }
 
 }  // namespace
 
-PairLists::PairLists(const Tensor& of_anchors, const Tensor& of_positives,
-                     const std::optional<Tensor>& of_negative_anchors, const Tensor& of_negatives, int64_t n, int64_t m)
-    : anchors(rows_of("anchors", of_anchors, of_anchors.numel(), n)),
-      positives(rows_of("positives", of_positives, of_anchors.numel(), m)) {
-  const int64_t length = of_negative_anchors ? of_negatives.numel() : of_anchors.numel();
-  negatives = rows_of("negatives", of_negatives, length, m);
-  if (of_negative_anchors) negative_anchors = rows_of("negative_anchors", *of_negative_anchors, length, n);
+Indices::Indices(const Tensor& list) {
+  if (!is_plain_list(list)) copy_ = integer_vector(list);
+  view_ = is_plain_list(list)
+              ? std::span(static_cast<const int64_t*>(list.const_data_ptr()), static_cast<size_t>(list.numel()))
+              : std::span<const int64_t>(copy_);
 }
 
-ListedPairs::ListedPairs(const std::vector<int64_t>& rows, const std::vector<int64_t>& cols, int64_t row_count,
-                         int64_t col_count)
-    : n(row_count), m(col_count), end(row_count), col(rows.size()), pair(rows.size()) {
-  std::tie(begin, listing) = grouped(rows, n);
+PairLists pair_lists(const Tensor& anchors, const Tensor& positives, const std::optional<Tensor>& negative_anchors,
+                     const Tensor& negatives, int64_t n, int64_t m) {
+  const int64_t length = anchors.numel(), others = negative_anchors ? negatives.numel() : length;
+  return {.anchors = rows_of("anchors", anchors, length, n),
+          .positives = rows_of("positives", positives, length, m),
+          .negative_anchors = negative_anchors
+                                  ? std::optional(rows_of("negative_anchors", *negative_anchors, others, n))
+                                  : std::nullopt,
+          .negatives = rows_of("negatives", negatives, others, m)};
+}
+
+ListedPairs::ListedPairs(std::initializer_list<List> lists, int64_t row_count, int64_t col_count)
+    : n(row_count), m(col_count), begin(row_count + 1, 0), end(row_count) {
+  for (const List& list : lists) {
+    for (const int64_t i : list.rows) ++begin[i + 1];
+  }
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  listing.resize(begin.back());
+  pair.resize(begin.back());
+  col.resize(begin.back());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  int64_t place = 0;
+  for (const List& list : lists) {
+    for (size_t k = 0; k < list.rows.size(); ++k) {
+      const int64_t at = next[list.rows[k]]++;
+      listing[at] = place++;
+      col[at] = list.cols[k];  // of every listing, at first
+    }
+  }
   parallel_ranges(
       n,
       [&](int64_t first, int64_t last) {
@@ -49,7 +66,7 @@ ListedPairs::ListedPairs(const std::vector<int64_t>& rows, const std::vector<int
         for (int64_t i = first; i < last; ++i) {
           int64_t next = begin[i];
           for (int64_t k = begin[i]; k < begin[i + 1]; ++k) {
-            const int64_t j = cols[listing[k]];
+            const int64_t j = col[k];
             if (latest[j] < begin[i]) {
               latest[j] = next;
               col[next++] = j;
@@ -63,14 +80,9 @@ ListedPairs::ListedPairs(const std::vector<int64_t>& rows, const std::vector<int
 }
 
 ListedPairs ListedPairs::of(const PairLists& lists, Kind first, int64_t n, int64_t m) {
-  std::vector<int64_t> rows, cols;
-  rows.reserve(lists.positives.size() + lists.negatives.size());
-  cols.reserve(rows.capacity());
-  for (const Kind kind : {first, first == Positive ? Negative : Positive}) {
-    rows.insert(rows.end(), lists.anchors_of(kind).begin(), lists.anchors_of(kind).end());
-    cols.insert(cols.end(), lists.others_of(kind).begin(), lists.others_of(kind).end());
-  }
-  return ListedPairs(rows, cols, n, m);
+  const Kind last = first == Positive ? Negative : Positive;
+  return ListedPairs(
+      {{lists.anchors_of(first), lists.others_of(first)}, {lists.anchors_of(last), lists.others_of(last)}}, n, m);
 }
 
 void ListedPairs::group_by_column() {
@@ -92,13 +104,13 @@ void ListedPairs::group_by_column() {
 }
 
 std::optional<Tensor> matrix_of(const PairLists& lists, const Tensor& like, int64_t m, bool repeats) {
-  const int64_t n = like.size(0), listed = lists.positives.size() + lists.negatives.size();
+  const int64_t n = like.size(0), listed = lists.others_of(Positive).size() + lists.others_of(Negative).size();
   if (listed * GATHERED_PAIR < n * m) return {};
   Tensor matrix = new_tensor(like, {n, m}, ScalarType::Char);
   int8_t* const kinds = static_cast<int8_t*>(matrix.mutable_data_ptr());
   std::memset(kinds, 0, n * m);
   for (const Kind kind : {Positive, Negative}) {
-    const std::vector<int64_t>&rows = lists.anchors_of(kind), &cols = lists.others_of(kind);
+    const std::span<const int64_t> rows = lists.anchors_of(kind), cols = lists.others_of(kind);
     const int8_t value = kind == Positive ? 1 : -1;
     for (size_t k = 0; k < rows.size(); ++k) {
       int8_t& at = kinds[rows[k] * m + cols[k]];

@@ -9,7 +9,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -27,24 +29,37 @@ inline void check_one_kind(bool one, int64_t anchor, int64_t reference) {
                   ") as both");
 }
 
+// Row numbers: a tensor's where they lie side by side as int64, else a copy. The tensor has to outlive this.
+class Indices {
+ public:
+  explicit Indices(const Tensor& list);
+  explicit Indices(std::vector<int64_t> numbers) : copy_(std::move(numbers)), view_(copy_) {}
+  Indices(Indices&&) = default;
+  Indices& operator=(Indices&&) = default;
+
+  std::span<const int64_t> view() const { return view_; }
+
+ private:
+  std::vector<int64_t> copy_;  // its elements stay where they are when it is moved
+  std::span<const int64_t> view_;
+};
+
 // The lists of a call: pairs (anchor, positive) and (anchor, negative), the latter's anchors being those of the
 // positives for triplets.
 struct PairLists {
-  std::vector<int64_t> anchors, positives;
-  std::optional<std::vector<int64_t>> negative_anchors;
-  std::vector<int64_t> negatives;
+  Indices anchors, positives;
+  std::optional<Indices> negative_anchors;
+  Indices negatives;
 
-  PairLists() = default;
-
-  // Rows of n anchors and m references.
-  PairLists(const Tensor& anchors, const Tensor& positives, const std::optional<Tensor>& negative_anchors,
-            const Tensor& negatives, int64_t n, int64_t m);
-
-  const std::vector<int64_t>& anchors_of(Kind kind) const {
-    return kind == Negative && negative_anchors ? *negative_anchors : anchors;
+  std::span<const int64_t> anchors_of(Kind kind) const {
+    return (kind == Negative && negative_anchors ? *negative_anchors : anchors).view();
   }
-  const std::vector<int64_t>& others_of(Kind kind) const { return kind == Negative ? negatives : positives; }
+  std::span<const int64_t> others_of(Kind kind) const { return (kind == Negative ? negatives : positives).view(); }
 };
+
+// Checks that the lists hold rows of n anchors and m references.
+PairLists pair_lists(const Tensor& anchors, const Tensor& positives, const std::optional<Tensor>& negative_anchors,
+                     const Tensor& negatives, int64_t n, int64_t m);
 
 // Pairs (row, col) of n rows and m columns, grouped by row in the order of their list, and each of them once.
 struct ListedPairs {
@@ -57,7 +72,12 @@ struct ListedPairs {
   // The pairs of column j, in the order of their rows, are of_col[col_begin[j]], ..., and pair p has the row row[p].
   std::vector<int64_t> col_begin, of_col, row;
 
-  ListedPairs(const std::vector<int64_t>& rows, const std::vector<int64_t>& cols, int64_t row_count, int64_t col_count);
+  struct List {
+    std::span<const int64_t> rows, cols;
+  };
+
+  // The lists follow each other.
+  ListedPairs(std::initializer_list<List> lists, int64_t row_count, int64_t col_count);
 
   // The pairs of an anchor are its positives, and then its negatives.
   static ListedPairs of(const PairLists& lists, Kind first, int64_t n, int64_t m);
@@ -77,7 +97,7 @@ struct ListedPairs {
 std::optional<Tensor> matrix_of(const PairLists& lists, const Tensor& like, int64_t m, bool repeats);
 
 // A pair's rows, gathered, cost as much time as this many entries of a product.
-constexpr int64_t GATHERED_PAIR = 8;
+constexpr int64_t GATHERED_PAIR = 6;
 
 // The closenesses of listed pairs of the samples x and y, and the gradients of these.
 template <typename T>

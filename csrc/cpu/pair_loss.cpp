@@ -444,7 +444,7 @@ PairLossResults of_lists(const PairLossArguments& args, const PairLists& lists, 
     if (triplets) return listed_triplet_loss<T>(*triplets, lists, swap, Batch<T>(args));
     const PairKernels<T>& loss = find_loss<T>(args);
     ListedPairs pairs = ListedPairs::of(lists, Positive, n, m);
-    const ListedKinds kinds(pairs, lists.positives.size(), repeats);
+    const ListedKinds kinds(pairs, lists.others_of(Positive).size(), repeats);
     return PairLoss<T>(loss, args, &kinds).run();
   });
 }
@@ -477,7 +477,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> listed_pair_loss(
   check_matrix("embeddings", embeddings);
   if (ref_emb) check_matrix("ref_emb", *ref_emb);
   const int64_t n = embeddings.size(0), m = (ref_emb ? *ref_emb : embeddings).size(0);
-  const PairLists lists(anchors, positives, negative_anchors, negatives, n, m);
+  const PairLists lists = pair_lists(anchors, positives, negative_anchors, negatives, n, m);
   const std::optional<Tensor> matrix =
       loss.ends_with("triplet") ? std::nullopt : matrix_of(lists, embeddings, m, repeats);
   // A matrix is one of anchors and references, also where these are the same.

@@ -456,18 +456,22 @@ T by_product(Metric metric, T slope, T closeness) {
 
 // Every positive pair with every negative pair of the same anchor.
 PairLists as_triplets(const PairLists& lists, int64_t n) {
+  const std::span<const int64_t> anchors = lists.anchors_of(Positive), positives = lists.others_of(Positive);
   std::vector<std::vector<int64_t>> negatives(n);
-  for (size_t k = 0; k < lists.negatives.size(); ++k) {
-    negatives[lists.anchors_of(Negative)[k]].push_back(lists.negatives[k]);
+  for (size_t k = 0; k < lists.others_of(Negative).size(); ++k) {
+    negatives[lists.anchors_of(Negative)[k]].push_back(lists.others_of(Negative)[k]);
   }
-  PairLists out;
-  for (size_t k = 0; k < lists.anchors.size(); ++k) {
-    const std::vector<int64_t>& others = negatives[lists.anchors[k]];
-    out.anchors.insert(out.anchors.end(), others.size(), lists.anchors[k]);
-    out.positives.insert(out.positives.end(), others.size(), lists.positives[k]);
-    out.negatives.insert(out.negatives.end(), others.begin(), others.end());
+  std::vector<int64_t> a, p, q;
+  for (size_t k = 0; k < anchors.size(); ++k) {
+    const std::vector<int64_t>& others = negatives[anchors[k]];
+    a.insert(a.end(), others.size(), anchors[k]);
+    p.insert(p.end(), others.size(), positives[k]);
+    q.insert(q.end(), others.begin(), others.end());
   }
-  return out;
+  return {.anchors = Indices(std::move(a)),
+          .positives = Indices(std::move(p)),
+          .negative_anchors = std::nullopt,
+          .negatives = Indices(std::move(q))};
 }
 
 // Triplets one by one. The listings of an anchor are the positives of its triplets, then their negatives.
@@ -483,9 +487,10 @@ class ListedTriplets {
         scores_(x, y, metric, pairs_),
         sums_{std::vector<double>(x.n), std::vector<double>(x.n)} {
     if (!swap) return;
-    swapped_.emplace(triplets.positives, triplets.negatives, y.n, y.n);
+    const ListedPairs::List of_swapped{triplets.others_of(Positive), triplets.others_of(Negative)};
+    swapped_.emplace(std::initializer_list<ListedPairs::List>{of_swapped}, y.n, y.n);
     swapped_scores_.emplace(y, y, metric, *swapped_);
-    swapped_pair_.resize(triplets.positives.size());
+    swapped_pair_.resize(of_swapped.rows.size());
     for (size_t k = 0; k < swapped_->pair.size(); ++k) swapped_pair_[swapped_->listing[k]] = swapped_->pair[k];
     swapped_slopes_.resize(swapped_pair_.size());
   }
@@ -657,8 +662,10 @@ TripletSums sweep_listed_triplets(const TripletTerms& given, Metric metric, Samp
   if (lists.negative_anchors && !swap) {
     return sweep_products<T>(terms, metric, anchors, references, lists, row_weights);
   }
-  const PairLists triplets = lists.negative_anchors ? as_triplets(lists, anchors.n) : lists;
-  return ListedTriplets<T>(terms, metric, anchors, references, triplets, swap, row_weights).run();
+  const auto run = [&](const PairLists& triplets) {
+    return ListedTriplets<T>(terms, metric, anchors, references, triplets, swap, row_weights).run();
+  };
+  return lists.negative_anchors ? run(as_triplets(lists, anchors.n)) : run(lists);
 }
 
 template TripletSums sweep_triplets(const TripletTerms&, Metric, Samples<float>&, Samples<float>&, const Relation&,
