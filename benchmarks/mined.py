@@ -2,9 +2,9 @@
 
     python -m benchmarks.mined [--json FILE] [--threads N] [--quick]
 
-``fastpair`` is the kernel, ``plain PyTorch`` is backend="reference", which takes the rows of every pair or the matrix of
-all scores. The miners are those of pytorch-metric-learning, and not in the times. Units are products X @ X.T. How times
-are taken: see :mod:`benchmarks.compare`.
+``fastpair`` is the kernel, ``plain PyTorch`` is backend="reference", which takes the rows of every pair or the matrix
+of all scores. The miners are those of pytorch-metric-learning, and not in the times. How times are taken: see
+:mod:`benchmarks.compare`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def rows(seconds: float, quick: bool) -> Iterator[dict]:
                     continue
                 compared = variants(loss, miner, n, d)
                 runs = {"product": partial(product, x, x), **checked_steps(compared, [x])}
-                row = timed(f"{loss} {miner}", {"n": n, "d": d, "listed": len(positives) + len(negatives)}, runs, seconds)
+                size = {"n": n, "d": d, "listed": len(positives) + len(negatives)}
+                row = timed(f"{loss} {miner}", size, runs, seconds)
                 if (n, d) == sizes[-1] or (miner == "triplets" and d == sizes[-1][1]):
                     row["extra_mebibytes"] = {of: memory_apart("mined", loss, miner, of, n, d) for of in compared}
                 yield row

@@ -57,6 +57,26 @@ def test_triplets(choice, n):
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("share", (0.01, 0.5))
+@pytest.mark.parametrize("n", SMALL)
+def test_lists(share, n):
+    """Gathered rows, and rows of scores; equal rows, which are close; rows that are listed with themselves."""
+    x, y = torch.randn(n, 9, requires_grad=True), torch.randn(n + 2, 9).index_fill(0, torch.arange(n // 2), 1)
+    chosen = torch.rand(n, n) < share
+    i, j = chosen.nonzero(as_tuple=True)
+    positive = torch.rand(len(i)) < 0.1
+    pairs, triplets = (i[positive], j[positive], i[~positive], j[~positive]), (i, j, j.flip(0))
+    for distance in ("euclidean", "cosine"):
+        for given in ({}, {"ref_emb": y.detach().requires_grad_()}):
+            FP.supcon_loss(x, None, indices_tuple=pairs, distance=distance, **given).backward()
+            FP.contrastive_loss(x, None, indices_tuple=triplets, distance=distance, **given).backward()
+            for lists in (pairs, triplets):
+                for swap in (False, True):
+                    settings = {"distance": distance, "swap": swap, "smooth_loss": swap}
+                    FP.triplet_margin_loss(x, None, indices_tuple=lists, **settings, **given).backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("metric", ("euclidean", "cosine"))
 @pytest.mark.parametrize("n", (*SMALL, 2049))
 def test_distances(metric, n):
