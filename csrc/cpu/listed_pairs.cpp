@@ -9,10 +9,12 @@ namespace {
 Indices rows_of(const char* name, const Tensor& list, int64_t length, int64_t rows) {
   check_length(name, list, length);
   Indices out(list);
-  for (const int64_t row : out.view()) {
-    STD_TORCH_CHECK(row >= 0 && row < rows, name, " must hold rows, 0 to ", rows - 1, ", got ", row);
-  }
-  return out;
+  const auto is_wrong = [rows](int64_t row) { return (row < 0) | (row >= rows); };
+  bool wrong = false;
+  for (const int64_t row : out.view()) wrong |= is_wrong(row);
+  if (!wrong) return out;
+  const int64_t row = *std::ranges::find_if(out.view(), is_wrong);
+  STD_TORCH_CHECK(false, name, " must hold rows, 0 to ", rows - 1, ", got ", row);
 }
 
 bool is_plain_list(const Tensor& list) {

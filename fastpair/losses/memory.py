@@ -176,6 +176,7 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"embeddings must have at most memory_size = {self.memory_size} rows, got {len(queued)}")
         if indices_tuple is not None:
             checks.indices_tuple(indices_tuple, embeddings, embeddings)
+            checks.listed_rows(indices_tuple, embeddings, embeddings)
 
         self.curr_batch_idx = places = self._enqueue(queued, queued_labels, queued_ids)
         ref_emb = self.embedding_memory[: self.filled].to(embeddings.dtype)

@@ -47,6 +47,7 @@ def mined_pair_loss(
     numbers = {"learned": learned, "anchor_scalars": anchor_scalars, "ref_scalars": ref_scalars}
     chosen = choose_backend(embeddings.device.type, backend, embeddings.dtype)
     if chosen != "cpu" or (is_added(loss) and not compiled(loss, embeddings.dtype, distance)):
+        checks.listed_rows(indices_tuple, embeddings, references)
         settings = (distance, swap, repeats, reduction, backend)
         return _in_pytorch(loss, params, embeddings, references, indices_tuple, *settings, weights, **numbers)
     if loss.endswith("triplet"):
@@ -55,7 +56,8 @@ def mined_pair_loss(
         ref_emb = None if ref_emb is embeddings else ref_emb
         settings = (distance, swap, repeats, reduction, chosen)
         return listed_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, *settings, weights, **numbers)
-    except RuntimeError:
+    except RuntimeError:  # of lists that the kernel refuses: here it is said in terms of the user's arguments
+        checks.listed_rows(indices_tuple, embeddings, references)
         if not (repeats or loss.endswith("triplet")):
             _distinct(*_as_pairs([indices.long() for indices in indices_tuple]), len(references))
         raise

@@ -133,7 +133,8 @@ def vector_like(name: str, value: Tensor, of: str, owner: Tensor) -> None:
 
 
 def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
-    """Triplets (anchor, positive, negative) or pairs (anchor, positive, anchor, negative) of row numbers."""
+    """Triplets (anchor, positive, negative) or pairs (anchor, positive, anchor, negative) of row numbers, whose values
+    :func:`listed_rows` checks."""
     if not isinstance(value, (tuple, list)) or len(value) not in (3, 4):
         got = f"{len(value)} elements" if isinstance(value, (tuple, list)) else type(value).__name__
         raise ValueError(f"indices_tuple must be a tuple of 3 tensors (triplets) or 4 (pairs), got {got}")
@@ -147,10 +148,16 @@ def indices_tuple(value: tuple, embeddings: Tensor, references: Tensor) -> None:
         partner = value[place - place % 2] if len(value) == 4 else value[0]
         if len(indices) != len(partner):
             raise ValueError(f"{name} must be as long as its anchors, {len(partner)}, got {len(indices)}")
+
+
+def listed_rows(value: tuple[Tensor, ...], embeddings: Tensor, references: Tensor) -> None:
+    """Numbers of rows that there are, in an ``indices_tuple``."""
+    for place, indices in enumerate(value):
         anchors = place == 0 or (place, len(value)) == (2, 4)
         rows = len(embeddings if anchors else references)
         low, high = limits(indices) or (0, -1)
         if low < 0 or high >= rows:
+            name = f"indices_tuple[{place}]"
             of = "embeddings" if anchors or references is embeddings else "ref_emb"
             raise ValueError(f"{name} must hold rows of {of}, 0 to {rows - 1}, got values from {low} to {high}")
 
