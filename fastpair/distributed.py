@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -39,7 +40,8 @@ class GlobalBatchLoss(nn.Module):
     gradients. Embeddings are gathered in their dtype, and the gradients from the other ranks' anchors come back by a
     reduce-scatter in the accumulation dtype. :class:`~fastpair.losses.ProxyAnchorLoss`, whose anchors are the proxies,
     gives each rank a share of them. The losses on classes compare n rows with the classes and gather nothing; SPCE and
-    PCE sum their class means over the ranks and gather only the labels.
+    PCE sum their class means over the ranks and gather only the labels. A MatryoshkaLoss gathers the first columns once
+    for each of its numbers of columns.
 
     Without a process group, or in one of a single process, this is ``loss`` itself.
 
@@ -320,6 +322,10 @@ def _views(
     return ranks.reduced(run, loss.reduction, len(x))
 
 
+def _matryoshka(ranks: _Ranks, loss: losses.MatryoshkaLoss, embeddings: Tensor, *args, **kwargs) -> Tensor:
+    return loss.summed(partial(_family(loss.loss), ranks, loss.loss), embeddings, *args, **kwargs)
+
+
 def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tensor) -> Tensor:
     checks.embeddings_and_labels(embeddings, labels)
     with torch.autocast(embeddings.device.type, enabled=False):
@@ -360,6 +366,7 @@ FAMILIES: dict[type | tuple[type, ...], Callable] = {
     losses.ProxyAnchorLoss: _proxy_anchor,  # a ClassLoss too
     (losses.ClassLoss, losses.LinearCrossEntropyLoss): _class_loss,
     (losses.InfoNCELoss, losses.SigLIPLoss): _views,
+    losses.MatryoshkaLoss: _matryoshka,
     losses.SPCELoss: _spce,
     losses.PCELoss: _pce,
 }

@@ -27,6 +27,12 @@ FEATURES, D, CLASSES = 6, 5, 7
 # ---- the losses
 
 SIZES = (CLASSES, D)
+
+
+def matryoshka(loss, **settings):
+    return losses.MatryoshkaLoss(loss(**settings), (2, D), (0.5, 1.0))
+
+
 PAIR_LOSSES = {
     **{of.option: getattr(losses, of.module) for of in DEFINITIONS.values()},
     "contrastive-p2": partial(losses.ContrastiveLoss, distance="euclidean", power=2),
@@ -40,6 +46,7 @@ PAIR_LOSSES = {
     "multi_similarity-weights": losses.MultiSimilarityLoss,
     "supcon-bias": losses.SupConLoss,
     "custom-scalars": LEARNING["scaled"].make,
+    "supcon-matryoshka": partial(matryoshka, losses.SupConLoss),
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-facenet": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="facenet"),
@@ -56,6 +63,7 @@ VIEW_LOSSES = {
     ),
     "siglip": partial(losses.SigLIPLoss, 3.0, -1.0),
     "siglip-given": partial(losses.SigLIPLoss, distance="dot"),
+    "info_nce-matryoshka": partial(matryoshka, losses.InfoNCELoss),
 }
 CLASS_LOSSES = {
     "linear_cross_entropy": partial(losses.LinearCrossEntropyLoss, *SIZES),

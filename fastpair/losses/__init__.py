@@ -9,6 +9,7 @@ from fastpair.losses.classes import LinearCrossEntropyLoss
 from fastpair.losses.custom import CustomPairLoss
 from fastpair.losses.generated_modules import *  # noqa: F403
 from fastpair.losses.info_nce import InfoNCELoss
+from fastpair.losses.matryoshka import MatryoshkaLoss
 from fastpair.losses.memory import CrossBatchMemory
 from fastpair.losses.siglip import SigLIPLoss
 
@@ -17,6 +18,7 @@ __all__ = [
     "CustomPairLoss",
     "InfoNCELoss",
     "LinearCrossEntropyLoss",
+    "MatryoshkaLoss",
     "PCELoss",
     "SPCELoss",
     "SigLIPLoss",

@@ -48,6 +48,7 @@ def number_that(holds: Callable[[float], bool], what: str) -> Rule:
 # Not math.isnan, which torch.compile cannot trace for a margin that changes.
 not_nan = number_that(lambda x: x == x, "not be NaN")
 positive = number_that(lambda x: LEAST <= x <= MOST, "be positive and finite, in float32 too")
+not_negative = number_that(lambda x: 0 <= x <= MOST, "not be negative, and finite, in float32 too")
 finite = number_that(lambda x: -MOST <= x <= MOST, "be finite, in float32 too")
 fraction = number_that(lambda x: 0 <= x <= 1, "lie between 0 and 1")
 degrees = number_that(lambda x: 0 <= x < 180, "be at least 0 and below 180 degrees")
