@@ -82,6 +82,8 @@ inline Margin margin_named(const std::string& logits) {
 }
 
 inline const std::optional<Tensor> NO_TENSOR;
+inline const std::vector<int64_t> NO_PREFIXES;
+inline const std::vector<double> NO_WEIGHTS;
 
 // The arguments of fastpair::pair_loss.
 struct PairLossArguments {
@@ -97,6 +99,9 @@ struct PairLossArguments {
   const bool grad_embeddings, grad_ref, grad_learned = false;
   const std::optional<Tensor>&learned = NO_TENSOR, &ids = NO_TENSOR, &ref_ids = NO_TENSOR, &pairs = NO_TENSOR,
         &weights = NO_TENSOR, &anchor_scalars = NO_TENSOR, &ref_scalars = NO_TENSOR;
+  // Rising numbers of columns: the loss is the weighted sum of those of the first columns. None: one of all columns.
+  const std::vector<int64_t>& prefixes = NO_PREFIXES;
+  const std::vector<double>& prefix_weights = NO_WEIGHTS;
 
   void check() const {
     check_matrix("embeddings", embeddings);
@@ -123,6 +128,20 @@ struct PairLossArguments {
     STD_TORCH_CHECK(learned || !grad_learned, "grad_learned needs learned");
     if (learned) check_length("learned", *learned, learned->numel());
     if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
+    if (!prefixes.empty()) check_prefixes();
+  }
+
+  void check_prefixes() const {
+    STD_TORCH_CHECK(distance.metric == Metric::Dot && reduction != Reduction::Totals,
+                    "prefixes must have a similarity, and no totals");
+    int64_t last = 0;
+    for (const int64_t columns : prefixes) {
+      STD_TORCH_CHECK(columns > last && columns <= embeddings.size(1), "prefixes must have rising lengths up to ",
+                      embeddings.size(1), ", got ", columns, " after ", last);
+      last = columns;
+    }
+    STD_TORCH_CHECK(prefix_weights.size() == prefixes.size(), "prefix_weights must have ", prefixes.size(),
+                    " elements, got ", prefix_weights.size());
   }
 
   // One label a sample, or a set of them, whose bits are those of 32-bit words.
@@ -196,9 +215,23 @@ struct PairLossOperators {
       const std::vector<double>& params, const std::string& distance, bool two_sided, const std::string& reduction,
       bool grad_embeddings, bool grad_ref, bool grad_learned, const Optional& ids, const Optional& ref_ids,
       const Optional& pairs, const Optional& weights, const Optional& anchor_scalars, const Optional& ref_scalars) {
-    const PairLossResults results = run(embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params,
-                                        distance, two_sided, reduction, grad_embeddings, grad_ref, grad_learned,
-                                        learned, ids, ref_ids, pairs, weights, anchor_scalars, ref_scalars);
+    return prefix_pair_loss(embeddings, ref_emb, learned, labels, ref_labels, self_index, row_grad, loss, params,
+                            NO_PREFIXES, NO_WEIGHTS, distance, two_sided, reduction, grad_embeddings, grad_ref,
+                            grad_learned, ids, ref_ids, pairs, weights, anchor_scalars, ref_scalars);
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> prefix_pair_loss(
+      const Tensor& embeddings, const Optional& ref_emb, const Optional& learned, const Tensor& labels,
+      const Optional& ref_labels, const Optional& self_index, const Optional& row_grad, const std::string& loss,
+      const std::vector<double>& params, const std::vector<int64_t>& prefixes,
+      const std::vector<double>& prefix_weights, const std::string& distance, bool two_sided,
+      const std::string& reduction, bool grad_embeddings, bool grad_ref, bool grad_learned, const Optional& ids,
+      const Optional& ref_ids, const Optional& pairs, const Optional& weights, const Optional& anchor_scalars,
+      const Optional& ref_scalars) {
+    const PairLossResults results =
+        run(embeddings, ref_emb, labels, ref_labels, self_index, row_grad, loss, params, distance, two_sided, reduction,
+            grad_embeddings, grad_ref, grad_learned, learned, ids, ref_ids, pairs, weights, anchor_scalars, ref_scalars,
+            prefixes, prefix_weights);
     return results.tensors(embeddings);
   }
 

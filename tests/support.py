@@ -12,7 +12,7 @@ import torch
 
 import fastpair.functional as FP
 from fastpair.backends import available_backends
-from fastpair.backends.call import LabelledPairLossCall, ListedPairLossCall, PairLossCall
+from fastpair.backends.call import LabelledPairLossCall, ListedPairLossCall, PairLossCall, PrefixPairLossCall
 from fastpair.formulas.pair_losses import DEFINITIONS
 
 # Those that take CPU tensors, save Triton's interpreter, which is slow: see tests/gpu.
@@ -352,6 +352,10 @@ def operator_calls():
             calls.append(views | scale | {"loss": "supcon", "distance": "dot"})
         for call in calls:
             yield "pair_loss", tuple(PairLossCall(**call))
+            if reduction != "totals" and call["distance"] != "euclidean" and "triplet" not in call["loss"]:
+                prefixes = {"prefixes": [1, 4], "prefix_weights": [0.5, 2.0]}
+                if call["loss"] != "best_positive":
+                    yield "prefix_pair_loss", tuple(PrefixPairLossCall(**call, **prefixes))
             if call["learned"] is None and call.keys() <= {*LabelledPairLossCall._fields, "learned", "grad_learned"}:
                 yield "labelled_pair_loss", tuple(call[name] for name in LabelledPairLossCall._fields)
         i, j = torch.arange(9), torch.arange(9) % len(y)

@@ -1,6 +1,7 @@
 """Losses of the first columns: against the dense formulas of columns cut by hand."""
 
 import pickle
+import sys
 from functools import partial
 
 import dense
@@ -11,9 +12,12 @@ from support import BACKENDS, cast, error, needs_cpu_kernels, value_and_gradient
 
 import fastpair
 from fastpair import losses
+from fastpair.backends.call import PrefixPairLossCall
 from fastpair.formulas.pair_losses import DEFINITIONS
 from fastpair.metrics import METRICS
 
+# The function of the same name hides the module.
+pair_loss_operator = sys.modules["fastpair.ops.pair_loss"]
 DIMS, WEIGHTS = (3, 8, 16, 21), (0.5, 1.0, 0.0, 2.0)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 dims_and_weights = pytest.mark.parametrize("dims, weights", [(DIMS, WEIGHTS), ((16, 3), None), ((21,), (3.0,))])
@@ -78,6 +82,93 @@ def test_sizes(name, dtype, n):
         got = value_and_gradients(loss, cast(inputs, dtype), trained)
         for key in want:
             assert error(got[key], want[key]) <= TOLERANCE[dtype], key
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("name", ["supcon", "ntxent", "contrastive"])
+@pytest.mark.parametrize("references", [False, True])
+def test_more_products_than_are_kept(name, references):
+    inputs = inputs_of(1900, 2300, classes=800) if references else inputs_of(2300, classes=800)
+    trained = ("embeddings", "ref_emb") if references else ("embeddings",)
+    single = getattr(losses, DEFINITIONS[name].module)(distance="cosine")
+    loss = losses.MatryoshkaLoss(single, DIMS, WEIGHTS)
+    assert_same(loss, partial(loss.summed, single), inputs, trained)
+
+
+@needs_cpu_kernels
+def test_what_is_one_sweep(monkeypatch):
+    """One call of an operator where its kernels take prefixes, and one for each prefix elsewhere."""
+    names, fused_loss = [], pair_loss_operator.fused_loss
+    monkeypatch.setattr(
+        pair_loss_operator, "fused_loss", lambda name, *args: (names.append(name), fused_loss(name, *args))[1]
+    )
+    x, labels = inputs_of(20).values()
+
+    def calls(loss, *args, **kwargs):
+        names.clear()
+        losses.MatryoshkaLoss(loss, DIMS)(x, *args, **kwargs)
+        return list(names)
+
+    one_sweep, labels_alone = ["prefix_pair_loss"], ["labelled_pair_loss"] * len(DIMS)
+    assert calls(losses.SupConLoss(), labels) == one_sweep
+    assert calls(losses.SupConLoss(reduction="none"), labels, ids=labels) == one_sweep
+    assert calls(losses.SupConLoss(), labels, ref_bias=x[:, 0]) == one_sweep
+    assert calls(losses.InfoNCELoss(), x) == one_sweep
+    assert calls(losses.SigLIPLoss(), ref_emb=x) == one_sweep
+    assert calls(multi_similarity(), labels) == one_sweep
+    assert calls(losses.ContrastiveLoss(), labels) == labels_alone
+    assert calls(losses.SupConLoss(reduction="totals"), labels) == labels_alone
+    for kind in ("hard", "all"):
+        loss = losses.TripletMarginLoss(triplets_per_anchor=kind, distance="cosine")
+        assert calls(loss, labels) == labels_alone
+    assert calls(losses.SupConLoss(), labels, (labels[:0],) * 4) == []
+    assert calls(losses.SupConLoss(), labels) == one_sweep  # what was refused leaves nothing behind
+
+
+@needs_cpu_kernels
+def test_parameters_that_learn():
+    """Through the terms of the pairs and the anchors' losses."""
+    inputs = inputs_of(40) | {"scale": torch.tensor(3.0, dtype=torch.float64)}
+
+    def run(embeddings, labels, scale, way):
+        single = losses.CustomPairLoss(
+            lambda s, p: p.scale * s * s,
+            lambda s, p: p.scale * s,
+            lambda P, N, p: P.lse / p.scale + N.lse,
+            needs=["positives", "negatives"],
+            scale=scale,
+        )
+        loss = losses.MatryoshkaLoss(single, DIMS, WEIGHTS)
+        return loss(embeddings, labels) if way == "sweep" else loss.summed(single, embeddings, labels)
+
+    trained = ("embeddings", "scale")
+    assert_same(partial(run, way="sweep"), partial(run, way="loop"), inputs, trained)
+    with fastpair.use_backend("reference"):
+        want = value_and_gradients(partial(run, way="loop"), inputs, trained)
+    got = value_and_gradients(partial(run, way="sweep"), inputs, trained)
+    assert all(error(got[name], want[name]) <= 1e-10 for name in want)
+
+
+@needs_cpu_kernels
+def test_direct_calls_of_the_operator_check_prefixes():
+    x, labels = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+    names = PrefixPairLossCall._fields
+    plain = dict.fromkeys(names) | {"embeddings": x, "labels": labels, "loss": "snca", "params": [1.0]}
+    plain |= {"distance": "cosine", "two_sided": False, "reduction": "mean", "grad_embeddings": False}
+    plain |= {"grad_ref": False, "grad_learned": False, "prefixes": [2, 4], "prefix_weights": [1.0, 1.0]}
+    torch.ops.fastpair.prefix_pair_loss(*plain.values())
+    for wrong in (
+        {"prefixes": [2, 5]},
+        {"prefixes": [4, 2]},
+        {"prefixes": [0, 2]},
+        {"prefix_weights": [1.0]},
+        {"distance": "euclidean"},
+        {"reduction": "totals"},
+        {"loss": "triplet"},
+        {"loss": "hard_triplet"},
+    ):
+        with pytest.raises(RuntimeError, match="must have"):
+            torch.ops.fastpair.prefix_pair_loss(*(plain | wrong).values())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -43,6 +43,7 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   args.check_scalars("ref_scalars", args.ref_scalars, loss->ref_scalars,
                      args.ref_emb ? *args.ref_emb : args.embeddings);
   STD_TORCH_CHECK(!args.learned || loss->learned > 0 || loss->scale > 0, "no parameter of ", args.loss, " learns");
+  STD_TORCH_CHECK(loss->pool[Positive] != Pool::Max || args.prefixes.empty(), args.loss, " must have no prefixes");
   STD_TORCH_CHECK(loss->bias == 0 || args.distance.metric == Metric::Dot, args.loss, " is a loss of dot products");
   return *loss;
 }
@@ -70,9 +71,10 @@ struct Batch {
     const std::vector<T> center = center_of<T>(args.embeddings, args.distance);
     // A product changes with the rows of either side, a distance with both.
     const bool distances = args.distance.metric != Metric::Dot, by_x = learns_by_rows && (distances || !args.grad_ref);
-    x.load(args.embeddings, args.distance, center, args.grad_embeddings || by_x, learns_by_rows);
+    x.load(args.embeddings, args.distance, center, args.grad_embeddings || by_x, learns_by_rows, args.prefixes);
     if (y) {
-      y->load(*args.ref_emb, args.distance, center, args.grad_ref || (learns_by_rows && distances), learns_by_rows);
+      y->load(*args.ref_emb, args.distance, center, args.grad_ref || (learns_by_rows && distances), learns_by_rows,
+              args.prefixes);
     }
     if (args.anchor_scalars) anchor_scalars = sorted_rows(*args.anchor_scalars, x.order);
     if (args.ref_scalars) ref_scalars = sorted_rows(*args.ref_scalars, references().order);
@@ -225,7 +227,8 @@ class PairLoss {
         batch_(args, learns_by_rows_),
         listed_(listed),
         rows_(loss, batch_.x, listed ? listed->relation : batch_.relation(), batch_.scalars_of(batch_.x)),
-        derivatives_(args.grad_learned ? loss.param_count : 0) {
+        derivatives_(args.grad_learned ? loss.param_count : 0),
+        counts_(rows_.layers(), {1, 1}) {
     if (!batch_.y) return;
     other_.emplace(loss, *batch_.y, args.two_sided ? Relation(args, *batch_.y, batch_.x, nullptr, true) : Relation(),
                    batch_.scalars_of(*batch_.y));
@@ -244,17 +247,17 @@ class PairLoss {
     const bool kept = sweep.keeps_scores();
     const bool means_over_terms = args_.reduction == Reduction::Mean && loss_.separate_means;
 
-    if (loss_.is_sum && !(means_over_terms && kept) && !learns_by_terms_) {
+    if (loss_.is_sum && !(means_over_terms && kept) && !learns_by_terms_ && args_.prefixes.empty()) {
       // The weights of the pairs are known beforehand, except for means over terms: there the negatives' gradient is
       // summed unscaled, and a second sweep over the few tiles that have positives adds theirs.
       if (gradients) set_sums_weights(means_over_terms ? 0 : 1);
       sweep.run({.add = {true, true}, .gradient = gradients});
       finish();
       if (gradients && means_over_terms) {
-        batch_.scale_gradients(1 / counts_[Negative]);
+        batch_.scale_gradients(1 / counts_[0][Negative]);
         for (AnchorSide<T>* side : sides()) {
           for (int64_t i = 0; i < side->samples.n; ++i) {
-            side->constant[Positive][i] = T(weight(*side, i, Positive) / counts_[Positive]);
+            side->constant[Positive][i] = T(weight(*side, i, Positive) / counts_[0][Positive]);
           }
           std::ranges::fill(side->constant[Negative], T(0));
         }
@@ -265,7 +268,7 @@ class PairLoss {
     if (loss_.reads_negatives_lse) {
       sweep.run({.add = {true, false}});
       for (AnchorSide<T>* side : sides()) {
-        for (int64_t i = 0; i < side->samples.n; ++i) {
+        for (size_t i = 0; i < side->negatives_lse.size(); ++i) {
           side->negatives_lse[i] = T(statistic(*side, Negative, i).log_sum_exp());
         }
       }
@@ -299,8 +302,9 @@ class PairLoss {
     return args_.two_sided ? std::vector<AnchorSide<T>*>{&rows_, &*other_} : std::vector<AnchorSide<T>*>{&rows_};
   }
 
+  // `i`: layer * n + anchor.
   Statistic statistic(const AnchorSide<T>& side, Kind kind, int64_t i) const {
-    const double pairs = side.relation.pairs[kind][i];
+    const double pairs = side.relation.pairs[kind][i % side.samples.n];
     const auto& [a, b, c] = side.totals[kind][i].of;
     switch (loss_.pool[kind]) {
       case Pool::Sum:
@@ -337,39 +341,46 @@ class PairLoss {
   void finish() {
     values_.assign(args_.reduction == Reduction::None ? batch_.x.n : 0, 0);
     value_ = 0;
-    const double share = args_.two_sided ? 0.5 : 1;
     for (AnchorSide<T>* side : sides()) {
-      const int64_t n = side->samples.n;
-      std::vector<Anchor> anchors(n);
-      parallel_rows(n, 64, [&](int64_t i) {
-        anchors[i] = loss_.anchor(params_.data(), scalars_of(*side, i).data(), statistic(*side, Positive, i),
-                                  statistic(*side, Negative, i));
-      });
-      if (!batch_.weights.empty()) {
-        for (int64_t i = 0; i < n; ++i) {
-          const double given = batch_.given_weight(i);
-          anchors[i].loss *= given, anchors[i].count *= given;
-          anchors[i].neg_loss *= given, anchors[i].neg_count *= given;
-        }
-      }
-      totals_ = {};
-      for (const Anchor& a : anchors) {
-        totals_[0] += a.loss, totals_[1] += a.count;
-        totals_[2] += a.neg_loss, totals_[3] += a.neg_count;
-      }
-      if (args_.reduction == Reduction::Mean) {
-        counts_[Positive] = divisor(totals_[1]);
-        counts_[Negative] = loss_.separate_means ? divisor(totals_[3]) : counts_[Positive];
-      }
-      value_ += share * (totals_[0] / counts_[Positive] + totals_[2] / counts_[Negative]);
+      for (int64_t layer = 0; layer < side->layers(); ++layer) finish(*side, layer);
+    }
+  }
+
+  double layer_weight(int64_t layer) const { return args_.prefixes.empty() ? 1 : args_.prefix_weights[layer]; }
+
+  void finish(AnchorSide<T>& side, int64_t layer) {
+    const int64_t n = side.samples.n, first = layer * n;
+    const double share = (args_.two_sided ? 0.5 : 1) * layer_weight(layer);
+    std::vector<Anchor> anchors(n);
+    parallel_rows(n, 64, [&](int64_t i) {
+      anchors[i] = loss_.anchor(params_.data(), scalars_of(side, i).data(), statistic(side, Positive, first + i),
+                                statistic(side, Negative, first + i));
+    });
+    if (!batch_.weights.empty()) {
       for (int64_t i = 0; i < n; ++i) {
-        for_kinds([&](Kind kind) {
-          side->set_weight(i, kind, kind == Positive ? anchors[i].pos : anchors[i].neg, statistic(*side, kind, i),
-                           weight(*side, i, kind) / counts_[kind]);
-        });
-        if (args_.reduction == Reduction::None) {
-          values_[side->samples.order[i]] += T(share * (anchors[i].loss + anchors[i].neg_loss));
-        }
+        const double given = batch_.given_weight(i);
+        anchors[i].loss *= given, anchors[i].count *= given;
+        anchors[i].neg_loss *= given, anchors[i].neg_count *= given;
+      }
+    }
+    totals_ = {};
+    for (const Anchor& a : anchors) {
+      totals_[0] += a.loss, totals_[1] += a.count;
+      totals_[2] += a.neg_loss, totals_[3] += a.neg_count;
+    }
+    std::array<double, 2>& counts = counts_[layer];
+    if (args_.reduction == Reduction::Mean) {
+      counts[Positive] = divisor(totals_[1]);
+      counts[Negative] = loss_.separate_means ? divisor(totals_[3]) : counts[Positive];
+    }
+    value_ += share * (totals_[0] / counts[Positive] + totals_[2] / counts[Negative]);
+    for (int64_t i = 0; i < n; ++i) {
+      for_kinds([&](Kind kind) {
+        side.set_weight(first + i, kind, kind == Positive ? anchors[i].pos : anchors[i].neg,
+                        statistic(side, kind, first + i), layer_weight(layer) * weight(side, i, kind) / counts[kind]);
+      });
+      if (args_.reduction == Reduction::None) {
+        values_[side.samples.order[i]] += T(share * (anchors[i].loss + anchors[i].neg_loss));
       }
     }
   }
@@ -385,11 +396,12 @@ class PairLoss {
   void add_anchor_derivatives() {
     std::vector<double> parts[2];
     for_kinds([&](Kind kind) { parts[kind].resize(loss_.learned); });
-    for (int64_t i = 0; i < batch_.x.n; ++i) {
-      loss_.anchor_derivatives(params_.data(), scalars_of(rows_, i).data(), statistic(rows_, Positive, i),
+    const int64_t n = batch_.x.n;
+    for (int64_t i = 0; i < rows_.layers() * n; ++i) {
+      loss_.anchor_derivatives(params_.data(), scalars_of(rows_, i % n).data(), statistic(rows_, Positive, i),
                                statistic(rows_, Negative, i), parts[Positive].data(), parts[Negative].data());
       for_kinds([&](Kind kind) {
-        const double share = weight(rows_, i, kind) / counts_[kind];
+        const double share = layer_weight(i / n) * weight(rows_, i % n, kind) / counts_[i / n][kind];
         for (int k = 0; k < loss_.learned; ++k) derivatives_[k] += share * parts[kind][k];
       });
     }
@@ -422,8 +434,9 @@ class PairLoss {
   AnchorSide<T> rows_;
   std::optional<AnchorSide<T>> other_;
   std::vector<double> derivatives_;  // by the parameters that learn
-  double value_ = 0, counts_[2] = {1, 1};
-  std::array<double, 4> totals_;  // sum and count of each part of the mean
+  double value_ = 0;
+  std::vector<std::array<double, 2>> counts_;  // by layer, what the sums of both parts are divided by
+  std::array<double, 4> totals_;               // sum and count of each part of the mean
   std::vector<T> values_;
 };
 
@@ -431,6 +444,7 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   const std::optional<TripletTerms> triplets = triplet_terms(args);
   return with_compute_type(args.embeddings, [&](auto zero) {
     using T = decltype(zero);
+    STD_TORCH_CHECK(!triplets || args.prefixes.empty(), args.loss, " must have no prefixes");
     return triplets ? triplet_loss(*triplets, Batch<T>(args)) : PairLoss<T>(find_loss<T>(args), args).run();
   });
 }
@@ -524,4 +538,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastpair, CPU, m) {
   m.impl("pair_loss", TORCH_BOX(&Operators::pair_loss));
   m.impl("labelled_pair_loss", TORCH_BOX(&Operators::labelled_pair_loss));
   m.impl("listed_pair_loss", TORCH_BOX(&fastpair::listed_pair_loss));
+  m.impl("prefix_pair_loss", TORCH_BOX(&Operators::prefix_pair_loss));
 }

@@ -3,6 +3,13 @@
 // Where the references are the anchors, only tiles on and above the diagonal are computed: each stands for its mirror
 // image too, and with H = G + G^T the gradient is H X. Each block of gradient rows is written by one task in a fixed
 // order, so that results are the same bits from run to run.
+//
+// Losses of the first columns, for prefixes of D_1 < D_2 < ... columns, have a layer of the matrix each. Products of
+// prefixes are partial sums over the blocks of columns between, S_k = S_{k-1} + X_k Y_k^T, which the layers keep;
+// scores are S_k times both samples' factors, the inverse norms for cosines. Its derivatives by S_k, plus those of the
+// longer prefixes, are H_k, by which block k of the gradient is H_k Y_k. Of cosines, the part along each prefix of a
+// row is summed with the slopes and taken away at the end. All prefixes together take the products of one loss of all
+// columns, in units of 2nmd, and the loops over pairs of each.
 #pragma once
 
 #include <algorithm>
@@ -82,7 +89,7 @@ struct Pass {
   bool only_positives = false;             // tiles without positives are skipped
 };
 
-// The samples of one side as anchors, with their statistics and their weights in the gradient.
+// The samples of one side as anchors, with their statistics and their weights in the gradient, layer by layer.
 template <typename T>
 struct AnchorSide {
   Samples<T>& samples;
@@ -96,15 +103,18 @@ struct AnchorSide {
       : samples(anchors),
         relation(std::move(to_others)),
         scalars(own),
-        negatives_lse(loss.reads_negatives_lse ? anchors.n : 0, T(0)) {
+        negatives_lse(loss.reads_negatives_lse ? layers() * anchors.n : 0, T(0)) {
+    const int64_t count = layers() * anchors.n;
     for_kinds([&](Kind kind) {
       const double none = loss.pool[kind] == Pool::Sum ? 0 : -std::numeric_limits<double>::infinity();
-      totals[kind].assign(samples.n, Total{{none, 0, 0}});
-      factor[kind].assign(samples.n, T(0));
-      shift[kind].assign(samples.n, std::numeric_limits<T>::infinity());
-      constant[kind].assign(samples.n, T(0));
+      totals[kind].assign(count, Total{{none, 0, 0}});
+      factor[kind].assign(count, T(0));
+      shift[kind].assign(count, std::numeric_limits<T>::infinity());
+      constant[kind].assign(count, T(0));
     });
   }
+
+  int64_t layers() const { return std::max<int64_t>(samples.prefixes.size(), 1); }
 
   void set_weight(int64_t i, Kind kind, const Slope& slope, const Statistic& of_terms, double weight) {
     const RoundedSlope<T> rounded(slope, of_terms, weight);
@@ -113,14 +123,15 @@ struct AnchorSide {
     constant[kind][i] = rounded.constant;
   }
 
-  Weights<T> weights() const {
+  Weights<T> weights(int64_t layer) const {
+    const int64_t first = layer * samples.n;
     Weights<T> view;
     for_kinds([&](Kind kind) {
-      view.factor[kind] = factor[kind].data();
-      view.shift[kind] = shift[kind].data();
-      view.constant[kind] = constant[kind].data();
+      view.factor[kind] = factor[kind].data() + first;
+      view.shift[kind] = shift[kind].data() + first;
+      view.constant[kind] = constant[kind].data() + first;
     });
-    view.negatives_lse = negatives_lse.data();
+    view.negatives_lse = negatives_lse.empty() ? nullptr : negatives_lse.data() + first;
     return view;
   }
 };
@@ -140,11 +151,13 @@ class PairSweep {
         y_(references.samples),
         self_(self),
         symmetric_(&anchors == &references),
-        two_sided_(two_sided) {
+        two_sided_(two_sided),
+        layers_(anchors.layers()) {
     const bool kept = keeps_scores();
-    block_ = task_length((symmetric_ ? 1 : 2) * (kept ? std::max(x_.n, y_.n) : SQUARE), MAX_BLOCK);
-    square_rows_ = kept ? round_up(x_.n) : SQUARE;
-    square_cols_ = kept ? round_up(y_.n) : SQUARE;
+    const int64_t square = layers_ > 1 ? SQUARE / 2 : SQUARE;
+    block_ = task_length((symmetric_ ? 1 : 2) * (kept ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
+    square_rows_ = kept ? round_up(x_.n) : square;
+    square_cols_ = kept ? round_up(y_.n) : square;
     // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products
     // of panels of different lengths.
     upper_ = symmetric_ && kept && x_.n > SQUARE;
@@ -153,7 +166,8 @@ class PairSweep {
       panels_.push_back(size - first_column(I));
       size += block_ * ld(I);
     }
-    scores_ = Scratch<T>(size);
+    layer_size_ = size;
+    scores_ = Scratch<T>(layers_ * size);
     close_.resize(blocks(square_rows_) * blocks(square_cols_));
     kinds_.resize(close_.size());
     derivatives_.resize(close_.size() * loss.learned);
@@ -165,7 +179,7 @@ class PairSweep {
   bool keeps_scores() const {
     const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
     const int64_t rows = padded(x_.n), cols = padded(y_.n);
-    return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
+    return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
   }
 
   // Visits every pair once. Gradients are added to the samples that have them.
@@ -180,6 +194,7 @@ class PairSweep {
 
  private:
   static constexpr int CHANNELS = 2 * STATISTICS + 1;  // statistics of both kinds, and the sums of the slopes
+  static constexpr int ALONG = 0;  // the parts along prefixes, where statistics are: with prefixes no pass makes both
 
   struct Square {
     int64_t top, rows, left, cols;
@@ -207,7 +222,7 @@ class PairSweep {
     const int64_t length = square_cols_ - first_column(I);
     return length + (length / 16 % 2 == 0 ? 16 : 0);
   }
-  T* scores_at(int64_t I, int64_t col) const { return scores_.get() + panels_[I] + col; }
+  T* scores_at(int64_t I, int64_t col) const { return scores_.get() + layer_ * layer_size_ + panels_[I] + col; }
 
   // The partial results of the samples [at, at + block) of one side from block `other` of the other side.
   T* partial(int side, int channel, int64_t other, int64_t at) const {
@@ -223,6 +238,31 @@ class PairSweep {
   }
 
   void visit_square(const Square& s, const Pass& pass) {
+    std::vector<std::pair<int64_t, int64_t>> tiles;
+    for (int64_t J = 0; J < blocks(s.cols); ++J) {
+      for (int64_t I = 0; I < blocks(s.rows); ++I) {
+        if (visited(s, I, J, pass)) tiles.emplace_back(I, J);
+      }
+    }
+    if (x_.prefixes.empty()) return visit_layer(s, tiles, pass);
+    // Products come from those of fewer columns, slopes from those of more.
+    if (pass.compute_scores || pass.add[Negative] || pass.add[Positive]) {
+      Pass up = pass;
+      up.gradient = false, up.learned = nullptr;
+      for (int64_t k = 0; k < layers_; ++k) select_layer(k), visit_layer(s, tiles, up);
+    }
+    if (!pass.gradient && !pass.learned) return;
+    const Pass down{.compute_scores = false, .gradient = pass.gradient, .learned = pass.learned};
+    for (int64_t k = layers_ - 1; k >= 0; --k) select_layer(k), visit_layer(s, tiles, down);
+  }
+
+  void select_layer(int64_t k) {
+    layer_ = k;
+    x_.select_columns(k);
+    y_.select_columns(k);
+  }
+
+  void visit_layer(const Square& s, const std::vector<std::pair<int64_t, int64_t>>& tiles, const Pass& pass) {
     // On the diagonal both sides are the same samples: a block gets sums as rows from the tiles to its right, and as
     // columns from the tiles above.
     const int col_side = on_diagonal(s) ? 0 : 1;
@@ -230,19 +270,14 @@ class PairSweep {
     for (int side = 0; side <= col_side; ++side) {
       std::memset(partial_[side].get(), 0, (partial(side, CHANNELS, 0, 0) - partial_[side].get()) * sizeof(T));
     }
-    std::vector<std::pair<int64_t, int64_t>> tiles;
-    for (int64_t J = 0; J < col_blocks; ++J) {
-      for (int64_t I = 0; I < row_blocks; ++I) {
-        if (visited(s, I, J, pass)) tiles.emplace_back(I, J);
-      }
-    }
     if (pass.compute_scores) {
       for (std::vector<SinglePair<T>>& pairs : close_) pairs.clear();
     }
     parallel_ranges(tiles.size(), [&](int64_t begin, int64_t end) {
+      const Scratch<T> of_prefix(x_.prefixes.empty() ? 0 : block_ * block_);
       for (int64_t t = begin, done = begin; t < end; ++t) {
         if (pass.compute_scores && t == done) done = score_run(s, tiles, t, end);
-        visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass);
+        visit_tile(s, tiles[t].first, tiles[t].second, col_side, pass, of_prefix.get());
       }
     });
 
@@ -291,7 +326,8 @@ class PairSweep {
     return t + length;
   }
 
-  void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass) {
+  // `of_prefix`: where the scores of a prefix are made of its products. Null without prefixes.
+  void visit_tile(const Square& s, int64_t I, int64_t J, int col_side, const Pass& pass, T* of_prefix) {
     const int64_t at_row = I * block_, at_col = J * block_;
     ScoreTile<T> tile{
         .scores = scores_at(I, at_col),
@@ -308,10 +344,21 @@ class PairSweep {
     };
     // They stay as long as the scores do.
     std::unique_ptr<uint8_t[]>& kinds = kinds_[I * blocks(square_cols_) + J];
-    if (pass.compute_scores) kinds = kinds_of(tile);
+    if (pass.compute_scores && layer_ == 0) kinds = kinds_of(tile);
     tile.kinds = kinds.get();
     const bool diagonal = symmetric_ && tile.row == tile.col;
-    const Weights<T> of_rows = rows_.weights(), of_cols = cols_.weights();
+    const Weights<T> of_rows = rows_.weights(layer_), of_cols = cols_.weights(layer_);
+    T* const products = tile.scores;
+    const int64_t stride = tile.ld;
+    const T *row_factors = nullptr, *col_factors = nullptr;
+    if (of_prefix) {
+      row_factors = x_.inverse_norms.data() + layer_ * x_.n + tile.row;
+      col_factors = y_.inverse_norms.data() + layer_ * y_.n + tile.col;
+      const T* fewer = pass.compute_scores && layer_ > 0 ? products - layer_size_ : nullptr;
+      kernels<T>().prefix_scores(products, fewer, stride, tile.rows, tile.cols, row_factors, col_factors, of_prefix);
+      tile.scores = of_prefix;
+      tile.ld = tile.cols;
+    }
 
     const Parts<T> row_parts = parts(0, J, at_row), of_col_anchors = parts(col_side, I, at_col);
     const Parts<T>* col_parts = two_sided_ || (symmetric_ && !diagonal) ? &of_col_anchors : nullptr;
@@ -337,6 +384,12 @@ class PairSweep {
       loss_.slopes(tile, params_.data(), metric_, of_rows, symmetric_ || two_sided_ ? &of_cols : nullptr, row_sums,
                    col_sums);
       take_out(tile, close_at(I, J), row_sums, col_sums);
+      if (of_prefix) {
+        const T* more = layer_ + 1 < layers_ ? products + layer_size_ : nullptr;
+        T* col_along = diagonal ? unused.data() : partial(col_side, ALONG, I, at_col);
+        kernels<T>().prefix_slopes(products, more, stride, tile.rows, tile.cols, row_factors, col_factors, of_prefix,
+                                   partial(0, ALONG, J, at_row), col_along);
+      }
     }
   }
 
@@ -400,17 +453,22 @@ class PairSweep {
     parallel_rows(count, CHANNELS * others, [&](int64_t i) {
       for_kinds([&](Kind kind) {
         if (!pass.add[kind] || !statistics) return;
-        Total& total = anchors.totals[kind][begin + i];
+        Total& total = anchors.totals[kind][layer_ * anchors.samples.n + begin + i];
         for (int64_t J = 0; J < others; ++J) {
           const T* part = partial(side, kind * STATISTICS, J, i);
           const int64_t next = partial(side, 1, 0, 0) - partial(side, 0, 0, 0);
           merge(loss_.pool[kind], total, {{part[0], part[next], part[2 * next]}}, other + J * block_);
         }
       });
-      if (!pass.gradient || slope_sums.empty()) return;
-      double sum = 0;
-      for (int64_t J = 0; J < others; ++J) sum += partial(side, CHANNELS - 1, J, i)[0];
-      slope_sums[begin + i] += T(sum);
+      if (!pass.gradient) return;
+      const auto sum_of = [&](int channel) {
+        double sum = 0;
+        for (int64_t J = 0; J < others; ++J) sum += partial(side, channel, J, i)[0];
+        return T(sum);
+      };
+      if (!slope_sums.empty()) slope_sums[begin + i] += sum_of(CHANNELS - 1);
+      std::vector<T>& along = anchors.samples.along_prefixes;
+      if (!along.empty()) along[layer_ * anchors.samples.n + begin + i] += sum_of(ALONG);
     });
   }
 
@@ -468,8 +526,9 @@ class PairSweep {
   Samples<T>& y_;
   const int64_t* self_;
   const bool symmetric_, two_sided_;
+  const int64_t layers_;
   Interruptions interruptions_;
-  int64_t block_, square_rows_, square_cols_;
+  int64_t block_, square_rows_, square_cols_, layer_size_, layer_ = 0;
   bool upper_ = false;
   std::vector<int64_t> panels_;
   Scratch<T> scores_;

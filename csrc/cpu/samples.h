@@ -30,9 +30,17 @@ struct Samples {
   bool has_gradient = false;
   Scratch<T> gradient;        // with respect to `rows`
   std::vector<T> slope_sums;  // for distances: the part of the gradient that comes from the norms; or asked for
+  // The columns that products are of.
+  int64_t first_column = 0, columns;
+  // For losses of the first columns: how many. The rows are not divided by their norms; inverse_norms has those of the
+  // first prefix, then of the next, or ones for dot products, and along_prefixes the products of the rows with their
+  // gradients by way of each prefix.
+  std::vector<int64_t> prefixes;
+  bool unit_prefixes = false;
+  std::vector<T> along_prefixes;
 
   // Without labels the samples keep their order.
-  Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)) {
+  Samples(const Tensor& x, const Tensor* label_tensor) : n(x.size(0)), d(x.size(1)), columns(d) {
     const std::vector<int64_t> unsorted = label_tensor ? integer_vector(*label_tensor) : std::vector<int64_t>(n);
     order = sorting_order(unsorted);
     labels.reserve(n);
@@ -40,13 +48,18 @@ struct Samples {
   }
 
   void load(const Tensor& x, const Distance& distance, const std::vector<T>& center, bool want_gradient,
-            bool want_slope_sums = false) {
+            bool want_slope_sums = false, const std::vector<int64_t>& prefix_lengths = {}) {
     const bool distances = distance.metric != Metric::Dot;
     const bool in_order = std::is_sorted(order.begin(), order.end());
-    const bool in_place = !distances && !distance.unit_rows && in_order && is_plain<T>(x);
+    prefixes = prefix_lengths;
+    unit_prefixes = distance.unit_rows && !prefixes.empty();
+    const bool unit = distance.unit_rows && prefixes.empty();
+    const bool in_place = !distances && !unit && in_order && is_plain<T>(x);
     if (!in_place) storage = Scratch<T>(n * d);
     rows = in_place ? static_cast<const T*>(x.const_data_ptr()) : storage.get();
-    if (distance.unit_rows) inverse_norms.resize(n);
+    if (unit) inverse_norms.resize(n);
+    if (!prefixes.empty()) inverse_norms.assign(prefixes.size() * n, T(1));
+    along_prefixes.assign(prefixes.size() * n, T(0));
     if (distances) norms.resize(n);
     if (distances || want_slope_sums) slope_sums.assign(n, T(0));
     has_gradient = want_gradient;
@@ -57,7 +70,8 @@ struct Samples {
       parallel_rows(n, d, [&](int64_t r) {
         T* row = storage.get() + r * d;
         if (!in_place) copy_row(x, data, order[r], row);
-        if (distance.unit_rows) {
+        if (unit_prefixes) find_prefix_norms(r);
+        if (unit) {
           const T inverse = inverse_norms[r] = inverse_norm(k.dot(row, row, d));
           for (int64_t j = 0; j < d; ++j) row[j] *= inverse;
         }
@@ -70,6 +84,12 @@ struct Samples {
     });
   }
 
+  // Makes products those of the columns that prefix k has beyond the one before.
+  void select_columns(size_t k) {
+    first_column = k == 0 ? 0 : prefixes[k - 1];
+    columns = prefixes[k] - first_column;
+  }
+
   void scale_gradient(T factor) {
     parallel_rows(n, d, [&](int64_t r) {
       for (int64_t j = 0; j < d; ++j) gradient.get()[r * d + j] *= factor;
@@ -79,6 +99,7 @@ struct Samples {
 
   // The sum over the rows of their products with the gradient by them.
   double along_rows() const {
+    if (!prefixes.empty()) return std::accumulate(along_prefixes.begin(), along_prefixes.end(), 0.0);
     std::vector<double> along(n);
     parallel_rows(n, d, [&](int64_t r) {
       along[r] = kernels<T>().dot(rows + r * d, gradient.get() + r * d, d);
@@ -97,6 +118,7 @@ struct Samples {
       const T* g = gradient.get() + r * d;
       const T* row = rows + r * d;
       T* to = data + order[r] * d;
+      if (!prefixes.empty()) return write_prefix_gradient(r, to);
       // Distances: d|x|^2/dx adds a multiple of the row. Cosines: the part along the row does not change its
       // direction.
       const T along = !inverse_norms.empty() ? k.dot(row, g, d) : norms.empty() ? T(0) : slope_sums[r];
@@ -110,6 +132,29 @@ struct Samples {
       }
     });
     return out;
+  }
+
+ private:
+  void find_prefix_norms(int64_t r) {
+    T squared = 0;
+    for (size_t k = 0; k < prefixes.size(); ++k) {
+      const int64_t first = k == 0 ? 0 : prefixes[k - 1];
+      const T* part = rows + r * d + first;
+      squared += kernels<T>().dot(part, part, prefixes[k] - first);
+      inverse_norms[k * n + r] = inverse_norm(squared);
+    }
+  }
+
+  // The parts along a row's prefixes do not change their directions: each is taken from the columns of its prefix.
+  void write_prefix_gradient(int64_t r, T* to) const {
+    const T *g = gradient.get() + r * d, *row = rows + r * d;
+    std::fill(to + prefixes.back(), to + d, T(0));
+    T along = 0;
+    for (size_t k = prefixes.size(); k-- > 0;) {
+      const T inverse = inverse_norms[k * n + r];
+      if (unit_prefixes) along += along_prefixes[k * n + r] * inverse * inverse;
+      for (int64_t j = k == 0 ? 0 : prefixes[k - 1]; j < prefixes[k]; ++j) to[j] = g[j] - along * row[j];
+    }
   }
 };
 
@@ -160,8 +205,9 @@ struct SinglePair {
 template <typename T>
 void compute_scores(const Samples<T>& x, int64_t row, int64_t rows, const Samples<T>& y, int64_t col, int64_t cols,
                     Metric metric, T* scores, int64_t ld, std::vector<SinglePair<T>>* close = nullptr, T sign = -1) {
-  const int64_t d = x.d;
-  gemm(Op::None, Op::Transpose, rows, cols, d, x.rows + row * d, d, y.rows + col * d, d, false, scores, ld);
+  const int64_t d = x.d, first = x.first_column;
+  gemm(Op::None, Op::Transpose, rows, cols, x.columns, x.rows + row * d + first, d, y.rows + col * d + first, d, false,
+       scores, ld);
   if (metric == Metric::Dot) return;
   const Kernels<T>& k = kernels<T>();
   const T *row_norms = x.norms.data() + row, *col_norms = y.norms.data() + col;
@@ -197,12 +243,13 @@ void compute_upper_scores(const Samples<T>& x, int64_t first, int64_t n, Metric 
   compute_scores(x, first, half, x, first + half, n - half, metric, scores + half, ld, close);
 }
 
-// out (m, d) += op(slopes) samples[first ...], op(slopes) being (m, k) with the derivatives by the dot products.
+// out (m, d) += op(slopes) samples[first ...] in the columns that products are of, op(slopes) being (m, k) with the
+// derivatives by the dot products.
 template <typename T>
 void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
                   T* out) {
-  const int64_t d = samples.d;
-  gemm(op, Op::None, m, d, k, slopes, ld, samples.rows + first * d, d, true, out, d);
+  const int64_t d = samples.d, column = samples.first_column;
+  gemm(op, Op::None, m, samples.columns, k, slopes, ld, samples.rows + first * d + column, d, true, out + column, d);
 }
 
 template <typename T>

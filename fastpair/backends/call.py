@@ -67,6 +67,35 @@ class LabelledPairLossCall(NamedTuple):
         return PairLossCall(**self._asdict(), learned=None, grad_learned=False)
 
 
+class PrefixPairLossCall(NamedTuple):
+    """A :class:`PairLossCall` whose loss is the sum of those of the first ``prefixes[k]`` columns, which rise with k,
+    times ``prefix_weights[k]``: of similarities, with no maxima for terms and no totals."""
+
+    embeddings: Tensor
+    ref_emb: Tensor | None
+    learned: Tensor | None
+    labels: Tensor
+    ref_labels: Tensor | None
+    self_index: Tensor | None
+    row_grad: Tensor | None
+    loss: str
+    params: list[float]
+    prefixes: list[int]
+    prefix_weights: list[float]
+    distance: str
+    two_sided: bool
+    reduction: str
+    grad_embeddings: bool
+    grad_ref: bool
+    grad_learned: bool
+    ids: Tensor | None = None
+    ref_ids: Tensor | None = None
+    pairs: Tensor | None = None
+    weights: Tensor | None = None
+    anchor_scalars: Tensor | None = None
+    ref_scalars: Tensor | None = None
+
+
 class ListedPairLossCall(NamedTuple):
     """A pair loss over listed pairs (anchors, positives) and (negative_anchors, negatives), vectors of row numbers of
     the embeddings and of the references (without these: of the embeddings); without ``negative_anchors``, over triplets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from fastpair.losses import options
 from fastpair.losses.base import PairLoss
 from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
 from fastpair.ops import checks
+from fastpair.ops.prefixes import NotInOneSweep, sum_over_prefixes
 
 __all__ = ["MatryoshkaLoss"]
 
@@ -24,6 +26,10 @@ class MatryoshkaLoss(nn.Module):
     arguments are the same for every k. Columns beyond the largest of ``dims`` have gradient 0. In a
     :class:`CrossBatchMemory` it compares with whole embeddings of the past;
     :class:`fastpair.distributed.GlobalBatchLoss` takes it as it takes ``loss``.
+
+    On CPU tensors one sweep computes all prefixes of a similarity, for every loss but those over triplets and listed
+    pairs: their products are partial sums of those of all columns. Elsewhere, with ``ignore_above`` and in
+    ``torch.compile``, each prefix is a call of ``loss``.
 
     Args:
         loss: a :class:`PairLoss`, :class:`CustomPairLoss` among them, an :class:`InfoNCELoss` or a
@@ -63,15 +69,22 @@ class MatryoshkaLoss(nn.Module):
             options.not_negative("weights", weight)
 
     def forward(self, embeddings: Tensor, *args, **kwargs) -> Tensor:
+        self._check(embeddings)
+        if not torch.compiler.is_compiling():
+            with contextlib.suppress(NotInOneSweep), sum_over_prefixes(self.dims, self.weights):
+                return self.loss(embeddings, *args, **kwargs)
         return self.summed(self.loss, embeddings, *args, **kwargs)
 
-    def summed(self, loss: Callable, embeddings: Tensor, *args, **kwargs) -> Tensor:
-        """The weighted sum of what ``loss``, which has the arguments of ``self.loss``, gives for each of ``dims``."""
+    def _check(self, embeddings: Tensor) -> None:
         checks.matrix("embeddings", embeddings)
         if embeddings.shape[1] < max(self.dims):
             raise ValueError(
                 f"embeddings must have max(dims) = {max(self.dims)} columns or more, got {embeddings.shape[1]}"
             )
+
+    def summed(self, loss: Callable, embeddings: Tensor, *args, **kwargs) -> Tensor:
+        """The weighted sum of what ``loss``, which has the arguments of ``self.loss``, gives for each of ``dims``."""
+        self._check(embeddings)
         of_references = 2 if isinstance(self.loss, PairLoss) else 0  # the place of ref_emb in args
         ref_emb = args[of_references] if len(args) > of_references else kwargs.get("ref_emb")
         if isinstance(ref_emb, Tensor):

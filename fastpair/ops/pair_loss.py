@@ -7,7 +7,7 @@ from torch import Tensor
 from fastpair.backends import added, choose_backend, dense
 from fastpair.backends.call import PairLossCall
 from fastpair.formulas.pair_losses import TRIPLETS
-from fastpair.ops import checks
+from fastpair.ops import checks, prefixes
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.relation import relation
 
@@ -64,12 +64,19 @@ def pair_loss(
         backend = "reference"
     if backend == "cuda" and not given.by_labels:  # these batches are small
         given = given.as_pairs(embeddings)
+    of_prefixes = prefixes.asked_for()
+    if of_prefixes is not None:
+        prefixes.check_one_sweep(loss, distance, reduction, backend)
     labelled = (given.labels, given.ref_labels, given.self_index)
-    if given.by_labels and weights is learned is anchor_scalars is ref_scalars is None and backend != "reference":
+    labels_alone = given.by_labels and weights is learned is anchor_scalars is ref_scalars is of_prefixes is None
+    if labels_alone and backend != "reference":
         return fused_loss("labelled_pair_loss", backend, (embeddings, given.ref_emb, *labelled), settings)
     tensors = (embeddings, given.ref_emb, learned, *labelled)
     further = (given.ids, given.ref_ids, given.pairs, weights, anchor_scalars, ref_scalars)
     if backend == "reference":
         evaluate = dense.in_blocks if is_added else dense.pair_loss
         return evaluate(PairLossCall(*tensors, None, *settings, False, False, False, *further))
+    if of_prefixes is not None:
+        settings = (loss, params, *of_prefixes, distance, two_sided, reduction)
+        return fused_loss("prefix_pair_loss", backend, tensors, settings, further)
     return fused_loss("pair_loss", backend, tensors, settings, further)

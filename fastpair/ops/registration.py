@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from fastpair.backends import backend_module
-from fastpair.backends.call import CrossEntropyCall, LabelledPairLossCall, ListedPairLossCall, PairLossCall, SPCECall
+from fastpair.backends.call import (
+    CrossEntropyCall,
+    LabelledPairLossCall,
+    ListedPairLossCall,
+    PairLossCall,
+    PrefixPairLossCall,
+    SPCECall,
+)
 from fastpair.numerics import accumulate_dtype
 
 # The operators that compute a loss with its gradients, and their arguments.
@@ -18,6 +25,7 @@ LOSSES: dict[str, type[NamedTuple]] = {
     "pair_loss": PairLossCall,
     "labelled_pair_loss": LabelledPairLossCall,
     "listed_pair_loss": ListedPairLossCall,
+    "prefix_pair_loss": PrefixPairLossCall,
     "linear_cross_entropy": CrossEntropyCall,
     "spce": SPCECall,
 }
@@ -25,7 +33,7 @@ LOSSES: dict[str, type[NamedTuple]] = {
 # prefix are Triton's.
 ON_GPU = ("pair_loss", "labelled_pair_loss", "linear_cross_entropy", "pairwise_distance", "pairwise_distance_backward")
 
-_SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]"}
+_SCHEMA_TYPES = {"Tensor | None": "Tensor?", "list[float]": "float[]", "list[int]": "int[]"}
 
 
 # How many tensors of a call can have a gradient; they come first.

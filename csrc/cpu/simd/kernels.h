@@ -126,6 +126,15 @@ struct Kernels {
   // The losses of triplets, given by how much the positive is farther than the negative, plus the margin: replaces
   // these by the losses' derivatives; sums receives the loss, and how many triplets have one that is not zero.
   void (*listed_triplets)(bool smooth, T* excess, int64_t n, T* sums);
+  // A tile of products of the first columns: adds those of fewer columns, unless null, to those of the further ones,
+  // and writes the scores to `out`, row by row of `cols`. A score is the product times both samples' factors.
+  void (*prefix_scores)(T* products, const T* fewer, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                        const T* col_factors, T* out);
+
+  // Replaces such products by the derivatives by them, given those by the scores, plus the derivatives by the products
+  // of more columns, unless null. row_along and col_along receive the sums of the scores times their derivatives.
+  void (*prefix_slopes)(T* products, const T* more, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                        const T* col_factors, const T* slopes, T* row_along, T* col_along);
 
   void (*add_to)(T* x, const T* y, int64_t n);
 

@@ -788,6 +788,51 @@ inline void shared_labels(const int32_t* own, const int32_t* others, int64_t wor
 }
 
 template <typename T>
+void prefix_scores(T* products, const T* fewer, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                   const T* __restrict col_factors, T* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    T* __restrict p = products + r * ld;
+    T* __restrict s = out + r * cols;
+    const T factor = row_factors[r];
+    if (fewer) {
+      const T* __restrict q = fewer + r * ld;
+#pragma omp simd
+      for (int64_t j = 0; j < cols; ++j) {
+        p[j] += q[j];
+        s[j] = p[j] * factor * col_factors[j];
+      }
+    } else {
+#pragma omp simd
+      for (int64_t j = 0; j < cols; ++j) s[j] = p[j] * factor * col_factors[j];
+    }
+  }
+}
+
+template <typename T>
+void prefix_slopes(T* products, const T* more, int64_t ld, int64_t rows, int64_t cols, const T* row_factors,
+                   const T* __restrict col_factors, const T* slopes, T* row_along, T* __restrict col_along) {
+  for (int64_t r = 0; r < rows; ++r) {
+    T* __restrict p = products + r * ld;
+    const T* __restrict g = slopes + r * cols;
+    const T factor = row_factors[r];
+    T along = 0;
+#pragma omp simd reduction(+ : along)
+    for (int64_t j = 0; j < cols; ++j) {
+      const T by_product = g[j] * factor * col_factors[j], part = by_product * p[j];
+      along += part;
+      col_along[j] += part;
+      p[j] = by_product;
+    }
+    row_along[r] += along;
+    if (more) {
+      const T* __restrict q = more + r * ld;
+#pragma omp simd
+      for (int64_t j = 0; j < cols; ++j) p[j] += q[j];
+    }
+  }
+}
+
+template <typename T>
 void add_to(T* __restrict x, const T* __restrict y, int64_t n) {
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) x[j] += y[j];
@@ -924,6 +969,8 @@ constexpr Kernels<T> KERNELS = {
     .least_above = &least_above<T>,
     .shared_labels = &shared_labels,
     .listed_triplets = &listed_triplets<T>,
+    .prefix_scores = &prefix_scores<T>,
+    .prefix_slopes = &prefix_slopes<T>,
     .add_to = &add_to<T>,
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,
