@@ -122,7 +122,7 @@ class ListedSweep {
 
   void visit_tile(const ScoreTile<T>& tile, const Pass& pass, Row& row) {
     const int64_t i = tile.row;
-    const Weights<T> weights = rows_.weights();
+    const Weights<T> weights = rows_.weights(0);
     for_kinds([&](Kind kind) {
       if (!pass.add[kind]) return;
       T part[STATISTICS] = {};

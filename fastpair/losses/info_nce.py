@@ -18,6 +18,7 @@ from fastpair.losses.rows import negatives_logsumexp, own_closeness, own_rows
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, average, log_sum_exp, reduced, unit_rows
 from fastpair.ops import checks
+from fastpair.ops.prefixes import refuse_prefixes
 
 __all__ = ["InfoNCELoss", "info_nce_loss"]
 
@@ -175,6 +176,7 @@ def info_nce_loss(
     if plain:
         settings = {"distance": distance, "reduction": reduction, "backend": backend}
         return _of_kernels(embeddings, ref_emb, temperature, "doc_to_query" in directions, pairs, weights, settings)
+    refuse_prefixes()
     if pairs is not None:
         raise ValueError(
             "pairs must be None with arguments other than temperature, symmetric, distance, reduction and weights, got "

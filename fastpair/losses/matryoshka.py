@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
-from fastpair.losses.two_views import InfoNCELoss, SigLIPLoss
+from fastpair.losses.info_nce import InfoNCELoss
+from fastpair.losses.siglip import SigLIPLoss
 from fastpair.ops import checks
 from fastpair.ops.prefixes import NotInOneSweep, sum_over_prefixes
 
@@ -28,8 +29,8 @@ class MatryoshkaLoss(nn.Module):
     :class:`fastpair.distributed.GlobalBatchLoss` takes it as it takes ``loss``.
 
     On CPU tensors one sweep computes all prefixes of a similarity, for every loss but those over triplets and listed
-    pairs: their products are partial sums of those of all columns. Elsewhere, with ``ignore_above`` and in
-    ``torch.compile``, each prefix is a call of ``loss``.
+    pairs: their products are partial sums of those of all columns. Elsewhere, with ``ignore_above``, with arguments of
+    :class:`InfoNCELoss` that take more than one sweep, and in ``torch.compile``, each prefix is a call of ``loss``.
 
     Args:
         loss: a :class:`PairLoss`, :class:`CustomPairLoss` among them, an :class:`InfoNCELoss` or a
@@ -88,14 +89,17 @@ class MatryoshkaLoss(nn.Module):
         of_references = 2 if isinstance(self.loss, PairLoss) else 0  # the place of ref_emb in args
         ref_emb = args[of_references] if len(args) > of_references else kwargs.get("ref_emb")
         if isinstance(ref_emb, Tensor):
-            checks.like("ref_emb", ref_emb, "embeddings", embeddings)
+            checks.second_side(embeddings, ref_emb)
+        hard_negatives = kwargs.get("hard_negatives")
 
         def of_prefix(dim: int) -> Tensor:
             x = embeddings[:, :dim]
 
             def cut(value):
-                # Losses leave out self-pairs where both sides are the same tensor.
-                return value if value is not ref_emb or value is None else x if value is embeddings else value[:, :dim]
+                if value is embeddings:  # losses leave out self-pairs where both sides are the same tensor
+                    return x
+                rows = value is not None and (value is ref_emb or value is hard_negatives)
+                return value[..., :dim] if rows else value
 
             return loss(x, *map(cut, args), **{name: cut(value) for name, value in kwargs.items()})
 

@@ -15,7 +15,7 @@ from fastpair.backends.added import compiled, is_added
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus
 from fastpair.ops import checks, listed_pair_loss, pairwise_distance
-from fastpair.ops.prefixes import NotInOneSweep, asked_for
+from fastpair.ops.prefixes import refuse_prefixes
 
 # Losses in which a pair counts as often as it is listed. The others take the lists as sets.
 COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
@@ -40,8 +40,7 @@ def mined_pair_loss(
 ) -> Tensor:
     """Like ``pair_loss``, over pairs (anchor, positive, anchor, negative) or triplets (anchor, positive, negative).
     ``repeats``: whether a pair counts as often as it is listed."""
-    if asked_for() is not None:
-        raise NotInOneSweep
+    refuse_prefixes()
     checks.matrix("embeddings", embeddings)
     if ref_emb is not None:
         embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)

@@ -42,6 +42,12 @@ def asked_for() -> Prefixes | None:
     return None if torch.compiler.is_compiling() else _asked_for.get()
 
 
+def refuse_prefixes() -> None:
+    """For what is no single pair loss."""
+    if asked_for() is not None:
+        raise NotInOneSweep
+
+
 def check_one_sweep(loss: str, distance: str, reduction: str, backend: str) -> None:
     """Raises ``NotInOneSweep`` unless the kernels of ``backend`` take prefixes for such a loss."""
     formula = FORMULAS.get(loss) or ADDED.get(loss)
