@@ -11,9 +11,11 @@ from custom_losses import multi_similarity
 from support import BACKENDS, cast, error, needs_cpu_kernels, value_and_gradients
 
 import fastpair
+import fastpair.functional as FP
 from fastpair import losses
 from fastpair.backends.call import PrefixPairLossCall
 from fastpair.formulas.pair_losses import DEFINITIONS
+from fastpair.losses.info_nce import DIRECTIONS
 from fastpair.metrics import METRICS
 
 # The function of the same name hides the module.
@@ -215,6 +217,25 @@ def test_info_nce(symmetric, distance, backend):
     inputs = {"embeddings": x, "ref_emb": y, "log_temperature": loss.log_temperature.detach()}
     with fastpair.use_backend(backend):
         assert_same(run, with_temperature, inputs, tuple(inputs))
+
+
+@pytest.mark.parametrize("further", [{}, {"ids": torch.arange(20) // 2}, {"decoupled": True}, {"directions": DIRECTIONS}])
+def test_queries_and_documents(further):
+    """Documents beyond the queries and each query's own, which InfoNCE compares in several sweeps: cut one by one."""
+    x, y, own = (torch.randn(*shape, 24, dtype=torch.float64) for shape in ((20,), (20,), (20, 3)))
+    settings = {name: further[name] for name in ("decoupled", "directions") if name in further}
+    loss = losses.MatryoshkaLoss(losses.InfoNCELoss(0.3, **settings), DIMS, WEIGHTS)
+    ids = {"ids": further["ids"]} if "ids" in further else {}
+
+    def cut(embeddings, ref_emb, hard_negatives):
+        def of(dim):
+            rows = {"hard_negatives": hard_negatives[..., :dim]}
+            return FP.info_nce_loss(embeddings[:, :dim], ref_emb[:, :dim], temperature=0.3, **rows, **further)
+
+        return sum(weight * of(dim) for dim, weight in zip(DIMS, WEIGHTS))
+
+    inputs = {"embeddings": x, "ref_emb": y, "hard_negatives": own}
+    assert_same(lambda **rows: loss(**rows, **ids), cut, inputs, tuple(inputs))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -404,26 +404,3 @@ def test_against_pytorch_metric_learning(seed, distance, references, smooth, cho
     got = value_and_gradients(ours, inputs, trained(inputs))
     other = value_and_gradients(want, inputs, trained(inputs))
     assert max(error(got[name], other[name]) for name in other) <= 1e-9
-
-
-@pytest.mark.parametrize("distance", ["euclidean", "sqeuclidean", "cosine"])
-@pytest.mark.parametrize("pattern", ["pairs", "few", "halves", "distinct"])
-@pytest.mark.parametrize("margin", [0.2, 5.0])
-def test_against_sentence_transformers(margin, pattern, distance):
-    """Their distances are the same, but for a constant that cosines have and differences of distances have not."""
-    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
-    distances = losses.BatchHardTripletLossDistanceFunction
-    theirs = {
-        "euclidean": distances.euclidean_distance,
-        "sqeuclidean": partial(distances.euclidean_distance, squared=True),
-        "cosine": distances.cosine_distance,
-    }[distance]
-    loss = losses.BatchSemiHardTripletLoss(None, theirs, margin)
-    inputs = random_batch(90, 8, pattern)
-    inputs["embeddings"] = inputs["embeddings"] / 4  # so that the smaller margin leaves triplets of either kind
-    run = partial(FP.triplet_margin_loss, margin=margin, triplets_per_anchor="facenet", distance=distance)
-    got = value_and_gradients(run, inputs, ("embeddings",))
-    want = value_and_gradients(
-        lambda embeddings, labels: loss.batch_semi_hard_triplet_loss(labels, embeddings), inputs, ("embeddings",)
-    )
-    assert max(error(got[name], want[name]) for name in want) <= 1e-9
