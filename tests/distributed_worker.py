@@ -30,7 +30,7 @@ SIZES = (CLASSES, D)
 
 
 def matryoshka(loss, **settings):
-    return losses.MatryoshkaLoss(loss(**settings), (2, D), (0.5, 1.0))
+    return losses.MatryoshkaLoss(loss(**settings), (3, D), (0.5, 1.0))
 
 
 PAIR_LOSSES = {
@@ -46,7 +46,7 @@ PAIR_LOSSES = {
     "multi_similarity-weights": losses.MultiSimilarityLoss,
     "supcon-bias": losses.SupConLoss,
     "custom-scalars": LEARNING["scaled"].make,
-    "supcon-matryoshka": partial(matryoshka, losses.SupConLoss),
+    "multi_similarity-matryoshka": partial(matryoshka, losses.MultiSimilarityLoss),
     "triplet": losses.TripletMarginLoss,
     "triplet-semihard": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="semihard"),
     "triplet-facenet": partial(losses.TripletMarginLoss, 0.2, triplets_per_anchor="facenet"),

@@ -219,7 +219,9 @@ def test_info_nce(symmetric, distance, backend):
         assert_same(run, with_temperature, inputs, tuple(inputs))
 
 
-@pytest.mark.parametrize("further", [{}, {"ids": torch.arange(20) // 2}, {"decoupled": True}, {"directions": DIRECTIONS}])
+@pytest.mark.parametrize(
+    "further", [{}, {"ids": torch.arange(20) // 2}, {"decoupled": True}, {"directions": DIRECTIONS}]
+)
 def test_queries_and_documents(further):
     """Documents beyond the queries and each query's own, which InfoNCE compares in several sweeps: cut one by one."""
     x, y, own = (torch.randn(*shape, 24, dtype=torch.float64) for shape in ((20,), (20,), (20, 3)))
