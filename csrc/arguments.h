@@ -125,7 +125,6 @@ struct PairLossArguments {
     if (pairs) check_pairs();
     if (weights) check_length("weights", *weights, n);
     STD_TORCH_CHECK(!weights || !two_sided, "two_sided has no weights");
-    STD_TORCH_CHECK(learned || !grad_learned, "grad_learned needs learned");
     if (learned) check_length("learned", *learned, learned->numel());
     if (row_grad) check_length("row_grad", *row_grad, reduction == Reduction::Totals ? 4 : n);
     if (!prefixes.empty()) check_prefixes();

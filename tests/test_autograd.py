@@ -331,6 +331,8 @@ def test_direct_calls_of_the_operators_check_shapes():
         lambda: related(learned=x[0]),
         lambda: related(learned=x[0, :2]),
         lambda: related(learned=x[0, :1], loss="triplet", params=[]),
+        lambda: related(grad_learned=True),
+        lambda: related(grad_learned=True, loss="triplet", params=[0.1]),
         lambda: ops.linear_cross_entropy(x, x[:, :2], None, labels, None, *linear, "mean", True, True, False),
         lambda: ops.linear_cross_entropy(x, x, None, labels, x[0], *linear, "none", True, True, False),
         lambda: ops.spce(x, labels[:2], None, "mean", True),

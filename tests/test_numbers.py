@@ -15,7 +15,7 @@ from fastpair import losses
 from fastpair.backends import dense
 from fastpair.formulas import softplus
 from fastpair.losses import CustomPairLoss
-from fastpair.ops import pair_loss
+from fastpair.ops import pair_loss, relation
 
 pytestmark = pytest.mark.filterwarnings("error:fastpair computes the loss")
 BACKENDS = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -420,7 +420,7 @@ def test_the_closest_positive():
     x.requires_grad_()
     results = []
     for backend in ("cpu", "reference"):
-        value = pair_loss("best_positive", [], x, labels, None, None, (), "cosine", "none", backend)
+        value = pair_loss("best_positive", [], x, relation(x, labels, None, None), "cosine", "none", backend)
         results.append([value.detach(), *torch.autograd.grad(value[1:].sum(), x)])
     torch.testing.assert_close(*results)
     assert results[0][0][0] == -torch.inf

@@ -201,6 +201,7 @@ class ListedScores {
   };
 
   void add_to(Samples<T>& side, const Samples<T>& others, bool as_row, bool as_col) {
+    side.start_gradient();
     for_blocks(side.n, [&](int64_t first, int64_t rows) {
       int64_t count = 0;
       for (int64_t i = first; i < first + rows; ++i) {
@@ -224,11 +225,11 @@ class ListedScores {
           if (!apart || metric_ == Metric::Dot) sum += slope;
         });
         const T* origin = metric_ == Metric::Dot ? nullptr : side.rows + i * side.d;
-        gathered.add(others, origin, side.gradient.get() + i * side.d);
+        gathered.add(others, origin, side.gradient + i * side.d);
         if (!side.slope_sums.empty()) side.slope_sums[i] += T(sum);
       }
       if (dense) {
-        add_products(Op::None, rows, others.n, panel.get(), ld, others, 0, side.gradient.get() + first * side.d);
+        add_products(Op::None, rows, others.n, panel.get(), ld, others, 0, side.gradient + first * side.d);
       }
     });
   }

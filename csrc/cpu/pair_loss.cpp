@@ -42,7 +42,8 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   args.check_scalars("anchor_scalars", args.anchor_scalars, loss->anchor_scalars, args.embeddings);
   args.check_scalars("ref_scalars", args.ref_scalars, loss->ref_scalars,
                      args.ref_emb ? *args.ref_emb : args.embeddings);
-  STD_TORCH_CHECK(!args.learned || loss->learned > 0 || loss->scale > 0, "no parameter of ", args.loss, " learns");
+  const bool learns = loss->learned > 0 || loss->scale > 0;
+  STD_TORCH_CHECK(learns || !(args.learned || args.grad_learned), "no parameter of ", args.loss, " learns");
   STD_TORCH_CHECK(loss->pool[Positive] != Pool::Max || args.prefixes.empty(), args.loss, " must have no prefixes");
   STD_TORCH_CHECK(loss->bias == 0 || args.distance.metric == Metric::Dot, args.loss, " is a loss of dot products");
   return *loss;

@@ -190,6 +190,7 @@ class PairSweep {
         visit_square({top, std::min(square_rows_, x_.n - top), left, std::min(square_cols_, y_.n - left)}, pass);
       }
     }
+    if (pass.gradient) x_.start_gradient(), y_.start_gradient();  // where there are no pairs
   }
 
  private:
@@ -473,36 +474,45 @@ class PairSweep {
   }
 
   void add_gradients(const Square& s, const Pass& pass) {
-    const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols), d = x_.d;
+    const int64_t row_blocks = blocks(s.rows), col_blocks = blocks(s.cols);
     const bool diagonal = on_diagonal(s);
     const int64_t row_tasks = x_.has_gradient ? row_blocks : 0;
     const int64_t col_tasks = !diagonal && y_.has_gradient ? col_blocks : 0;
     parallel_for(row_tasks + col_tasks, [&](int64_t task) {
       if (task < row_tasks) {
         const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
-        T* out = x_.gradient.get() + (s.top + at) * d;
         // Below the diagonal, the tile at the mirrored place is used, see add_transposed.
         for_runs(
             diagonal ? I : 0, col_blocks, s.cols, false, [&](int64_t J) { return visited(s, I, J, pass); },
             [&](int64_t from, int64_t length) {
-              add_products(Op::None, rows, length, scores_at(I, from), ld(I), y_, s.left + from, out);
+              add_block(Op::None, x_, s.top + at, rows, length, scores_at(I, from), ld(I), y_, s.left + from);
             });
-        if (diagonal) add_transposed(s, I, at, rows, I, pass, out);
+        if (diagonal) add_transposed(s, I, at, rows, I, pass, x_, s.top + at);
       } else {
         const int64_t J = task - row_tasks, at = J * block_, cols = std::min(block_, s.cols - at);
-        add_transposed(s, J, at, cols, row_blocks, pass, y_.gradient.get() + (s.left + at) * d);
+        add_transposed(s, J, at, cols, row_blocks, pass, y_, s.left + at);
       }
     });
   }
 
-  // out += the transposed tiles (I, J), I in [0, end), times the rows' samples.
-  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t cols, int64_t end, const Pass& pass, T* out) {
+  // Adds the transposed tiles (I, J), I in [0, end), times the rows' samples to the gradient of the samples of a side
+  // from `first` on.
+  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t cols, int64_t end, const Pass& pass,
+                      Samples<T>& side, int64_t first) {
     for_runs(
         0, end, s.rows, upper_, [&](int64_t I) { return visited(s, I, J, pass); },
         [&](int64_t from, int64_t length) {
           const int64_t I = from / block_;
-          add_products(Op::Transpose, cols, length, scores_at(I, at), ld(I), x_, s.top + from, out);
+          add_block(Op::Transpose, side, first, cols, length, scores_at(I, at), ld(I), x_, s.top + from);
         });
+  }
+
+  // Adds op(slopes) times k other samples to the gradient of the `rows` samples of a side from `first` on, or makes it
+  // their gradient if it is the first product.
+  void add_block(Op op, Samples<T>& side, int64_t first, int64_t rows, int64_t k, const T* slopes, int64_t stride,
+                 const Samples<T>& others, int64_t first_other) {
+    const bool add = std::exchange(side.started[layer_ * side.n + first], true);
+    add_products(op, rows, k, slopes, stride, others, first_other, side.gradient + first * side.d, add);
   }
 
   // f(first, length), in samples of a side of `limit`, for each unbroken run of wanted blocks in [begin, end), or for

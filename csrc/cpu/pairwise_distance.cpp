@@ -112,12 +112,14 @@ void add_gradient(Samples<T>& side, const Samples<T>& other, Metric metric, cons
         const T* slopes = tile.get() + r * BLOCK;
         side.slope_sums[row + r] += std::accumulate(slopes, slopes + cols, T(0));
       }
-      add_products(Op::None, rows, cols, tile.get(), BLOCK, other, col, side.gradient.get() + row * d);
+      add_products(Op::None, rows, cols, tile.get(), BLOCK, other, col, side.gradient + row * d,
+                   std::exchange(side.started[row], true));
       for (const SinglePair<T>& p : close) {
-        add_difference(p.slope, other.rows + p.col * d, side.rows + p.row * d, d, side.gradient.get() + p.row * d);
+        add_difference(p.slope, other.rows + p.col * d, side.rows + p.row * d, d, side.gradient + p.row * d);
       }
     }
   });
+  side.start_gradient();  // where there are no pairs
 }
 
 std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const Tensor& x,

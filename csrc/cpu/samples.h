@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,9 @@ struct Samples {
   std::vector<T> norms;          // squared norms, for distances
   std::vector<T> inverse_norms;  // for cosines: 1/|x|, 0 for a zero row
   bool has_gradient = false;
-  Scratch<T> gradient;        // with respect to `rows`
+  T* gradient = nullptr;  // with respect to `rows`
+  // By prefix and row, whether there is something in the gradient of the block of rows that begins there.
+  std::vector<uint8_t> started;
   std::vector<T> slope_sums;  // for distances: the part of the gradient that comes from the norms; or asked for
   // The columns that products are of.
   int64_t first_column = 0, columns;
@@ -63,7 +66,7 @@ struct Samples {
     if (distances) norms.resize(n);
     if (distances || want_slope_sums) slope_sums.assign(n, T(0));
     has_gradient = want_gradient;
-    if (want_gradient) gradient = Scratch<T>(n * d);
+    if (want_gradient) make_gradient(x, in_order);
 
     const Kernels<T>& k = kernels<T>();
     with_floating(x, [&](const auto data) {
@@ -79,7 +82,6 @@ struct Samples {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
         }
         if (distances) norms[r] = k.dot(row, row, d);
-        if (want_gradient) std::memset(gradient.get() + r * d, 0, d * sizeof(T));
       });
     });
   }
@@ -90,9 +92,16 @@ struct Samples {
     columns = prefixes[k] - first_column;
   }
 
+  // Makes the gradient of rows that no product was written to zero, as it is to be where something is added to it.
+  void start_gradient() {
+    if (!has_gradient || n == 0 || started.front()) return;
+    parallel_rows(n, d, [&](int64_t r) { std::memset(gradient + r * d, 0, d * sizeof(T)); });
+    std::ranges::fill(started, true);
+  }
+
   void scale_gradient(T factor) {
     parallel_rows(n, d, [&](int64_t r) {
-      for (int64_t j = 0; j < d; ++j) gradient.get()[r * d + j] *= factor;
+      for (int64_t j = 0; j < d; ++j) gradient[r * d + j] *= factor;
     });
     for (T& sum : slope_sums) sum *= factor;
   }
@@ -102,7 +111,7 @@ struct Samples {
     if (!prefixes.empty()) return std::accumulate(along_prefixes.begin(), along_prefixes.end(), 0.0);
     std::vector<double> along(n);
     parallel_rows(n, d, [&](int64_t r) {
-      along[r] = kernels<T>().dot(rows + r * d, gradient.get() + r * d, d);
+      along[r] = kernels<T>().dot(rows + r * d, gradient + r * d, d);
       if (!norms.empty()) along[r] -= double(slope_sums[r]) * norms[r];
     });
     return sum(along);
@@ -111,11 +120,12 @@ struct Samples {
   // The gradient with respect to the tensor's rows, in their order; empty if it is not wanted.
   Tensor gradient_tensor(const Tensor& x, bool wanted) const {
     if (!wanted) return new_tensor(x, {0}, scalar_type<T>);
-    Tensor out = new_tensor(x, {n, d}, scalar_type<T>);
+    if (gradient_in_order && inverse_norms.empty() && norms.empty()) return *gradient_in_order;
+    Tensor out = gradient_in_order ? *gradient_in_order : new_tensor(x, {n, d}, scalar_type<T>);
     T* data = static_cast<T*>(out.mutable_data_ptr());
     const Kernels<T>& k = kernels<T>();
     parallel_rows(n, d, [&](int64_t r) {
-      const T* g = gradient.get() + r * d;
+      const T* g = gradient + r * d;
       const T* row = rows + r * d;
       T* to = data + order[r] * d;
       if (!prefixes.empty()) return write_prefix_gradient(r, to);
@@ -127,7 +137,7 @@ struct Samples {
         std::fill(to, to + d, T(0));
       } else if (inverse_norms.empty() && norms.empty()) {
         std::copy(g, g + d, to);
-      } else {
+      } else {  // in place where the rows are in order
         for (int64_t j = 0; j < d; ++j) to[j] = scale * (g[j] - along * row[j]);
       }
     });
@@ -135,6 +145,20 @@ struct Samples {
   }
 
  private:
+  Scratch<T> gradient_storage;
+  std::optional<Tensor> gradient_in_order;  // where the rows are: the memory of `gradient`
+
+  void make_gradient(const Tensor& x, bool in_order) {
+    if (in_order) {
+      gradient_in_order = new_tensor(x, {n, d}, scalar_type<T>);
+      gradient = static_cast<T*>(gradient_in_order->mutable_data_ptr());
+    } else {
+      gradient_storage = Scratch<T>(n * d);
+      gradient = gradient_storage.get();
+    }
+    started.assign(std::max<size_t>(prefixes.size(), 1) * n, false);
+  }
+
   void find_prefix_norms(int64_t r) {
     T squared = 0;
     for (size_t k = 0; k < prefixes.size(); ++k) {
@@ -147,7 +171,7 @@ struct Samples {
 
   // The parts along a row's prefixes do not change their directions: each is taken from the columns of its prefix.
   void write_prefix_gradient(int64_t r, T* to) const {
-    const T *g = gradient.get() + r * d, *row = rows + r * d;
+    const T *g = gradient + r * d, *row = rows + r * d;
     std::fill(to + prefixes.back(), to + d, T(0));
     T along = 0;
     for (size_t k = prefixes.size(); k-- > 0;) {
@@ -244,12 +268,12 @@ void compute_upper_scores(const Samples<T>& x, int64_t first, int64_t n, Metric 
 }
 
 // out (m, d) += op(slopes) samples[first ...] in the columns that products are of, op(slopes) being (m, k) with the
-// derivatives by the dot products.
+// derivatives by the dot products; without `add`, in place of what was there.
 template <typename T>
 void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
-                  T* out) {
+                  T* out, bool add = true) {
   const int64_t d = samples.d, column = samples.first_column;
-  gemm(op, Op::None, m, samples.columns, k, slopes, ld, samples.rows + first * d + column, d, true, out + column, d);
+  gemm(op, Op::None, m, samples.columns, k, slopes, ld, samples.rows + first * d + column, d, add, out + column, d);
 }
 
 template <typename T>
@@ -263,6 +287,7 @@ template <typename T>
 void add_single_pairs(const std::vector<SinglePair<T>>& pairs, Samples<T>& side, int64_t SinglePair<T>::* own,
                       const Samples<T>& others, int64_t SinglePair<T>::* other) {
   if (!side.has_gradient || pairs.empty()) return;
+  side.start_gradient();
   std::vector<int64_t> begin(side.n + 1, 0), by_row(pairs.size());
   for (const SinglePair<T>& p : pairs) ++begin[p.*own + 1];
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
@@ -274,7 +299,7 @@ void add_single_pairs(const std::vector<SinglePair<T>>& pairs, Samples<T>& side,
     const T* self = side.norms.empty() ? origin.data() : side.rows + i * d;
     for (int64_t k = begin[i]; k < begin[i + 1]; ++k) {
       const SinglePair<T>& p = pairs[by_row[k]];
-      add_difference(p.slope, others.rows + p.*other * d, self, d, side.gradient.get() + i * d);
+      add_difference(p.slope, others.rows + p.*other * d, self, d, side.gradient + i * d);
     }
   });
 }

@@ -268,6 +268,8 @@ struct TripletSweep {
 
   void run() {
     Interruptions interruptions;
+    x.start_gradient();
+    y.start_gradient();
     for (int64_t top = 0; top < x.n; top += panel_rows) {
       interruptions.look();
       const int64_t rows = std::min(panel_rows, x.n - top);
@@ -424,7 +426,7 @@ struct TripletSweep {
     add_close_pairs(top);
     parallel_for(x.has_gradient ? blocks(rows, row_block) : 0, [&](int64_t block) {
       const int64_t row = block * row_block, count = std::min(row_block, rows - row);
-      add_products(Op::None, count, y.n, at(row, 0), ld, y, 0, x.gradient.get() + (top + row) * x.d);
+      add_products(Op::None, count, y.n, at(row, 0), ld, y, 0, x.gradient + (top + row) * x.d);
       if (x.slope_sums.empty()) return;
       for (int64_t r = row; r < row + count; ++r) {
         const T* slopes = at(r, 0);
@@ -436,7 +438,7 @@ struct TripletSweep {
     });
     parallel_for(y.has_gradient && !symmetric ? blocks(y.n, col_block) : 0, [&](int64_t block) {
       const int64_t col = block * col_block, count = std::min(col_block, y.n - col);
-      add_products(Op::Transpose, count, rows, at(0, col), ld, x, top, y.gradient.get() + col * x.d);
+      add_products(Op::Transpose, count, rows, at(0, col), ld, x, top, y.gradient + col * x.d);
       if (y.slope_sums.empty()) return;
       double column_sums[MAX_BLOCK] = {};
       for (int64_t r = 0; r < rows; ++r) {
@@ -635,7 +637,7 @@ std::optional<TripletTerms> triplet_terms(const PairLossArguments& args) {
   if (name == "semihard_triplet") chosen = Triplets::SemiHard;
   if (name == "facenet_triplet") chosen = Triplets::NearestFarther;
   if (!chosen) return {};
-  STD_TORCH_CHECK(!args.learned && !args.anchor_scalars && !args.ref_scalars,
+  STD_TORCH_CHECK(!args.learned && !args.grad_learned && !args.anchor_scalars && !args.ref_scalars,
                   "triplets have neither parameters that learn nor numbers of rows");
   args.check_params(1);
   return TripletTerms{.margin = args.params[0], .smooth = smooth, .chosen = *chosen};

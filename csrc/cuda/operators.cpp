@@ -186,7 +186,7 @@ PairLossResults pair_loss(const PairLossArguments& args) {
   problem.loss = find_pair_loss(args.loss, &param_count, &learns);
   STD_TORCH_CHECK(problem.loss >= 0, "no CUDA kernel for the loss ", args.loss);
   args.check_params(param_count);
-  STD_TORCH_CHECK(!args.learned || learns, "no parameter of ", args.loss, " learns");
+  STD_TORCH_CHECK(learns || !(args.learned || args.grad_learned), "no parameter of ", args.loss, " learns");
   std::copy(args.params.begin(), args.params.end(), problem.params);
   problem.reduction = args.reduction;
   problem.two_sided = args.two_sided;

@@ -20,7 +20,7 @@ class PairLossCall(NamedTuple):
     of anchors are multiplied by ``weights`` (n,). ``anchor_scalars`` (K, n), ``ref_scalars`` (K', m): the numbers of
     rows that a formula reads. ``two_sided``: the references are anchors as well, and the result is the mean over both
     sides. ``params``: see :class:`fastpair.formulas.formula.PairFormula`; ``learned`` (P,), in their place, are
-    parameters whose gradient is wanted, of formulas that learn some."""
+    those of formulas that learn some. Only on a CPU can there be a gradient by ``params``."""
 
     embeddings: Tensor
     ref_emb: Tensor | None

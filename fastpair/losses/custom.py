@@ -14,7 +14,7 @@ from fastpair.formulas.tracing import PREFIX, as_written, traced
 from fastpair.losses import options
 from fastpair.losses.base import PairLoss
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters, over_pairs
+from fastpair.losses.pair import over_pairs
 from fastpair.ops import checks
 
 __all__ = ["CustomPairLoss"]
@@ -33,8 +33,7 @@ def check_settings(distance: str, reduction: str, parameters: dict[str, float | 
             options.finite(name, value)
 
 
-def values_of(formula: PairFormula, parameters: dict[str, float | Tensor], like: Tensor) -> dict:
-    """The parameters as the operator takes them: numbers, or a tensor where the formula learns some."""
+def values_of(formula: PairFormula, parameters: dict[str, float | Tensor]) -> list[float | Tensor]:
     given = [parameters[name.removeprefix(PREFIX)] for name in formula.parameters]
     for name, value in zip(formula.parameters, given):
         if isinstance(value, Tensor) and name not in formula.learned:
@@ -42,7 +41,7 @@ def values_of(formula: PairFormula, parameters: dict[str, float | Tensor], like:
                 f"{name.removeprefix(PREFIX)} must be a number, as it was when the loss was made, got a tensor: one "
                 "that is given then may learn"
             )
-    return dict(zip(("params", "learned"), as_parameters(given, like)))
+    return given
 
 
 def custom_pair_loss(
@@ -78,7 +77,7 @@ def custom_pair_loss(
         ref_labels=ref_labels,
         indices_tuple=indices_tuple,
         of_pairs=(exclude_self, pairs, ids, ref_ids),
-        **values_of(formula, parameters, embeddings),
+        params=values_of(formula, parameters),
         distance=distance,
         reduction=reduction,
         weights=weights,

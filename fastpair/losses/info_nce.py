@@ -13,11 +13,11 @@ from fastpair.backends import dense
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters, single
-from fastpair.losses.rows import negatives_logsumexp, own_closeness, own_rows
+from fastpair.losses.rows import negatives_logsumexp, own_closeness, own_rows, own_rows_related
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, average, log_sum_exp, reduced, unit_rows
 from fastpair.ops import checks
+from fastpair.ops.parameters import single
 from fastpair.ops.prefixes import refuse_prefixes
 
 __all__ = ["InfoNCELoss", "info_nce_loss"]
@@ -175,7 +175,8 @@ def info_nce_loss(
     plain = plain and set(directions) <= set(DIRECTIONS[:2])
     if plain:
         settings = {"distance": distance, "reduction": reduction, "backend": backend}
-        return _of_kernels(embeddings, ref_emb, temperature, "doc_to_query" in directions, pairs, weights, settings)
+        symmetric, scale = "doc_to_query" in directions, _inverse(temperature)
+        return scaled_info_nce(embeddings, ref_emb, scale, symmetric, pairs=pairs, weights=weights, **settings)
     refuse_prefixes()
     if pairs is not None:
         raise ValueError(
@@ -237,33 +238,42 @@ def _compared(directions: tuple[str, ...] | None, symmetric: bool, reduction: st
     return directions
 
 
-def _of_kernels(
+def _inverse(x: float | Tensor) -> float | Tensor:
+    return x.reciprocal() if isinstance(x, Tensor) else 1 / x  # which is two operations on a tensor
+
+
+def scaled_info_nce(
     x: Tensor,
     y: Tensor,
-    temperature: float | Tensor,
-    symmetric: bool,
-    pairs: Tensor | None,
-    weights: Tensor | None,
-    settings: dict,
+    scale: float | Tensor,
+    symmetric: bool = True,
+    *,
+    distance: str = "cosine",
+    reduction: str = "mean",
+    pairs: Tensor | None = None,
+    weights: Tensor | None = None,
+    backend: str | None = None,
 ) -> Tensor:
-    """The losses that kernels compute as a whole."""
-    params, learned = as_parameters([1 / temperature], x)
-    settings |= {"learned": learned}
+    """What kernels compute as a whole, of two sides of one dtype, with the inverse of the temperature."""
+    params, settings = [scale], {"distance": distance, "reduction": reduction, "backend": backend}
     if weights is not None:
         settings["weights"] = checks.anchor_weights(weights, x)
     if pairs is not None:
         checks.pairs(pairs, x, y, None, None)
-        if symmetric and len(y) != len(x) and (weights is not None or settings["reduction"] == "none"):
+        if symmetric and len(y) != len(x) and (weights is not None or reduction == "none"):
             raise ValueError(
                 f"pairs must be ({len(x)}, {len(x)}) for weights or losses of both sides, got {len(y)} columns"
             )
-        sides = [(x, None, y, None, (False, pairs)), (y, None, x, None, (False, pairs.T))]
+        sides = [(x, y, pairs), (y, x, pairs.T)][: 1 + symmetric]
+        sides = [(own, ops.relation(own, None, other, None, False, pairs)) for own, other, pairs in sides]
     else:
-        labels, ref_labels = own_rows(x, y)
+        sides = [(x, own_rows_related(x, y))]
         if symmetric and len(x) == len(y) and weights is None:
-            return ops.pair_loss("supcon", params, x, labels, y, ref_labels, (False,), two_sided=True, **settings)
-        sides = [(x, labels, y, ref_labels, (False,)), (y[: len(x)], labels, x, labels, (False,))]
-    values = [ops.pair_loss("supcon", params, *side, **settings) for side in sides[: 1 + symmetric]]
+            return ops.pair_loss("supcon", params, *sides[0], two_sided=True, **settings)
+        if symmetric:
+            own = y[: len(x)]
+            sides.append((own, own_rows_related(own, x)))
+    values = [ops.pair_loss("supcon", params, *side, **settings) for side in sides]
     return sum(values) / len(values)
 
 
@@ -295,7 +305,7 @@ class _Batch:
     def __init__(self, x, y, rows, temperature, distance, backend, ids, ref_ids, ignore_above):
         self.x, self.y = x, y
         self.both, self.row = rows
-        self.temperature, self.scale = temperature, 1 / temperature
+        self.temperature, self.scale = temperature, _inverse(temperature)
         self.distance, self.backend = distance, backend
         self.own = own_closeness(x, y, distance)
         self.limits = None if ignore_above is None else self.own.detach() + ignore_above

@@ -15,6 +15,7 @@ from fastpair.backends.added import compiled, is_added
 from fastpair.metrics import METRICS
 from fastpair.numerics import accumulate_dtype, softplus
 from fastpair.ops import checks, listed_pair_loss, pairwise_distance
+from fastpair.ops.parameters import learn, stacked
 from fastpair.ops.prefixes import refuse_prefixes
 
 # Losses in which a pair counts as often as it is listed. The others take the lists as sets.
@@ -23,7 +24,7 @@ COUNT_REPEATS = ("contrastive", "squared_contrastive", "ntxent")
 
 def mined_pair_loss(
     loss: str,
-    params: list[float],
+    params: list[float | Tensor],
     embeddings: Tensor,
     ref_emb: Tensor | None,
     indices_tuple: tuple[Tensor, ...],
@@ -34,7 +35,6 @@ def mined_pair_loss(
     swap: bool,
     repeats: bool,
     weights: Tensor | None = None,
-    learned: Tensor | None = None,
     anchor_scalars: Tensor | None = None,
     ref_scalars: Tensor | None = None,
 ) -> Tensor:
@@ -46,7 +46,7 @@ def mined_pair_loss(
         embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
     references = embeddings if ref_emb is None else ref_emb
     checks.indices_tuple(indices_tuple, embeddings, references)
-    numbers = {"learned": learned, "anchor_scalars": anchor_scalars, "ref_scalars": ref_scalars}
+    numbers = {"anchor_scalars": anchor_scalars, "ref_scalars": ref_scalars}
     chosen = choose_backend(embeddings.device.type, backend, embeddings.dtype)
     if chosen != "cpu" or (is_added(loss) and not compiled(loss, embeddings.dtype, distance)):
         checks.listed_rows(indices_tuple, embeddings, references)
@@ -67,7 +67,7 @@ def mined_pair_loss(
 
 def _in_pytorch(
     loss: str,
-    params: list[float],
+    params: list[float | Tensor],
     embeddings: Tensor,
     references: Tensor,
     indices_tuple: tuple[Tensor, ...],
@@ -77,7 +77,6 @@ def _in_pytorch(
     reduction: str,
     backend: str | None,
     weights: Tensor | None,
-    learned: Tensor | None,
     anchor_scalars: Tensor | None,
     ref_scalars: Tensor | None,
 ) -> Tensor:
@@ -110,9 +109,9 @@ def _in_pytorch(
             of_pairs += ref_scalars.to(dtype)[:, columns]
         (s, *of_references), kind = _padded(rows, of_pairs, len(anchor), len(x))
         numbers = params
-        if is_added(loss) or learned is not None:
+        if is_added(loss) or learn(params):
             of_anchors = () if anchor_scalars is None else anchor_scalars.to(dtype)
-            numbers = [*dense.parameters(params, learned, x), *of_anchors]
+            numbers = [*stacked(params, x).to(dtype), *of_anchors]
         parts = dense.PAIR_LOSSES[loss](s, kind == 1, kind == -1, *numbers, *of_references)
         return dense.reduced_pairs(*parts, reduction=reduction, weights=weights)
 

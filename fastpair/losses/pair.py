@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from fastpair.losses import options
 from fastpair.losses.from_pml import distance_name
 from fastpair.losses.mined import COUNT_REPEATS, mined_pair_loss
 from fastpair.metrics import METRICS
-from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
+from fastpair.ops.parameters import learn, single
 
 
 def pair_loss(
@@ -41,7 +41,7 @@ def pair_loss(
     """A loss of ``PAIR_LOSSES``."""
     swap = settings.get("swap", False)
     distance = settings["distance"] = distance_name(settings["distance"])
-    loss, params, learned = _resolved(name, settings, embeddings)
+    loss, params = _resolved(name, settings, embeddings)
     if swap and indices_tuple is None:
         raise ValueError("swap must be False without indices_tuple, which says what triplets to swap in; got True")
     return over_pairs(
@@ -60,41 +60,17 @@ def pair_loss(
         ignore_above,
         backend,
         swap,
-        learned,
     )
 
 
-def _resolved(name: str, settings: dict, like: Tensor) -> tuple[str, list[float], Tensor | None]:
-    """The formula that checked settings pick, and its parameters, see :func:`as_parameters`."""
+def _resolved(name: str, settings: dict, like: Tensor) -> tuple[str, list[float | Tensor]]:
+    """The formula that checked settings pick, and its parameters."""
     learnable = PAIR_LOSSES[name].learnable
     if learnable and isinstance(value := settings[learnable.name], Tensor):
         checks.single(learnable.name, value)
         loss, _ = _checked(name, {**settings, learnable.name: learnable.default})
-        return loss, *as_parameters([learnable.converted(single(value, like))], like)
-    return *_checked(name, settings), None
-
-
-def single(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A parameter as computations take it: a number, or a tensor without dimensions that is at least as exact as sums
-    over ``like``."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.reshape(()).to(like.device, torch.promote_types(value.dtype, accumulate_dtype(like.dtype)))
-
-
-def as_parameters(values: Sequence[float | Tensor], like: Tensor) -> tuple[list[float], Tensor | None]:
-    """The parameters of a formula as the operator takes them: numbers or, if there are tensors of one element among
-    them, which may require a gradient, one tensor."""
-    if not any(isinstance(value, Tensor) for value in values):
-        return list(map(float, values)), None
-    values = [single(value, like) for value in values]
-    dtype = functools.reduce(torch.promote_types, (value.dtype for value in values if isinstance(value, Tensor)))
-    # Made on the device: a copy to it would have to wait for it.
-    tensors = (
-        value.to(dtype) if isinstance(value, Tensor) else torch.full((), float(value), dtype=dtype, device=like.device)
-        for value in values
-    )
-    return [], torch.stack(tuple(tensors))
+        return loss, [learnable.converted(single(value, like))]
+    return _checked(name, settings)
 
 
 def _checked(name: str, settings: dict) -> tuple[str, list[float]]:
@@ -117,7 +93,7 @@ def _formula_of(name: str, *values: float | str) -> tuple[str, list[float]]:
 
 def over_pairs(
     loss: str,
-    params: list[float],
+    params: list[float | Tensor],
     embeddings: Tensor,
     labels: Tensor | None,
     ref_emb: Tensor | None,
@@ -131,7 +107,6 @@ def over_pairs(
     ignore_above: float | None,
     backend: str | None,
     swap: bool = False,
-    learned: Tensor | None = None,
     anchor_scalars: Mapping[str, Tensor] | None = None,
     ref_scalars: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
@@ -147,14 +122,12 @@ def over_pairs(
         if indices_tuple is not None:
             raise ValueError("ignore_above must be None where indices_tuple lists the pairs, which leaves out others")
         with torch.no_grad():
-            closest = ops.pair_loss(
-                BEST_POSITIVE, [], embeddings, labels, ref_emb, ref_labels, of_pairs, distance, "none", backend
-            )
+            given = ops.relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
+            closest = ops.pair_loss(BEST_POSITIVE, [], embeddings, given, distance, "none", backend)
             limits = torch.where(closest == -torch.inf, torch.inf, closest + ignore_above)
         anchor_scalars = {**(anchor_scalars or {}), LIMIT: limits}
     if ref_bias is not None or ignore_above is not None:
-        loss = added.add_variant(loss, ref_bias is not None, ignore_above is not None, learned is not None)
-    settings["learned"] = learned
+        loss = added.add_variant(loss, ref_bias is not None, ignore_above is not None, learn(params))
     if added.is_added(loss):
         of_anchors, of_references = added.scalars(loss)
         references = ("embeddings", embeddings) if ref_emb is None else ("ref_emb", ref_emb)
@@ -163,6 +136,7 @@ def over_pairs(
             "ref_scalars": checks.scalars("ref_scalars", ref_scalars, of_references, *references),
         }
     if indices_tuple is None:
-        return ops.pair_loss(loss, params, embeddings, labels, ref_emb, ref_labels, of_pairs, **settings)
+        given = ops.relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
+        return ops.pair_loss(loss, params, embeddings, given, **settings)
     checks.unused_by_lists(embeddings, labels, ref_emb, ref_labels, of_pairs)
     return mined_pair_loss(loss, params, embeddings, ref_emb, indices_tuple, swap=swap, repeats=repeats, **settings)

@@ -10,9 +10,9 @@ from fastpair.backends import added, dense
 from fastpair.formulas.variants import REF_BIAS
 from fastpair.losses import options
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters, single
 from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
+from fastpair.ops.parameters import learn, single
 
 __all__ = ["row_logsumexp"]
 
@@ -107,7 +107,7 @@ def negatives_logsumexp(
     arguments of ``relation``, make, the second s being a constant, without those of a closeness above ``limits``
     (n,)."""
     loss = "row_logsumexp"
-    params, learned = as_parameters([scale, hardness], embeddings)
+    params = [scale, hardness]
     references = ("embeddings", embeddings) if ref_emb is None else ("ref_emb", ref_emb)
     scalars = {"anchor_scalars": None, "ref_scalars": None}
     if ref_bias is not None:
@@ -115,21 +115,9 @@ def negatives_logsumexp(
     if limits is not None:
         scalars["anchor_scalars"] = limits.detach()[None]
     if ref_bias is not None or limits is not None:
-        loss = added.add_variant(loss, ref_bias is not None, limits is not None, learned is not None)
-    return ops.pair_loss(
-        loss,
-        params,
-        embeddings,
-        labels,
-        ref_emb,
-        ref_labels,
-        of_pairs,
-        distance,
-        "none",
-        backend,
-        learned=learned,
-        **scalars,
-    )
+        loss = added.add_variant(loss, ref_bias is not None, limits is not None, learn(params))
+    given = ops.relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
+    return ops.pair_loss(loss, params, embeddings, given, distance, "none", backend, **scalars)
 
 
 def own_rows(embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +126,12 @@ def own_rows(embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
     if m < n:
         raise ValueError(f"ref_emb must have {n} rows or more like embeddings, got {m}")
     ref_labels = torch.arange(m, device=embeddings.device)
-    return ref_labels[:n], ref_labels
+    return ref_labels if m == n else ref_labels[:n], ref_labels
+
+
+def own_rows_related(embeddings: Tensor, ref_emb: Tensor) -> ops.Relation:
+    """The relation of two sides, already checked, whose rows i belong together."""
+    return ops.Relation(ref_emb, *own_rows(embeddings, ref_emb), None, None, None, None)
 
 
 def own_closeness(embeddings: Tensor, ref_emb: Tensor, distance: str) -> Tensor:

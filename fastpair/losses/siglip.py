@@ -11,8 +11,7 @@ from fastpair import ops
 from fastpair.losses import options
 from fastpair.losses.base import FunctionLoss
 from fastpair.losses.from_pml import distance_name
-from fastpair.losses.pair import as_parameters
-from fastpair.losses.rows import own_rows
+from fastpair.losses.rows import own_rows_related
 from fastpair.ops import checks
 
 __all__ = ["SigLIPLoss", "siglip_loss"]
@@ -54,13 +53,11 @@ def siglip_loss(
     distance = distance_name(distance)
     options.check(RULES, scale=scale, bias=bias, distance=distance, reduction=reduction)
     embeddings, ref_emb = checks.both_sides(embeddings, ref_emb)
-    params, learned = as_parameters([scale, bias], embeddings)
-    settings = {"distance": distance, "reduction": reduction, "backend": backend, "learned": learned}
     if pairs is None:
-        labels, ref_labels = own_rows(embeddings, ref_emb)
+        given = own_rows_related(embeddings, ref_emb)
     else:
-        labels = ref_labels = None
-    return ops.pair_loss("sigmoid", params, embeddings, labels, ref_emb, ref_labels, (False, pairs), **settings)
+        given = ops.relation(embeddings, None, ref_emb, None, False, pairs)
+    return ops.pair_loss("sigmoid", [scale, bias], embeddings, given, distance, reduction, backend)
 
 
 class SigLIPLoss(FunctionLoss):

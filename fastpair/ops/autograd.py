@@ -6,56 +6,113 @@ settings, the reduction last; for each tensor that can have a gradient, whether 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from fastpair.ops.parameters import stacked
 from fastpair.ops.registration import DIFFERENTIABLE, operator
 
 # Reductions whose result is a vector.
 VECTORS = ("none", "totals")
 
 
+# Where an operator takes the parameters of a loss: tensors that learn, or in the settings.
+LEARNED, PARAMS = 2, 1
+
+
+class _Call(NamedTuple):
+    """An operator and its arguments but for the tensors, as one argument: each costs a call of an autograd function a
+    third of a microsecond.
+
+    wanted: which gradients are.
+    leading: how many tensors come before the settings.
+    parameters: those of a loss of which some learn, None for each of the tensors, which come after all others. They are
+        put together here, where that leaves no graph.
+    as_numbers: whether the operator takes them as numbers, else as a tensor.
+    """
+
+    op: Callable
+    settings: tuple
+    wanted: tuple[bool, ...]
+    leading: int
+    parameters: tuple[float | None, ...]
+    as_numbers: bool
+
+    def run(self, tensors: tuple, row_grad: Tensor | None, wanted: tuple[bool, ...]) -> tuple:
+        settings = self.settings
+        if self.parameters:
+            tensors, learn = self.parted(tensors)
+            values = iter(learn)
+            params = [next(values) if value is None else value for value in self.parameters]
+            if self.as_numbers:
+                settings = (*settings[:PARAMS], list(map(float, params)), *settings[PARAMS + 1 :])
+            else:
+                tensors = (*tensors[:LEARNED], stacked(params, tensors[0]), *tensors[LEARNED + 1 :])
+        return self.op(*tensors[: self.leading], row_grad, *settings, *wanted, *tensors[self.leading :])
+
+    def parted(self, tensors: tuple) -> tuple[tuple, tuple]:
+        """The operator's tensors, and the parameters that learn."""
+        count = len(tensors) - self.parameters.count(None)
+        return tensors[:count], tensors[count:]
+
+    def split(self, by_parameters: Tensor, learn: tuple[Tensor, ...]) -> list[Tensor]:
+        """The gradient by all parameters, as those by the ones that learn."""
+        each = [gradient for gradient, value in zip(by_parameters.unbind(), self.parameters) if value is None]
+        return [
+            gradient if x.is_cpu and x.ndim == 0 else gradient.reshape(x.shape).to(x.device)
+            for gradient, x in zip(each, learn)
+        ]
+
+
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call, *tensors):
-        """``call``: the operator, its settings, the gradients that are wanted, and how many tensors come before the
-        settings, as one argument: each costs a call of an autograd function a third of a microsecond."""
-        op, settings, wanted, leading = ctx.call = call
+        ctx.call = call
         ctx.save_for_backward(*tensors)
         # The weights of a vector's elements in the gradient are known only in backward: the operator runs again there.
-        vector = settings[-1] in VECTORS
-        wanted_now = (False,) * len(wanted) if vector else wanted
-        value, *gradients = op(*tensors[:leading], None, *settings, *wanted_now, *tensors[leading:])
+        vector = call.settings[-1] in VECTORS
+        wanted_now = (False,) * len(call.wanted) if vector else call.wanted
+        value, *gradients = call.run(tensors, None, wanted_now)
         ctx.gradients = None if vector else gradients
         return value
 
     @staticmethod
     def backward(ctx, grad):
-        (op, settings, wanted, leading), tensors = ctx.call, ctx.saved_tensors
-        vector = settings[-1] in VECTORS
+        call, tensors = ctx.call, ctx.saved_tensors
+        vector, wanted = call.settings[-1] in VECTORS, call.wanted
         # The first backward gives the gradients away, scaled in place: a copy of a large classifier's gradients would
         # take most of the call's memory. A second backward through a retained graph computes them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             with torch.no_grad():
-                row_grad = grad if vector else None
-                _, *gradients = op(*tensors[:leading], row_grad, *settings, *wanted, *tensors[leading:])
+                _, *gradients = call.run(tensors, grad if vector else None, wanted)
         if not vector:
-            gradients = [scaled_(g, grad) if want else g for g, want in zip(gradients, wanted)]
-        inputs = tensors[: len(wanted)]
-        others = (None,) * (len(tensors) - len(inputs))
-        return None, *input_gradients(gradients, wanted, inputs, grad), *others
+            scale_(gradients, wanted, grad)
+        of_op, learn = call.parted(tensors)
+        by_learned = (None,) * len(learn)
+        if learn:
+            if wanted[LEARNED]:
+                each = call.split(gradients[LEARNED], learn)
+                by_learned = input_gradients(each, ctx.needs_input_grad[-len(learn) :], learn, grad)
+            wanted = wanted[:LEARNED]
+        inputs = of_op[: len(wanted)]
+        others = (None,) * (len(of_op) - len(inputs))
+        return None, *input_gradients(gradients, wanted, inputs, grad), *others, *by_learned
 
 
-def scaled_(gradient: Tensor, factor: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        return gradient * factor
-    if factor.is_cpu and factor.item() == 1:  # elsewhere reading it would wait for the device
-        return gradient
-    if not torch.is_grad_enabled():
-        return gradient.mul_(factor)
+def scale_(gradients: list[Tensor], wanted: Sequence[bool], factor: Tensor) -> None:
+    """Multiplies those that are wanted, in place."""
+    compiling = torch.compiler.is_compiling()
+    if not compiling and factor.is_cpu and factor.item() == 1:  # elsewhere reading it would wait for the device
+        return
     with torch.no_grad():
-        return gradient.mul_(factor)
+        for place, want in enumerate(wanted):
+            if want:
+                gradient = gradients[place]
+                gradients[place] = gradient * factor if compiling else gradient.mul_(factor)
 
 
 class _NotTwice(torch.autograd.Function):
@@ -97,19 +154,32 @@ def refuse_transforms() -> None:
         )
 
 
-def fused_loss(name: str, backend: str, tensors: tuple, settings: tuple, further: tuple = ()) -> Tensor:
-    """The value of an operator, with gradients for the tensors that can have one and require it."""
+def fused_loss(
+    name: str,
+    backend: str,
+    tensors: tuple,
+    settings: tuple,
+    further: tuple = (),
+    params: Sequence[float | Tensor] = (),
+) -> Tensor:
+    """The value of an operator, with gradients for the tensors that can have one and require it. ``params``: those of
+    the loss if tensors are among them, which then are the operator's third tensor."""
     refuse_transforms()
     op, grad_mode = operator(name, backend), torch.is_grad_enabled()
-    inputs = tensors[: DIFFERENTIABLE[name]]
-    wanted = tuple(grad_mode and t is not None and t.requires_grad for t in inputs)
+    learn = tuple(value for value in params if isinstance(value, Tensor))
+    wanted = [grad_mode and t is not None and t.requires_grad for t in tensors[: DIFFERENTIABLE[name]]]
+    if learn:
+        wanted[LEARNED] = grad_mode and any(value.requires_grad for value in learn)
+    parameters = tuple(None if isinstance(value, Tensor) else value for value in params)
+    as_numbers = backend == "cpu" and not torch.compiler.is_compiling() and all(value.is_cpu for value in learn)
+    call = _Call(op, settings, tuple(wanted), len(tensors), parameters, as_numbers)
+    every = (*tensors, *further, *learn)
     if torch.compiler.is_compiling():
         if not any(wanted):
-            return op(*tensors, None, *settings, *wanted, *further)[0]
-        every = distinct((*tensors, *further))
-        tensors, further = every[: len(tensors)], every[len(tensors) :]
+            return call.run(every, None, call.wanted)[0]
+        every = distinct(every)
     # Even without gradients, so that forward-mode differentiation is refused and not silently zero.
-    return _FusedLoss.apply((op, settings, wanted, len(tensors)), *tensors, *further)
+    return _FusedLoss.apply(call, *every)
 
 
 def distinct(tensors: tuple) -> tuple:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from fastpair.ops.autograd import fused_loss
+from fastpair.ops.parameters import learn
 
 
 def listed_pair_loss(
     loss: str,
-    params: list[float],
+    params: Sequence[float | Tensor],
     embeddings: Tensor,
     ref_emb: Tensor | None,
     lists: tuple[Tensor, ...],
@@ -19,13 +22,13 @@ def listed_pair_loss(
     reduction: str,
     backend: str,
     weights: Tensor | None = None,
-    learned: Tensor | None = None,
     anchor_scalars: Tensor | None = None,
     ref_scalars: Tensor | None = None,
 ) -> Tensor:
     """The arguments of ``ListedPairLossCall``. ``lists``: pairs (anchor, positive, anchor, negative) or triplets
     (anchor, positive, negative). ``backend``: one that has the operator."""
     anchors, positives, *other = lists[:-1]
-    tensors = (embeddings, ref_emb, learned, anchors, positives, *(other or [None]), lists[-1])
-    settings = (loss, params, distance, swap, repeats, reduction)
-    return fused_loss("listed_pair_loss", backend, tensors, settings, (weights, anchor_scalars, ref_scalars))
+    tensors = (embeddings, ref_emb, None, anchors, positives, *(other or [None]), lists[-1])
+    learned = params if learn(params) else ()
+    settings = (loss, [] if learned else list(map(float, params)), distance, swap, repeats, reduction)
+    return fused_loss("listed_pair_loss", backend, tensors, settings, (weights, anchor_scalars, ref_scalars), learned)

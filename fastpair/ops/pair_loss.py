@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from fastpair.backends import added, choose_backend, dense
@@ -9,7 +11,8 @@ from fastpair.backends.call import PairLossCall
 from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.ops import checks, prefixes
 from fastpair.ops.autograd import fused_loss
-from fastpair.ops.relation import relation
+from fastpair.ops.parameters import learn, stacked
+from fastpair.ops.relation import Relation
 
 # On a GPU a score matrix of up to this many elements is held whole, as the launches for visiting it in parts would cost
 # the host more: see benchmarks/PREDICTIONS.md.
@@ -28,27 +31,23 @@ def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:
 
 def pair_loss(
     loss: str,
-    params: list[float],
+    params: Sequence[float | Tensor],
     embeddings: Tensor,
-    labels: Tensor | None,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-    of_pairs: tuple[bool | Tensor | None, ...],
+    given: Relation,
     distance: str,
     reduction: str,
     backend: str | None = None,
     two_sided: bool = False,
     weights: Tensor | None = None,
-    learned: Tensor | None = None,
     anchor_scalars: Tensor | None = None,
     ref_scalars: Tensor | None = None,
 ) -> Tensor:
-    """The arguments of ``PairLossCall``. ``of_pairs``: the further arguments of ``relation``."""
-    given = relation(embeddings, labels, ref_emb, ref_labels, *of_pairs)
+    """The arguments of ``PairLossCall``. ``params``: tensors of one element among them learn."""
     if given.ref_emb is not None and given.ref_emb.dtype != embeddings.dtype:
         embeddings, ref_emb = checks.one_dtype(embeddings, given.ref_emb)
         given = given._replace(ref_emb=ref_emb)
-    settings = (loss, params, distance, two_sided, reduction)
+    learned = params if learn(params) else ()
+    settings = (loss, [] if learned else list(map(float, params)), distance, two_sided, reduction)
     is_added = added.is_added(loss)
     lacking = ("cuda",) if loss in TRIPLETS or is_added else ()
     if loss in TRIPLETS and not given.by_labels:
@@ -68,15 +67,17 @@ def pair_loss(
     if of_prefixes is not None:
         prefixes.check_one_sweep(loss, distance, reduction, backend)
     labelled = (given.labels, given.ref_labels, given.self_index)
-    labels_alone = given.by_labels and weights is learned is anchor_scalars is ref_scalars is of_prefixes is None
+    labels_alone = given.by_labels and not learned and weights is anchor_scalars is ref_scalars is of_prefixes is None
     if labels_alone and backend != "reference":
         return fused_loss("labelled_pair_loss", backend, (embeddings, given.ref_emb, *labelled), settings)
-    tensors = (embeddings, given.ref_emb, learned, *labelled)
+    tensors = (embeddings, given.ref_emb, None, *labelled)
     further = (given.ids, given.ref_ids, given.pairs, weights, anchor_scalars, ref_scalars)
     if backend == "reference":
-        evaluate = dense.in_blocks if is_added else dense.pair_loss
-        return evaluate(PairLossCall(*tensors, None, *settings, False, False, False, *further))
+        call = PairLossCall(*tensors, None, *settings, False, False, False, *further)
+        if learned:
+            call = call._replace(learned=stacked(learned, embeddings))
+        return dense.in_blocks(call) if is_added else dense.pair_loss(call)
     if of_prefixes is not None:
-        settings = (loss, params, *of_prefixes, distance, two_sided, reduction)
-        return fused_loss("prefix_pair_loss", backend, tensors, settings, further)
-    return fused_loss("pair_loss", backend, tensors, settings, further)
+        settings = (*settings[:2], *of_prefixes, distance, two_sided, reduction)
+        return fused_loss("prefix_pair_loss", backend, tensors, settings, further, learned)
+    return fused_loss("pair_loss", backend, tensors, settings, further, learned)

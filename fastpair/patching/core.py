@@ -134,13 +134,10 @@ class Slot:
         for name, function in self.used.items():
             if getattr(type(loss), name) is not function or name in loss.__dict__:
                 return f"{name} is overridden"
-        return next((case.reason for case in self.method.settings if case.holds(loss)), None)
+        return _first(self.method.settings, loss)
 
     def reason(self, loss: Any, *args: Any, **kwargs: Any) -> str | None:
-        reason = self.settings_reason(loss)
-        if reason is None:
-            reason = next((case.reason for case in self.method.calls if case.holds(loss, *args, **kwargs)), None)
-        return reason
+        return self.settings_reason(loss) or _first(self.method.calls, loss, *args, **kwargs)
 
     def in_place(self) -> bool:
         """Whether the class has the original or the stand-in, not what something else has put there."""
@@ -159,6 +156,13 @@ class Slot:
                 delattr(self.owner, name)
             else:
                 setattr(self.owner, name, self.original)
+
+
+def _first(cases: tuple[Case, ...], *args: Any, **kwargs: Any) -> str | None:
+    for case in cases:
+        if case.holds(*args, **kwargs):
+            return case.reason
+    return None
 
 
 def _stand_in(slot: Slot) -> Callable:

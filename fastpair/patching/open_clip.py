@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastpair.functional import info_nce_loss, siglip_loss
-from fastpair.numerics import accumulate_dtype
+from fastpair.functional import siglip_loss
+from fastpair.losses.info_nce import scaled_info_nce
 from fastpair.patching.core import Case, Client, Method
 from fastpair.patching.tensors import is_number, tensor_cases
 
@@ -16,13 +15,9 @@ SHAPES = "image and text features differ in number, or logit_scale or logit_bias
 def _clip_loss(loss, image_features, text_features, logit_scale, logit_bias=None, output_dict=False):
     """Softmax over rows and columns of logit_scale x·y. With several ranks over those of all, for every row and column,
     or, with ``local_loss``, for this rank's."""
-    dtype = accumulate_dtype(image_features.dtype)
-    # A tensor may be negative too.
-    scale = logit_scale if isinstance(logit_scale, Tensor) else torch.tensor(logit_scale, dtype=dtype)
-    settings = {"temperature": 1 / scale.to(dtype), "distance": "dot"}
 
     def one_sided(anchors: Tensor, others: Tensor, symmetric: bool = False) -> Tensor:
-        return info_nce_loss(anchors, others, symmetric=symmetric, **settings)
+        return scaled_info_nce(anchors, others, logit_scale, symmetric, distance="dot")
 
     images, texts = _gathered(loss, image_features, text_features)
     if loss.world_size > 1 and loss.local_loss:
@@ -34,7 +29,7 @@ def _clip_loss(loss, image_features, text_features, logit_scale, logit_bias=None
         value = one_sided(images, texts, symmetric=True)
     if isinstance(logit_bias, Tensor):
         # The softmax does not depend on it. DistributedDataParallel expects a gradient for every parameter.
-        value = value + 0 * logit_bias.to(dtype).sum()
+        value = value + 0 * logit_bias.to(value.dtype).sum()
     return {"contrastive_loss": value} if output_dict else value
 
 

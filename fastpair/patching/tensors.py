@@ -17,17 +17,18 @@ TRACED = "torch.compile traces it, which cannot look at the labels"
 
 def unfit(*embeddings: Tensor) -> bool:
     """Whether tensors are anything but matrices of one dtype, device and number of columns, with rows."""
-    x = embeddings[0]
-    return any(
-        not isinstance(t, Tensor)
-        or t.layout is not torch.strided
-        or t.ndim != 2
-        or t.shape[0] == 0
-        or t.dtype not in FLOATING
-        or t.is_meta
-        or (t.dtype, t.device, t.shape[1]) != (x.dtype, x.device, x.shape[1])
-        for t in embeddings
-    )
+    of_first = None
+    for t in embeddings:
+        if not isinstance(t, Tensor) or t.layout is not torch.strided or t.ndim != 2 or t.is_meta:
+            return True
+        rows, columns = t.shape
+        if rows == 0 or t.dtype not in FLOATING:
+            return True
+        of_this = t.dtype, t.device, columns
+        if of_this != (of_first or of_this):
+            return True
+        of_first = of_this
+    return False
 
 
 def without_kernels(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from support import LOSSES, cast, error, operator_calls, value_and_gradients
 import fastpair
 import fastpair.functional as FP
 from fastpair.formulas.pair_losses import TRIPLETS
-from fastpair.ops import pair_loss
+from fastpair.ops import pair_loss, relation
 
 pytestmark = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
@@ -125,7 +125,8 @@ def test_the_closest_positive(backend, device):
     results = []
     for name, rows in (("cuda", x.to(device)), ("reference", x.double())):
         rows.requires_grad_()
-        value = pair_loss("best_positive", [], rows, labels.to(rows.device), None, None, (), "cosine", "none", name)
+        given = relation(rows, labels.to(rows.device), None, None)
+        value = pair_loss("best_positive", [], rows, given, "cosine", "none", name)
         results.append([value.detach().cpu()[1:], *torch.autograd.grad(value[1:].sum(), rows)])
         assert value[0] == -torch.inf
     assert all(error(one, other) <= 1e-5 for one, other in zip(*results))
