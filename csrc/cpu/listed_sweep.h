@@ -61,6 +61,8 @@ class ListedSweep {
         derivatives_(anchors.samples.n * loss.learned) {}
 
   bool keeps_scores() const { return true; }
+  int64_t panel() const { return 0; }
+  void run_panel(const Pass& pass, int64_t) { run(pass); }
 
   void run(const Pass& pass) {
     interruptions_.look();

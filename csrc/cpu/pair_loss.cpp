@@ -266,17 +266,19 @@ class PairLoss {
       }
       return results();
     }
-    if (loss_.reads_negatives_lse) {
-      sweep.run({.add = {true, false}});
-      for (AnchorSide<T>* side : sides()) {
-        for (size_t i = 0; i < side->negatives_lse.size(); ++i) {
-          side->negatives_lse[i] = T(statistic(*side, Negative, i).log_sum_exp());
-        }
+    const int64_t panel = kept || !gradients || means_over_terms || learns_by_terms_ ? 0 : sweep.panel();
+    if (panel > 0 && loss_.pool[Positive] != Pool::Max) {
+      for (int64_t top = 0; top < batch_.x.n; top += panel) {
+        const int64_t end = std::min(top + panel, batch_.x.n);
+        pool([&](const Pass& pass) { sweep.run_panel(pass, top); }, true, top, end);
+        set_weights(rows_, 0, top, anchors_of(rows_, 0, top, end));
+        sweep.run_panel({.compute_scores = false, .gradient = true}, top);
       }
-      sweep.run({.compute_scores = !kept, .add = {false, true}, .only_positives = true});
-    } else {
-      sweep.run({.add = {true, true}});
+      finish();
+      if (counts_[0][Positive] != 1) batch_.scale_gradients(1 / counts_[0][Positive]);
+      return results();
     }
+    pool([&](const Pass& pass) { sweep.run(pass); }, kept, 0, rows_.layers() * batch_.x.n);
     finish();
     if (learns_by_terms_) add_anchor_derivatives();
     if (gradients && loss_.pool[Positive] == Pool::Max) {
@@ -286,6 +288,20 @@ class PairLoss {
           {.compute_scores = !kept, .gradient = gradients, .learned = learns_by_terms_ ? &derivatives_ : nullptr});
     }
     return results();
+  }
+
+  // Makes the statistics of the anchors [begin, end) by passes over their pairs, of which later ones may find the
+  // scores kept.
+  template <typename Visit>
+  void pool(const Visit& visit, bool kept, int64_t begin, int64_t end) {
+    if (!loss_.reads_negatives_lse) return visit({.add = {true, true}});
+    visit({.add = {true, false}});
+    for (AnchorSide<T>* side : sides()) {
+      for (int64_t i = begin; i < end; ++i) {
+        side->negatives_lse[i] = T(statistic(*side, Negative, i).log_sum_exp());
+      }
+    }
+    visit({.compute_scores = !kept, .add = {false, true}, .only_positives = true});
   }
 
   PairLossResults results() {
@@ -350,13 +366,9 @@ class PairLoss {
   double layer_weight(int64_t layer) const { return args_.prefixes.empty() ? 1 : args_.prefix_weights[layer]; }
 
   void finish(AnchorSide<T>& side, int64_t layer) {
-    const int64_t n = side.samples.n, first = layer * n;
+    const int64_t n = side.samples.n;
     const double share = (args_.two_sided ? 0.5 : 1) * layer_weight(layer);
-    std::vector<Anchor> anchors(n);
-    parallel_rows(n, 64, [&](int64_t i) {
-      anchors[i] = loss_.anchor(params_.data(), scalars_of(side, i).data(), statistic(side, Positive, first + i),
-                                statistic(side, Negative, first + i));
-    });
+    std::vector<Anchor> anchors = anchors_of(side, layer, 0, n);
     if (!batch_.weights.empty()) {
       for (int64_t i = 0; i < n; ++i) {
         const double given = batch_.given_weight(i);
@@ -375,14 +387,32 @@ class PairLoss {
       counts[Negative] = loss_.separate_means ? divisor(totals_[3]) : counts[Positive];
     }
     value_ += share * (totals_[0] / counts[Positive] + totals_[2] / counts[Negative]);
-    for (int64_t i = 0; i < n; ++i) {
+    set_weights(side, layer, 0, anchors);
+    for (int64_t i = 0; i < n && args_.reduction == Reduction::None; ++i) {
+      values_[side.samples.order[i]] += T(share * (anchors[i].loss + anchors[i].neg_loss));
+    }
+  }
+
+  // The losses of the anchors [begin, end), from their statistics.
+  std::vector<Anchor> anchors_of(const AnchorSide<T>& side, int64_t layer, int64_t begin, int64_t end) const {
+    const int64_t first = layer * side.samples.n + begin;
+    std::vector<Anchor> anchors(end - begin);
+    parallel_rows(end - begin, 64, [&](int64_t i) {
+      anchors[i] = loss_.anchor(params_.data(), scalars_of(side, begin + i).data(),
+                                statistic(side, Positive, first + i), statistic(side, Negative, first + i));
+    });
+    return anchors;
+  }
+
+  // Sets the weights of the pairs of the anchors from `begin` on.
+  void set_weights(AnchorSide<T>& side, int64_t layer, int64_t begin, const std::vector<Anchor>& anchors) {
+    const int64_t first = layer * side.samples.n + begin;
+    for (size_t i = 0; i < anchors.size(); ++i) {
       for_kinds([&](Kind kind) {
+        const double share = layer_weight(layer) * weight(side, begin + i, kind) / counts_[layer][kind];
         side.set_weight(first + i, kind, kind == Positive ? anchors[i].pos : anchors[i].neg,
-                        statistic(side, kind, first + i), layer_weight(layer) * weight(side, i, kind) / counts[kind]);
+                        statistic(side, kind, first + i), share);
       });
-      if (args_.reduction == Reduction::None) {
-        values_[side.samples.order[i]] += T(share * (anchors[i].loss + anchors[i].neg_loss));
-      }
     }
   }
 

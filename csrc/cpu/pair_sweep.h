@@ -33,8 +33,10 @@ namespace fastpair {
 // Scores are visited in squares of SQUARE x SQUARE.
 constexpr int64_t SQUARE = 2048;
 // Scores are kept between sweeps if there are no more than this: the tiles on and above the diagonal of 4096 x 4096,
-// 34 MiB in float32.
+// 34 MiB in float32. If there are, those of a panel of anchors may be.
 constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
+// Panels of fewer anchors than this would make the products slow.
+constexpr int64_t LEAST_PANEL = 64;
 
 // At most this many scores are computed by one product.
 constexpr int64_t RUN_SCORES = int64_t(1) << 17;
@@ -154,17 +156,17 @@ class PairSweep {
         two_sided_(two_sided),
         layers_(anchors.layers()) {
     const bool kept = keeps_scores();
-    const int64_t square = layers_ > 1 ? SQUARE / 2 : SQUARE;
-    block_ = task_length((symmetric_ ? 1 : 2) * (kept ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
-    square_rows_ = kept ? round_up(x_.n) : square;
-    square_cols_ = kept ? round_up(y_.n) : square;
+    const int64_t panel = kept ? x_.n : rows_of_panel(), square = layers_ > 1 ? SQUARE / 2 : SQUARE;
+    block_ = task_length((symmetric_ ? 1 : 2) * (kept || panel > 0 ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
+    square_rows_ = kept ? round_up(x_.n) : panel > block_ ? panel / block_ * block_ : panel > 0 ? panel : square;
+    square_cols_ = kept || panel > 0 ? round_up(y_.n) : square;
     // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products
     // of panels of different lengths.
     upper_ = symmetric_ && kept && x_.n > SQUARE;
     int64_t size = 0;
     for (int64_t I = 0; I < blocks(square_rows_); ++I) {
       panels_.push_back(size - first_column(I));
-      size += block_ * ld(I);
+      size += std::min(block_, square_rows_) * ld(I);
     }
     layer_size_ = size;
     scores_ = Scratch<T>(layers_ * size);
@@ -177,23 +179,36 @@ class PairSweep {
 
   // Counts whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
   bool keeps_scores() const {
-    const auto padded = [](int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; };
     const int64_t rows = padded(x_.n), cols = padded(y_.n);
     return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
   }
 
+  // Where scores are not kept between sweeps: of how many anchors they are if all passes over these follow each other.
+  int64_t panel() const { return square_cols_ >= y_.n ? square_rows_ : 0; }
+
   // Visits every pair once. Gradients are added to the samples that have them.
   void run(const Pass& pass) {
-    for (int64_t top = 0; top < x_.n; top += square_rows_) {
-      for (int64_t left = symmetric_ ? top : 0; left < y_.n; left += square_cols_) {
-        interruptions_.look();
-        visit_square({top, std::min(square_rows_, x_.n - top), left, std::min(square_cols_, y_.n - left)}, pass);
-      }
-    }
+    for (int64_t top = 0; top < x_.n; top += square_rows_) run_panel(pass, top);
     if (pass.gradient) x_.start_gradient(), y_.start_gradient();  // where there are no pairs
   }
 
+  // Visits the pairs of the panel's anchors, the first being `top`.
+  void run_panel(const Pass& pass, int64_t top) {
+    for (int64_t left = symmetric_ ? top : 0; left < y_.n; left += square_cols_) {
+      interruptions_.look();
+      visit_square({top, std::min(square_rows_, x_.n - top), left, std::min(square_cols_, y_.n - left)}, pass);
+    }
+  }
+
  private:
+  static int64_t padded(int64_t n) { return (n + MAX_BLOCK - 1) / MAX_BLOCK * MAX_BLOCK; }
+
+  // How many anchors' scores are few enough to be kept. 0 for too few, or where anchors have pairs in other rows.
+  int64_t rows_of_panel() const {
+    const int64_t rows = KEPT_SCORES / padded(y_.n) / 32 * 32;
+    return symmetric_ || two_sided_ || layers_ > 1 || rows < LEAST_PANEL ? 0 : rows;
+  }
+
   static constexpr int CHANNELS = 2 * STATISTICS + 1;  // statistics of both kinds, and the sums of the slopes
   static constexpr int ALONG = 0;  // the parts along prefixes, where statistics are: with prefixes no pass makes both
 
@@ -478,41 +493,42 @@ class PairSweep {
     const bool diagonal = on_diagonal(s);
     const int64_t row_tasks = x_.has_gradient ? row_blocks : 0;
     const int64_t col_tasks = !diagonal && y_.has_gradient ? col_blocks : 0;
-    parallel_for(row_tasks + col_tasks, [&](int64_t task) {
+    if (row_tasks + col_tasks == 0) return;
+    // Long products of few blocks: their columns are shared out.
+    const int64_t threads = torch::stable::get_num_threads(), columns = x_.columns;
+    const int64_t shares = std::clamp<int64_t>(2 * threads / (row_tasks + col_tasks), 1, (columns + 63) / 64);
+    const int64_t width = (columns + shares - 1) / shares;
+    parallel_for((row_tasks + col_tasks) * shares, [&](int64_t task_and_share) {
+      const int64_t task = task_and_share / shares, begin = std::min(task_and_share % shares * width, columns);
+      const Columns part{x_.first_column + begin, std::min(width, columns - begin)};
       if (task < row_tasks) {
         const int64_t I = task, at = I * block_, rows = std::min(block_, s.rows - at);
+        Block<T> to{x_, s.top + at, rows, part, x_.started[layer_ * x_.n + s.top + at] != 0};
         // Below the diagonal, the tile at the mirrored place is used, see add_transposed.
         for_runs(
             diagonal ? I : 0, col_blocks, s.cols, false, [&](int64_t J) { return visited(s, I, J, pass); },
             [&](int64_t from, int64_t length) {
-              add_block(Op::None, x_, s.top + at, rows, length, scores_at(I, from), ld(I), y_, s.left + from);
+              to.add(Op::None, length, scores_at(I, from), ld(I), y_, s.left + from);
             });
-        if (diagonal) add_transposed(s, I, at, rows, I, pass, x_, s.top + at);
+        if (diagonal) add_transposed(s, I, at, I, pass, to);
       } else {
         const int64_t J = task - row_tasks, at = J * block_, cols = std::min(block_, s.cols - at);
-        add_transposed(s, J, at, cols, row_blocks, pass, y_, s.left + at);
+        Block<T> to{y_, s.left + at, cols, part, y_.started[layer_ * y_.n + s.left + at] != 0};
+        add_transposed(s, J, at, row_blocks, pass, to);
       }
     });
+    for (int64_t I = 0; I < row_tasks; ++I) x_.started[layer_ * x_.n + s.top + I * block_] = true;
+    for (int64_t J = 0; J < col_tasks; ++J) y_.started[layer_ * y_.n + s.left + J * block_] = true;
   }
 
-  // Adds the transposed tiles (I, J), I in [0, end), times the rows' samples to the gradient of the samples of a side
-  // from `first` on.
-  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t cols, int64_t end, const Pass& pass,
-                      Samples<T>& side, int64_t first) {
+  // Adds the transposed tiles (I, J), I in [0, end), times the rows' samples.
+  void add_transposed(const Square& s, int64_t J, int64_t at, int64_t end, const Pass& pass, Block<T>& to) {
     for_runs(
         0, end, s.rows, upper_, [&](int64_t I) { return visited(s, I, J, pass); },
         [&](int64_t from, int64_t length) {
           const int64_t I = from / block_;
-          add_block(Op::Transpose, side, first, cols, length, scores_at(I, at), ld(I), x_, s.top + from);
+          to.add(Op::Transpose, length, scores_at(I, at), ld(I), x_, s.top + from);
         });
-  }
-
-  // Adds op(slopes) times k other samples to the gradient of the `rows` samples of a side from `first` on, or makes it
-  // their gradient if it is the first product.
-  void add_block(Op op, Samples<T>& side, int64_t first, int64_t rows, int64_t k, const T* slopes, int64_t stride,
-                 const Samples<T>& others, int64_t first_other) {
-    const bool add = std::exchange(side.started[layer_ * side.n + first], true);
-    add_products(op, rows, k, slopes, stride, others, first_other, side.gradient + first * side.d, add);
   }
 
   // f(first, length), in samples of a side of `limit`, for each unbroken run of wanted blocks in [begin, end), or for

@@ -267,14 +267,41 @@ void compute_upper_scores(const Samples<T>& x, int64_t first, int64_t n, Metric 
   compute_scores(x, first, half, x, first + half, n - half, metric, scores + half, ld, close);
 }
 
-// out (m, d) += op(slopes) samples[first ...] in the columns that products are of, op(slopes) being (m, k) with the
-// derivatives by the dot products; without `add`, in place of what was there.
+struct Columns {
+  int64_t first, count;
+};
+
+// out (m, d) += op(slopes) samples[first ...] in some columns, op(slopes) being (m, k) with the derivatives by the dot
+// products; without `add`, in place of what was there.
+template <typename T>
+void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
+                  T* out, bool add, Columns columns) {
+  const int64_t d = samples.d;
+  gemm(op, Op::None, m, columns.count, k, slopes, ld, samples.rows + first * d + columns.first, d, add,
+       out + columns.first, d);
+}
+
+// The same, in the columns that products are of.
 template <typename T>
 void add_products(Op op, int64_t m, int64_t k, const T* slopes, int64_t ld, const Samples<T>& samples, int64_t first,
                   T* out, bool add = true) {
-  const int64_t d = samples.d, column = samples.first_column;
-  gemm(op, Op::None, m, samples.columns, k, slopes, ld, samples.rows + first * d + column, d, add, out + column, d);
+  add_products(op, m, k, slopes, ld, samples, first, out, add, {samples.first_column, samples.columns});
 }
+
+// Some columns of the gradient of the samples [first, first + rows), to which products are added one after the other;
+// unless it is `started`, the first takes the place of what was there.
+template <typename T>
+struct Block {
+  Samples<T>& samples;
+  int64_t first, rows;
+  Columns columns;
+  bool started;
+
+  void add(Op op, int64_t k, const T* slopes, int64_t ld, const Samples<T>& others, int64_t first_other) {
+    add_products(op, rows, k, slopes, ld, others, first_other, samples.gradient + first * samples.d,
+                 std::exchange(started, true), columns);
+  }
+};
 
 template <typename T>
 void add_difference(T slope, const T* __restrict other, const T* __restrict own, int64_t d, T* __restrict out) {

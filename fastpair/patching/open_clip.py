@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastpair.functional import siglip_loss
+from fastpair import ops
 from fastpair.losses.info_nce import scaled_info_nce
+from fastpair.losses.rows import own_rows_related
 from fastpair.patching.core import Case, Client, Method
 from fastpair.patching.tensors import is_number, tensor_cases
 
@@ -62,8 +63,10 @@ def _clip_shapes(loss, image_features, text_features, logit_scale, logit_bias=No
 
 
 def _siglip_loss(loss, image_features, text_features, logit_scale, logit_bias=None, negative_only=False) -> Tensor:
-    bias = 0.0 if logit_bias is None else logit_bias
-    return siglip_loss(image_features, text_features, logit_scale, bias, distance="dot")
+    params = [logit_scale, 0.0 if logit_bias is None else logit_bias]
+    return ops.pair_loss(
+        "sigmoid", params, image_features, own_rows_related(image_features, text_features), "dot", "mean"
+    )
 
 
 def _siglip_features(image_features, text_features, logit_scale, logit_bias=None, negative_only=False):
