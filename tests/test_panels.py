@@ -1,0 +1,93 @@
+"""Anchors against so many references that their scores are kept for a panel of anchors at a time."""
+
+from functools import partial
+
+import dense
+import pytest
+import torch
+from custom_losses import multi_similarity
+from support import error, needs_cpu_kernels, value_and_gradients
+
+import fastpair
+import fastpair.functional as FP
+
+pytestmark = needs_cpu_kernels
+N, M, D = 100, 90_000, 6  # 96 anchors a panel, and 4
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict:
+    """Some of the references are close to anchors, and two are anchors."""
+    generator = torch.Generator().manual_seed(4)
+    x, y = (torch.randn(rows, D, generator=generator, dtype=torch.float64) for rows in (N, M))
+    y[: N // 2] = x[: N // 2] + 1e-7 * y[: N // 2]
+    y[N : N + 2] = x[:2]
+    labels, ref_labels = (torch.randint(40, (rows,), generator=generator) for rows in (N, M))
+    labels[5] = 41  # has no positives
+    return {"embeddings": x, "labels": labels, "ref_emb": y, "ref_labels": ref_labels}
+
+
+def assert_same(run, want, inputs, trained, incoming=None, tolerance=1e-10):
+    got, want = (value_and_gradients(of, inputs, trained, incoming) for of in (run, want))
+    for name in want:
+        assert error(got[name], want[name]) <= tolerance, name
+
+
+@pytest.mark.parametrize("trained", [("embeddings",), ("ref_emb",), ("embeddings", "ref_emb")], ids="+".join)
+@pytest.mark.parametrize(
+    "name, distance",
+    [
+        ("supcon", "cosine"),
+        ("supcon", "sqeuclidean"),
+        ("multi_similarity", "cosine"),
+        ("snca", "euclidean"),
+        ("contrastive", "cosine"),
+        ("circle", "cosine"),
+    ],
+)
+def test_losses(name, distance, trained, batch):
+    run, want = (partial(getattr(of, f"{name}_loss"), distance=distance) for of in (FP, dense))
+    assert_same(run, want, batch, trained)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "totals"])
+def test_reductions_and_weights(reduction, dtype, batch):
+    inputs = {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
+    weights = torch.rand(N, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    incoming = {"none": torch.linspace(0.5, 2, N), "totals": torch.tensor([1.0, 0, 0, 0])}.get(reduction)
+    incoming = None if incoming is None else incoming.to(dtype)
+
+    def run(backend):
+        def of(embeddings, labels, ref_emb, ref_labels):
+            return FP.supcon_loss(
+                embeddings, labels, ref_emb, ref_labels, reduction=reduction, weights=weights, backend=backend
+            )
+
+        return of
+
+    assert_same(run("cpu"), run("reference"), inputs, ("embeddings", "ref_emb"), incoming, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["ntxent", "sincere"])
+def test_losses_that_read_the_negatives_first(name, batch):
+    """Three passes over a panel. Their triples are too many for a formula of all."""
+    run = getattr(FP, f"{name}_loss")
+    assert_same(run, partial(run, backend="reference"), batch, ("embeddings", "ref_emb"))
+
+
+def test_parameters_that_learn(batch):
+    """By way of the rows' gradients, which are scaled after the last panel."""
+    inputs = batch | {"temperature": torch.tensor(0.3, dtype=torch.float64)}
+    trained = ("embeddings", "temperature")
+    assert_same(FP.supcon_loss, lambda **given: FP.supcon_loss(**given, backend="reference"), inputs, trained)
+
+
+def test_a_loss_of_your_own(batch):
+    loss = multi_similarity()
+
+    def run(backend):
+        return fastpair.use_backend(backend)(lambda **given: loss(**given))
+
+    assert_same(run("cpu"), run("reference"), batch, ("embeddings", "ref_emb"))
