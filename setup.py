@@ -39,6 +39,9 @@ CXX_FLAGS = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 ]
 
+# clang-cl, the compiler on Windows (CXX=clang-cl), takes them behind a prefix.
+CXX_ARGUMENTS = [f"/clang:{flag}" for flag in CXX_FLAGS] if sys.platform == "win32" else CXX_FLAGS
+
 # What a loss that is compiled while the package is in use is made of.
 ADDED_LOSS = [
     path
@@ -145,7 +148,7 @@ def cuda_extension() -> Extension:
         # The runtime is linked in, so that the extension works with any that torch brought.
         libraries=[*CXX_LIBRARY, "c10", "torch_cpu", "torch_cuda", "torch", "cudart_static", "dl", "rt", "pthread"],
         define_macros=[("FASTPAIR_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"')],
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": CXX_ARGUMENTS, "nvcc": NVCC_FLAGS},
         language="c++",
     )
 
@@ -186,7 +189,7 @@ def native_build() -> dict:
         libraries=[*CXX_LIBRARY, "c10", "torch_cpu", "torch"],
         # A loss that is compiled while the package is in use takes the same flags.
         define_macros=[("FASTPAIR_CXX_FLAGS", f'"{shlex.join(CXX_FLAGS)}"')],
-        extra_compile_args={"cxx": CXX_FLAGS},
+        extra_compile_args={"cxx": CXX_ARGUMENTS},
         language="c++",
     )
     return {

@@ -1,4 +1,4 @@
-"""The source compiles with the headers of the oldest promised torch; those of the newest built what is under test, and it
+"""The source compiles with the headers of the oldest promised torch; those of the newest built what is under test, which
 asks no more of torch than the oldest's stable ABI. The code for other machines compiles too."""
 
 import re
@@ -81,7 +81,7 @@ START_UP = {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMClo
 
 
 def imported(library: str) -> set[str]:
-    """The symbols that ``library`` leaves to others. Those of Python and of the system, which have versions, are left out."""
+    """The symbols that ``library`` leaves to others than Python and the system, whose symbols have versions."""
     done = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
     names = [line.split()[-1] for line in done.stdout.splitlines()]
     return {name for name in names if "@" not in name and not re.match("_?Py", name)}
