@@ -1,4 +1,4 @@
-"""The source compiles with the headers of the oldest promised torch; those of the newest built what is under test, which
+"""The source compiles with the headers of the oldest promised torch; those of the newest built what is under test. That
 asks no more of torch than the oldest's stable ABI. The code for other machines compiles too."""
 
 import re
