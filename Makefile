@@ -30,6 +30,7 @@ WHEEL_CUDA ?=
 # The compiler driver of torch looks for ninja on the PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 # Without a C++ compiler the set-up stops and says so, rather than go on with the reference path alone.
 export FASTPAIR_BUILD_EXT ?= 1
 # The CUDA kernels take longer to compile than all the rest: not where no GPU would run them.
@@ -53,7 +54,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
 	  --output runs/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
 	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu
@@ -126,6 +127,9 @@ lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
+docs: $(VENV)/installed $(VENV)/docs
+	$(VENV)/bin/python -m mkdocs build
+
 bench: $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks.compare
 
@@ -168,6 +172,10 @@ $(VENV)/requirements: requirements/dev.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the pinned requirements, once: PyTorch is a large download"
 	$(VENV)/bin/pip install --quiet -r $<
+	@touch $@
+
+$(VENV)/docs: requirements/docs.txt $(VENV)/requirements
+	$(VENV)/bin/pip install --quiet -r $< -c requirements/dev.txt
 	@touch $@
 
 # Editable, so that Python changes need no new install. Any change of the C++ code builds the extension from nothing,

@@ -8,7 +8,8 @@ BLUE, LIGHT, ORANGE, GREY = "#0072B2", "#b8d8ec", "#E69F00", "#dddddd"
 def svg(width: int, height: int, *parts: str) -> str:
     style = "font-family='sans-serif' font-size='13' fill='#222222'"
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' {style}>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' "
+        f"height='{height}' {style}>"
         "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='8' markerHeight='8' orient='auto'>"
         f"<path d='M0 0 L8 4 L0 8 z' fill='#222222'/></marker></defs>{''.join(parts)}</svg>"
     )
@@ -66,8 +67,19 @@ def sweep() -> str:
 
 def gradient() -> str:
     """Why one product makes the whole gradient where the references are the batch."""
-    parts = [box(20, 30, 120, 120, LIGHT), text(80, 95, "H = G + Gᵀ"), text(160, 95, "×"), box(180, 30, 60, 120, "#f6dfae")]
-    parts += [text(210, 95, "X"), text(260, 95, "="), box(280, 30, 60, 120, GREY), text(310, 95, "dX"), box(20, 70, 120, 20, ORANGE)]
+    parts = [
+        box(20, 30, 120, 120, LIGHT),
+        text(80, 55, "H = G + Gᵀ"),
+        text(160, 95, "×"),
+        box(180, 30, 60, 120, "#f6dfae"),
+    ]
+    parts += [
+        text(210, 55, "X"),
+        text(260, 95, "="),
+        box(280, 30, 60, 120, GREY),
+        text(310, 55, "dX"),
+        box(20, 70, 120, 20, ORANGE),
+    ]
     parts += [box(280, 70, 60, 20, ORANGE)]
     parts += [text(370, 80, "A block of rows of dX is written by one task, in a fixed order:", "start")]
     parts += [text(370, 98, "no atomic additions, and the same bits in every run.", "start")]

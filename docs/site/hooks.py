@@ -60,7 +60,12 @@ def without_page() -> list[Path]:
 
 
 def results() -> str:
-    lines = ["# Results", "", "What was measured, on which machine, at which commit and when: made from benchmarks/results.", ""]
+    lines = [
+        "# Results",
+        "",
+        "What was measured, on which machine, at which commit and when: made from benchmarks/results.",
+        "",
+    ]
     lines += ["| results | machine | commit | torch | date |", "|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
         of = environment(path)
