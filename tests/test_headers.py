@@ -119,3 +119,45 @@ def test_other_compilers(headers, compiler):
         command = command_for(SOURCES / path, headers, compiler)
         done = subprocess.run([*command, "-fopenmp-simd", "-Wall", "-Werror"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+ELEMENTARY = """
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include "elementary.h"
+
+int main() {
+  double exp_error = 0, log_error = 0, tanh_error = 0;
+  for (float x = -87; x < 88; x += 0.0137f) {
+    exp_error = std::max(exp_error, std::abs(fastpair::exponential(x) / std::exp(double(x)) - 1));
+    const float y = std::exp(x);
+    const double off = std::abs(fastpair::logarithm(y) - std::log(double(y)));
+    log_error = std::max(log_error, off / std::max(1.0, std::abs(double(x))));
+    tanh_error = std::max(tanh_error, std::abs(fastpair::tanh(x / 20) - std::tanh(double(x / 20))));
+  }
+  std::printf("%g %g %g", exp_error, log_error, tanh_error);
+}
+"""
+
+
+@pytest.mark.parametrize("compiler, emulator", [("c++", None), ("aarch64-linux-gnu-g++", "qemu-aarch64")])
+def test_elementary_functions_of_a_machine(tmp_path, compiler, emulator):
+    """Where products may be fused with sums, as on arm64, they are as accurate as here."""
+    if shutil.which(compiler) is None or (emulator and shutil.which(emulator) is None):
+        pytest.skip(f"no {compiler} or {emulator}")
+    (tmp_path / "main.cpp").write_text(ELEMENTARY)
+    flags = [
+        "-std=c++20",
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+        "-static",
+        f"-I{SOURCES}",
+    ]
+    subprocess.run([compiler, *flags, str(tmp_path / "main.cpp"), "-o", str(tmp_path / "main")], check=True)
+    command = [*([emulator] if emulator else []), str(tmp_path / "main")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    errors = [float(error) for error in done.stdout.split()]
+    assert len(errors) == 3 and max(errors) < 2e-7, errors

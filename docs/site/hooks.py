@@ -129,6 +129,7 @@ def on_page_content(content, page, config, files):
         display = "block" if found[1] == "div" else "inline"
         tex = html.unescape(found[2]).strip().removeprefix(r"\[").removeprefix(r"\(")
         tex = tex.removesuffix(r"\]").removesuffix(r"\)")
-        return latex2mathml.converter.convert(tex.strip(), display=display)
+        made = latex2mathml.converter.convert(tex.strip(), display=display)
+        return f'<div class="formula">{made}</div>' if display == "block" else made
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', mathml, content, flags=re.DOTALL)
