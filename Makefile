@@ -24,6 +24,7 @@ STAGE ?= build smoke tests benchmarks
 # A wheel serves one Python and every torch from 2.10 on; the newest is what pip chooses.
 PYTHONS ?= $(PYTHON)
 TORCHES ?= 2.10.0 2.11.0 newest
+WHEELS ?= dist/*.whl
 # Empty: the CUDA kernels where nvcc is found; 0: a wheel for the CPU; 1: an error where they cannot be built.
 WHEEL_CUDA ?=
 
@@ -156,7 +157,7 @@ build/wheels/%/installed: requirements/wheels.txt requirements/dev.txt
 
 # No more on the PATH than the environment's own programs: no compiler.
 test-wheels:
-	for wheel in dist/*.whl; do for torch in $(TORCHES); do \
+	for wheel in $(WHEELS); do for torch in $(TORCHES); do \
 	  python=$$(echo $$wheel | sed -E 's/.*-cp3([0-9]+)-.*/python3.\1/'); \
 	  wanted=torch; test $$torch = newest || wanted=torch==$$torch; \
 	  rm -rf build/wheels/smoke; $$python -m venv build/wheels/smoke && build/wheels/smoke/bin/pip install --quiet $$wanted $$wheel && \
