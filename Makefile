@@ -8,6 +8,9 @@
 #   make sanitize-cpu  the CPU kernels under the compiler's sanitizers, of addresses, undefined behaviour and threads
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
+#   make docs    the site, into build/site: built strictly, with its pictures and tables
+#   make wheels  a wheel for each of PYTHONS and the sdist, checked, into dist/; with the CUDA kernels where nvcc is
+#   make test-wheels  the wheels of dist/ in environments without a compiler, under each of TORCHES
 #   make clean   remove .venv, .venv-clients and everything that was built
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from.
@@ -18,9 +21,17 @@ CLIENTS := .venv-clients
 GPU_RESULTS ?= benchmarks/results
 STAGE ?= build smoke tests benchmarks
 
+# A wheel serves one Python and every torch from 2.10 on; the newest is what pip chooses.
+PYTHONS ?= $(PYTHON)
+TORCHES ?= 2.10.0 2.11.0 newest
+WHEELS ?= dist/*.whl
+# Empty: the CUDA kernels where nvcc is found; 0: a wheel for the CPU; 1: an error where they cannot be built.
+WHEEL_CUDA ?=
+
 # The compiler driver of torch looks for ninja on the PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 # Without a C++ compiler the set-up stops and says so, rather than go on with the reference path alone.
 export FASTPAIR_BUILD_EXT ?= 1
 # The CUDA kernels take longer to compile than all the rest: not where no GPU would run them.
@@ -38,13 +49,13 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 # Six losses, of each kind one, in every dtype on both backends.
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
-.PHONY: demo test test-cpu test-gpu test-clients gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench clean
+.PHONY: demo test test-cpu test-gpu test-clients gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
 	  --output runs/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
 	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu
@@ -117,8 +128,41 @@ lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
+docs: $(VENV)/installed $(VENV)/docs
+	$(VENV)/bin/python -m mkdocs build
+
 bench: $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks.compare
+
+# FASTPAIR_BUILD_CUDA is set above, for installations in place.
+wheels: $(foreach python,$(PYTHONS),build/wheels/$(notdir $(python))/installed)
+	rm -rf dist build/wheels/unrepaired build/lib*
+	for python in $(notdir $(PYTHONS)); do \
+	  FASTPAIR_BUILD_CUDA=$(WHEEL_CUDA) PATH="$(CURDIR)/build/wheels/$$python/bin:$$PATH" \
+	    build/wheels/$$python/bin/python -m build --wheel --no-isolation --outdir build/wheels/unrepaired || exit 1; \
+	done
+	build/wheels/$(notdir $(firstword $(PYTHONS)))/bin/python -m build --sdist --no-isolation
+	for wheel in build/wheels/unrepaired/*.whl; do $(of_wheels)auditwheel repair $(TORCH_LIBRARIES) --wheel-dir dist $$wheel || exit 1; done
+	$(of_wheels)twine check --strict dist/*
+
+of_wheels = PATH="$(CURDIR)/build/wheels/$(notdir $(firstword $(PYTHONS)))/bin:$$PATH" 
+# They come with torch, which is imported before the extensions.
+TORCH_LIBRARIES := $(foreach name,c10 c10_cuda torch torch_cpu torch_cuda,--exclude lib$(name).so)
+
+# Named after the Python that it is made from.
+build/wheels/%/installed: requirements/wheels.txt requirements/dev.txt
+	$(filter %$*,$(PYTHONS)) -m venv $(@D)
+	$(@D)/bin/pip install --quiet -r $< -c requirements/dev.txt
+	@touch $@
+
+# No more on the PATH than the environment's own programs: no compiler.
+test-wheels:
+	for wheel in $(WHEELS); do for torch in $(TORCHES); do \
+	  python=$$(echo $$wheel | sed -E 's/.*-cp3([0-9]+)-.*/python3.\1/'); \
+	  wanted=torch; test $$torch = newest || wanted=torch==$$torch; \
+	  rm -rf build/wheels/smoke; $$python -m venv build/wheels/smoke && build/wheels/smoke/bin/pip install --quiet $$wanted $$wheel && \
+	  env -i PATH="$(CURDIR)/build/wheels/smoke/bin" build/wheels/smoke/bin/python tests/smoke.py || exit 1; \
+	done; done
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info fastpair/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -129,6 +173,10 @@ $(VENV)/requirements: requirements/dev.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the pinned requirements, once: PyTorch is a large download"
 	$(VENV)/bin/pip install --quiet -r $<
+	@touch $@
+
+$(VENV)/docs: requirements/docs.txt $(VENV)/requirements
+	$(VENV)/bin/pip install --quiet -r $< -c requirements/dev.txt
 	@touch $@
 
 # Editable, so that Python changes need no new install. Any change of the C++ code builds the extension from nothing,

@@ -39,6 +39,9 @@ CXX_FLAGS = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 ]
 
+# clang-cl, the compiler on Windows (CXX=clang-cl), takes them behind a prefix.
+CXX_ARGUMENTS = [f"/clang:{flag}" for flag in CXX_FLAGS] if sys.platform == "win32" else CXX_FLAGS
+
 # What a loss that is compiled while the package is in use is made of.
 ADDED_LOSS = [
     path
@@ -47,6 +50,10 @@ ADDED_LOSS = [
 ]
 
 NVCC_FLAGS = ["-std=c++20", "-O3", "--threads=2"]
+
+# Before torch's libraries, which export newer parts of the C++ library as they happen to hold them: an extension that
+# took them from there would ask for more of torch than its stable ABI.
+CXX_LIBRARY = ["stdc++"] if sys.platform == "linux" else []
 
 
 def compiler_problem() -> str | None:
@@ -139,9 +146,9 @@ def cuda_extension() -> Extension:
         include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *include_paths(), str(home / "include")],
         library_dirs=[*library_paths(), str(home / "lib64"), str(home / "lib")],
         # The runtime is linked in, so that the extension works with any that torch brought.
-        libraries=["c10", "torch_cpu", "torch_cuda", "torch", "cudart_static", "dl", "rt", "pthread"],
+        libraries=[*CXX_LIBRARY, "c10", "torch_cpu", "torch_cuda", "torch", "cudart_static", "dl", "rt", "pthread"],
         define_macros=[("FASTPAIR_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"')],
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": CXX_ARGUMENTS, "nvcc": NVCC_FLAGS},
         language="c++",
     )
 
@@ -179,10 +186,10 @@ def native_build() -> dict:
         include_dirs=[os.path.abspath("csrc"), pybind11.get_include(), *include_paths()],
         library_dirs=library_paths(),
         # Not torch_python, whose ABI changes from release to release.
-        libraries=["c10", "torch_cpu", "torch"],
+        libraries=[*CXX_LIBRARY, "c10", "torch_cpu", "torch"],
         # A loss that is compiled while the package is in use takes the same flags.
         define_macros=[("FASTPAIR_CXX_FLAGS", f'"{shlex.join(CXX_FLAGS)}"')],
-        extra_compile_args={"cxx": CXX_FLAGS},
+        extra_compile_args={"cxx": CXX_ARGUMENTS},
         language="c++",
     )
     return {

@@ -1,6 +1,7 @@
 """What is built, what is installed, and how a backend is chosen."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,13 @@ def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
     for i, level in enumerate(levels):
         expected = levels[min(i, levels.index(best))]
         assert level_of(tmp_path, FASTPAIR_SIMD=level).strip() == expected
+
+
+def test_the_changelog_is_of_this_version():
+    """The version stands in fastpair/__init__.py alone: what is built, cited and documented takes it from there."""
+    newest = re.search(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest[1] == fastpair.__version__
+    assert "version:" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8").replace("cff-version:", "")
 
 
 # ---- choosing a backend

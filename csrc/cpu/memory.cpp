@@ -9,6 +9,8 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#elif defined(_WIN32)
+#include <malloc.h>
 #endif
 
 namespace fastpair {
@@ -22,6 +24,23 @@ constexpr size_t KEPT = size_t(64) << 20;
 size_t rounded(size_t bytes) {
   const size_t unit = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : LINE;
   return (bytes + unit - 1) / unit * unit;
+}
+
+// Windows has no std::aligned_alloc, and wants what stands for it to be freed by its own function.
+void* allocate(size_t alignment, size_t bytes) {
+#if defined(_WIN32)
+  return _aligned_malloc(bytes, alignment);
+#else
+  return std::aligned_alloc(alignment, bytes);
+#endif
+}
+
+void deallocate(void* data) noexcept {
+#if defined(_WIN32)
+  _aligned_free(data);
+#else
+  std::free(data);
+#endif
 }
 
 struct Block {
@@ -55,17 +74,17 @@ class Cache {
 
   void give(void* data, size_t bytes) noexcept {
     // A block larger than the limit would push out all others and then itself.
-    if (bytes > KEPT) return std::free(data);
+    if (bytes > KEPT) return deallocate(data);
     const std::lock_guard lock(mutex_);
     try {
       blocks_.push_back({data, bytes});
     } catch (const std::bad_alloc&) {
-      return std::free(data);
+      return deallocate(data);
     }
     total_ += bytes;
     // The oldest blocks go first: those that the current batch size needs stay.
     while (total_ > KEPT) {
-      std::free(blocks_.front().data);
+      deallocate(blocks_.front().data);
       total_ -= blocks_.front().bytes;
       blocks_.erase(blocks_.begin());
     }
@@ -89,7 +108,7 @@ void* acquire_memory(size_t bytes) {
   bytes = rounded(bytes);
   if (void* kept = cache().take(bytes)) return kept;
   const bool large = bytes >= 2 * HUGE_PAGE;
-  void* data = std::aligned_alloc(large ? HUGE_PAGE : LINE, bytes);
+  void* data = allocate(large ? HUGE_PAGE : LINE, bytes);
   if (data == nullptr) throw OutOfMemory(bytes);
   if (large) prefer_huge_pages(data, bytes);
   return data;

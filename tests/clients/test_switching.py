@@ -44,6 +44,16 @@ def test_scripts(name, tmp_path, monkeypatch):
     assert any(None in of_method for of_method in calls.values()), calls
 
 
+def test_the_other_examples():
+    pytest.importorskip("open_clip")
+    others = set(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)) - set(SCRIPTS.values())
+    assert others
+    for code in others:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(code, {})
+        assert "ClipLoss" in output.getvalue()
+
+
 def test_the_report_is_printed_as_it_is():
     import fastpair
 
