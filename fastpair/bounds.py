@@ -81,7 +81,7 @@ def terms(
     Raises:
         TypeError, ValueError: as for the losses.
     """
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     for name, value in (("margin", margin), ("sigma", sigma), ("alpha", alpha), ("beta", beta)):
         options.positive(name, value)
     options.finite("base", base)

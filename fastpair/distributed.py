@@ -235,7 +235,7 @@ def _pair_loss(
                 f"{name} must be None: the anchors are compared with the rows of all ranks but themselves, "
                 f"got {type(value).__name__}"
             )
-    checks.samples(embeddings, labels, ids)
+    labels, ids = checks.samples(embeddings, labels, ids)
     x = ranks.scaled(embeddings)
     # The first references are the anchors themselves.
     args = (x, labels, None, ranks.gather(x), ranks.gather(labels), True)
@@ -258,7 +258,7 @@ def _class_loss(
     **named_pairs: None,
 ) -> Tensor:
     checks.no_pairs(*pairs, **named_pairs)
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     args = (ranks.scaled(embeddings), labels)
     counted = (labels != loss.ignore_index).sum() if hasattr(loss, "ignore_index") else len(labels)
     return ranks.reduced(lambda reduction: ranks.call(loss, args, reduction=reduction), loss.reduction, counted)
@@ -268,7 +268,7 @@ def _proxy_anchor(
     ranks: _Ranks, loss: losses.ProxyAnchorLoss, embeddings: Tensor, labels: Tensor, *pairs: None, **named_pairs: None
 ) -> Tensor:
     checks.no_pairs(*pairs, **named_pairs)
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     proxies = ranks.whole(loss.proxies)
     share = slice(*(len(proxies) * rank // ranks.count for rank in (ranks.rank, ranks.rank + 1)))
     args = (ranks.gather(ranks.scaled(embeddings)), proxies, ranks.gather(labels), loss.margin, loss.alpha)
@@ -327,7 +327,7 @@ def _matryoshka(ranks: _Ranks, loss: losses.MatryoshkaLoss, embeddings: Tensor, 
 
 
 def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tensor) -> Tensor:
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     with torch.autocast(embeddings.device.type, enabled=False):
         x = ranks.scaled(embeddings)
         group, means, _ = _class_means(ranks, x.to(accumulate_dtype(x.dtype)), labels)
@@ -336,7 +336,7 @@ def _spce(ranks: _Ranks, loss: losses.SPCELoss, embeddings: Tensor, labels: Tens
 
 
 def _pce(ranks: _Ranks, loss: losses.PCELoss, embeddings: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     checks.probabilities(probabilities, embeddings)
     if loss.lam is None:
         raise ValueError("lam must be given: its default is an eigenvalue of the whole batch, which no rank has")

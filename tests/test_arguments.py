@@ -10,6 +10,7 @@ import fastpair
 import fastpair.functional as FP
 from fastpair import retrieval
 from fastpair.losses import ContrastiveLoss, CrossBatchMemory, LinearCrossEntropyLoss, PCELoss, SPCELoss, SupConLoss
+from fastpair.ops import checks
 
 X, Y = torch.ones(4, 3), torch.ones(5, 3)
 LABELS, REF_LABELS = torch.arange(4), torch.arange(5)
@@ -373,3 +374,11 @@ def test_export_with_any_number_of_rows():
     program = torch.export.export(Model(), (X, LABELS), dynamic_shapes=({0: rows}, {0: rows})).module()
     x, labels = torch.randn(1100, 3, generator=torch.Generator().manual_seed(0)), torch.arange(1100) // 2
     torch.testing.assert_close(program(x, labels), Model()(x, labels))
+
+
+def test_labels_on_another_device_are_moved():
+    """As data loaders leave them. The device that every machine has beside the CPU holds no data."""
+    rows, labels = torch.empty(3, 2, device="meta"), torch.arange(3)
+    moved, again, none = checks.beside(rows, labels, labels, None)
+    assert moved is again and moved.device == rows.device and none is None
+    assert checks.beside(torch.empty(3, 2), labels)[0] is labels

@@ -71,7 +71,7 @@ def test_formulas_are_mathematics(site):
 
 
 def test_every_loss_has_a_page_and_a_picture(site):
-    wrappers = {"CrossBatchMemory", "CustomPairLoss"}
+    wrappers = {"CrossBatchMemory", "CustomPairLoss", "MatryoshkaLoss"}
     for name in set(fastpair.losses.__all__) - wrappers:
         page = (site / "losses" / name / "index.html").read_text(encoding="utf-8")
         assert "<math" in page and f"fastpair.losses.{name}" in page

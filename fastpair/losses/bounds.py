@@ -42,7 +42,7 @@ def spce_loss(embeddings: Tensor, labels: Tensor, *, reduction: str = "mean", ba
     Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), SPCE.
     """
     options.check(SPCE, reduction=reduction)
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     chosen = choose_backend(
         embeddings.device.type, backend, embeddings.dtype, large=is_large(embeddings, embeddings, MOST_LOGITS)
     )
@@ -106,7 +106,7 @@ def pce_loss(
     Source: Boudiaf et al., ECCV 2020 (arXiv 2003.08983), PCE.
     """
     options.check(PCE, lam=lam, reduction=reduction)
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     checks.probabilities(probabilities, embeddings)
     with torch.autocast(embeddings.device.type, enabled=False):
         z = embeddings.to(accumulate_dtype(embeddings.dtype))

@@ -222,7 +222,7 @@ def proxy_anchor(
     anchors: slice | None = None,
 ) -> Tensor:
     """The loss of the proxies in the slice ``anchors``, by default of all."""
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("proxies", proxies, "d")
     embeddings, proxies = checks.both_sides(embeddings, proxies, "proxies")
     checks.class_range(labels, proxies.shape[0])
@@ -242,7 +242,7 @@ def proxy_anchor(
 
 def center(embeddings: Tensor, centers: Tensor, labels: Tensor, reduction: str, backend: str | None) -> Tensor:
     """Half the squared distance of each embedding to its centre, in plain PyTorch."""
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     checks.matrix("centers", centers, "d")
     checks.same_columns("centers", centers, "embeddings", embeddings)
     checks.class_range(labels, len(centers))

@@ -141,7 +141,7 @@ class CrossBatchMemory(nn.Module):
                 anchors but are not enqueued. Default: all samples are both.
             ids: integers (n,), where the memory keeps ids: samples with equal ids are no pair.
         """
-        checks.samples(embeddings, labels, ids)
+        labels, ids = checks.samples(embeddings, labels, ids)
         if labels.shape[1:] != self.label_memory.shape[1:]:
             expected = (
                 f"sets of label_sets = {self.label_memory.shape[1]} labels" if self.label_memory.ndim == 2 else "(n,)"

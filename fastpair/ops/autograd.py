@@ -90,7 +90,7 @@ class _FusedLoss(torch.autograd.Function):
             with torch.no_grad():
                 _, *gradients = call.run(tensors, grad if vector else None, wanted)
         if not vector:
-            scale_(gradients, wanted, grad)
+            gradients = scaled_(gradients, wanted, grad)
         of_op, learn = call.parted(tensors)
         by_learned = (None,) * len(learn)
         if learn:
@@ -103,16 +103,14 @@ class _FusedLoss(torch.autograd.Function):
         return None, *input_gradients(gradients, wanted, inputs, grad), *others, *by_learned
 
 
-def scale_(gradients: list[Tensor], wanted: Sequence[bool], factor: Tensor) -> None:
-    """Multiplies those that are wanted, in place."""
-    compiling = torch.compiler.is_compiling()
-    if not compiling and factor.is_cpu and factor.item() == 1:  # elsewhere reading it would wait for the device
-        return
+def scaled_(gradients: Sequence[Tensor], wanted: Sequence[bool], factor: Tensor) -> Sequence[Tensor]:
+    """Those that are wanted times a factor, in place."""
+    if torch.compiler.is_compiling():
+        return [gradient * factor if want else gradient for gradient, want in zip(gradients, wanted)]
+    if factor.is_cpu and factor.item() == 1:  # elsewhere reading it would wait for the device
+        return gradients
     with torch.no_grad():
-        for place, want in enumerate(wanted):
-            if want:
-                gradient = gradients[place]
-                gradients[place] = gradient * factor if compiling else gradient.mul_(factor)
+        return [gradient.mul_(factor) if want else gradient for gradient, want in zip(gradients, wanted)]
 
 
 class _NotTwice(torch.autograd.Function):

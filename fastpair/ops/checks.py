@@ -187,17 +187,32 @@ def no_pairs(indices_tuple=None, ref_emb=None, ref_labels=None) -> None:
             raise ValueError(f"{name} must be None, the loss compares samples with classes, got {type(value).__name__}")
 
 
-def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> None:
+def beside(owner: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Labels and the like on the device of their rows: data loaders leave them on the CPU. One that is given twice
+    stays one tensor."""
+    if all(not isinstance(value, Tensor) or value.device == owner.device for value in values):
+        return values
+    moved = {id(value): value.to(owner.device) for value in values if isinstance(value, Tensor) and not value.is_meta}
+    return tuple(moved.get(id(value), value) for value in values)
+
+
+def embeddings_and_labels(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Returns the labels, on the device of the embeddings."""
     matrix("embeddings", embeddings)
+    (labels,) = beside(embeddings, labels)
     class_labels("labels", labels, "embeddings", embeddings)
+    return labels
 
 
-def samples(embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> None:
-    """A batch that is compared with others: labels or sets of labels, and ids where there are some."""
+def samples(embeddings: Tensor, labels: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A batch that is compared with others: labels or sets of labels, and ids where there are some. Returns these, on
+    the device of the embeddings."""
     matrix("embeddings", embeddings)
+    labels, ids = beside(embeddings, labels, ids)
     labels_or_sets("labels", labels, "embeddings", embeddings)
     if ids is not None:
         class_labels("ids", ids, "embeddings", embeddings)
+    return labels, ids
 
 
 def self_index(embeddings: Tensor, ref_emb: Tensor, value: Tensor) -> None:

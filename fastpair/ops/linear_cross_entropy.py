@@ -33,7 +33,7 @@ def linear_cross_entropy(
     weight_name: str = "weight",
 ) -> Tensor:
     """``logits``: see ``CrossEntropyCall``. ``weight_name``: what errors call the class weights."""
-    checks.embeddings_and_labels(embeddings, labels)
+    labels = checks.embeddings_and_labels(embeddings, labels)
     checks.matrix(weight_name, weight)
     if bias is not None:
         checks.vector_like("bias", bias, "weight", weight)

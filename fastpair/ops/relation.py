@@ -52,6 +52,7 @@ def relation(
 ) -> Relation:
     """Checks the arguments, which are those of the pair losses."""
     checks.matrix("embeddings", embeddings)
+    labels, ref_labels, pairs, ids, ref_ids = checks.beside(embeddings, labels, ref_labels, pairs, ids, ref_ids)
     if ref_emb is ref_labels is exclude_self is pairs is ids is ref_ids is None:  # by far the most frequent call
         checks.labels_or_sets("labels", labels, "embeddings", embeddings)
         return Relation(None, labels if labels.ndim == 1 else packed(labels), None, None, None, None, None)
