@@ -3,7 +3,8 @@
     python -m benchmarks.clients [--json FILE] [--threads N] [--quick]
 
 One row a loss and size: two objects of it, of which one is patched, loss and gradients of all that is learned, and
-theirs over fastpair's. Both must agree before they are timed. Losses of libraries that are not installed are left out;
+theirs over fastpair's. Both must agree before they are timed. Beside them are the matrix products alone that neither can
+do without: the scores and the gradient of each side that has one. Losses of libraries that are not installed are left out;
 requirements/clients.txt has their releases. How times are taken: see :mod:`benchmarks.compare`.
 """
 
@@ -13,6 +14,7 @@ import copy
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 import fastpair
 from benchmarks.compare import agree, command_line, environment, record, step, timed
 
-FAST, THEIRS = "fastpair", "theirs"
+FAST, THEIRS, PRODUCTS = "fastpair", "theirs", "products"
 
 
 def views(n: int, d: int) -> list[Tensor]:
@@ -30,14 +32,20 @@ def views(n: int, d: int) -> list[Tensor]:
     return [nn.functional.normalize(t).requires_grad_() for t in (x, x + 3 * noise)]
 
 
+@torch.no_grad()
+def products(x: Tensor, y: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    scores = x @ y.T
+    return scores @ y, scores.T @ x
+
+
 def open_clip_losses(quick: bool) -> Iterator[tuple]:
     from open_clip.loss import ClipLoss, SigLipLoss
 
     scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
     for n, d in ((64, 512), (256, 512), (1024, 512), (64, 128), (256, 128)):
-        yield "SigLipLoss", SigLipLoss(), lambda loss: loss, {"n": n, "d": d}, [*views(n, d), scale, bias]
+        yield "SigLipLoss", SigLipLoss(), lambda loss: loss, {"n": n, "d": d}, [*views(n, d), scale, bias], products
     for n, d in ((64, 128), (64, 512)):
-        yield "ClipLoss", ClipLoss(), lambda loss: loss, {"n": n, "d": d}, [*views(n, d), scale]
+        yield "ClipLoss", ClipLoss(), lambda loss: loss, {"n": n, "d": d}, [*views(n, d), scale], products
 
 
 def lightly_losses(quick: bool) -> Iterator[tuple]:
@@ -45,7 +53,15 @@ def lightly_losses(quick: bool) -> Iterator[tuple]:
 
     n, d, bank = 256, 512, 1024 if quick else 65536
     loss = NTXentLoss(temperature=0.1, memory_bank_size=(bank, d))
-    yield "NTXentLoss", loss, lambda loss: loss, {"n": n, "d": d, "bank": bank}, views(n, d)
+    references = torch.randn(bank, d)  # which have no gradient
+    yield (
+        "NTXentLoss",
+        loss,
+        lambda loss: loss,
+        {"n": n, "d": d, "bank": bank},
+        views(n, d),
+        torch.no_grad()(lambda x, y: (x @ references.T) @ references),
+    )
 
 
 def sentence_losses(quick: bool) -> Iterator[tuple]:
@@ -62,6 +78,7 @@ def sentence_losses(quick: bool) -> Iterator[tuple]:
         lambda loss: lambda *columns: loss.compute_loss_from_embeddings(list(columns), None),
         {"n": n, "d": d},
         views(n, d),
+        products,
     )
     # In larger batches rounding in float32 says which of two negatives is the nearer one, and gradients differ.
     for n, d in ((64, 128), (128, 128), (256, 128), (64, 512), (128, 512), (256, 512))[: 1 if quick else 6]:
@@ -71,10 +88,12 @@ def sentence_losses(quick: bool) -> Iterator[tuple]:
             lambda loss: lambda x: loss.compute_loss_from_embeddings([x], torch.arange(len(x)) // 4),
             {"n": n, "d": d},
             views(n, d)[:1],
+            torch.no_grad()(lambda x: (x @ x.T) @ x),
         )
 
 
-# The package of each client, and its losses: their names, an object, what calls it, sizes and arguments that learn.
+# The package of each client, and its losses: their names, an object, what calls it, sizes, arguments that learn, and the
+# least products for these.
 CLIENTS: dict[str, tuple[str, Callable[[bool], Iterator[tuple]]]] = {
     "open_clip": ("open_clip_torch", open_clip_losses),
     "lightly": ("lightly", lightly_losses),
@@ -84,7 +103,7 @@ CLIENTS: dict[str, tuple[str, Callable[[bool], Iterator[tuple]]]] = {
 
 def rows(seconds: float, quick: bool) -> Iterator[dict]:
     for client, (_, losses) in installed().items():
-        for name, loss, call, sizes, arguments in losses(quick):
+        for name, loss, call, sizes, arguments, least in losses(quick):
             patched = copy.deepcopy(loss)
             report = fastpair.patch(client, patched)
             if not report.replaced:
@@ -94,7 +113,8 @@ def rows(seconds: float, quick: bool) -> Iterator[dict]:
                 own = [x.detach().clone().requires_grad_() for x in arguments]
                 variants[variant] = (step(call(of), own), own)
             agree(variants, 1e-4)
-            yield timed(name, sizes, {variant: run for variant, (run, _) in variants.items()}, seconds)
+            runs = {variant: run for variant, (run, _) in variants.items()}
+            yield timed(name, sizes, runs | {PRODUCTS: partial(least, *arguments)}, seconds)
 
 
 def installed() -> dict[str, tuple[str, Callable]]:
@@ -105,7 +125,7 @@ def print_row(row: dict) -> None:
     times = row["milliseconds"]
     print(
         f"{row['work']:66s}{times[THEIRS]:10.2f} ms theirs {times[FAST]:10.2f} ms fastpair"
-        f"{times[THEIRS] / times[FAST]:8.2f} : 1",
+        f"{times[THEIRS] / times[FAST]:8.2f} : 1 {times[PRODUCTS]:10.2f} ms products",
         flush=True,
     )
 
