@@ -3,9 +3,9 @@
     python -m benchmarks.clients [--json FILE] [--threads N] [--quick]
 
 One row a loss and size: two objects of it, of which one is patched, loss and gradients of all that is learned, and
-theirs over fastpair's. Both must agree before they are timed. Beside them are the matrix products alone that neither can
-do without: the scores and the gradient of each side that has one. Losses of libraries that are not installed are left out;
-requirements/clients.txt has their releases. How times are taken: see :mod:`benchmarks.compare`.
+theirs over fastpair's. Both must agree before they are timed. Beside them are the matrix products alone that neither
+can do without: the scores and the gradient of each side that has one. Losses of libraries that are not installed are
+left out; requirements/clients.txt has their releases. How times are taken: see :mod:`benchmarks.compare`.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def sentence_losses(quick: bool) -> Iterator[tuple]:
         )
 
 
-# The package of each client, and its losses: their names, an object, what calls it, sizes, arguments that learn, and the
-# least products for these.
+# The package of each client, and its losses: their names, an object, what calls it, sizes, arguments that learn, and
+# the least products for these.
 CLIENTS: dict[str, tuple[str, Callable[[bool], Iterator[tuple]]]] = {
     "open_clip": ("open_clip_torch", open_clip_losses),
     "lightly": ("lightly", lightly_losses),
