@@ -156,10 +156,12 @@ class PairSweep {
         two_sided_(two_sided),
         layers_(anchors.layers()) {
     const bool kept = keeps_scores();
-    const int64_t panel = kept ? x_.n : rows_of_panel(), square = layers_ > 1 ? SQUARE / 2 : SQUARE;
-    block_ = task_length((symmetric_ ? 1 : 2) * (kept || panel > 0 ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
-    square_rows_ = kept ? round_up(x_.n) : panel > block_ ? panel / block_ * block_ : panel > 0 ? panel : square;
-    square_cols_ = kept || panel > 0 ? round_up(y_.n) : square;
+    const int64_t square = layers_ > 1 ? SQUARE / 2 : SQUARE;
+    panel_ = kept ? 0 : rows_of_panel();
+    block_ = task_length((symmetric_ ? 1 : 2) * (kept || panel_ > 0 ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
+    if (panel_ > block_) panel_ = panel_ / block_ * block_;
+    square_rows_ = kept ? round_up(x_.n) : panel_ > 0 ? panel_ : square;
+    square_cols_ = kept || panel_ > 0 ? round_up(y_.n) : square;
     // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products
     // of panels of different lengths.
     upper_ = symmetric_ && kept && x_.n > SQUARE;
@@ -183,8 +185,9 @@ class PairSweep {
     return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
   }
 
-  // Where scores are not kept between sweeps: of how many anchors they are if all passes over these follow each other.
-  int64_t panel() const { return square_cols_ >= y_.n ? square_rows_ : 0; }
+  // Where scores are not kept between sweeps: of how many anchors they are if all passes over these follow each other;
+  // 0 if of none.
+  int64_t panel() const { return panel_; }
 
   // Visits every pair once. Gradients are added to the samples that have them.
   void run(const Pass& pass) {
@@ -206,7 +209,8 @@ class PairSweep {
   // How many anchors' scores are few enough to be kept. 0 for too few, or where anchors have pairs in other rows.
   int64_t rows_of_panel() const {
     const int64_t rows = KEPT_SCORES / padded(y_.n) / 32 * 32;
-    return symmetric_ || two_sided_ || layers_ > 1 || rows < LEAST_PANEL ? 0 : rows;
+    if (symmetric_ || two_sided_ || layers_ > 1 || rows < LEAST_PANEL) return 0;
+    return std::min(rows, (x_.n + 31) / 32 * 32);
   }
 
   static constexpr int CHANNELS = 2 * STATISTICS + 1;  // statistics of both kinds, and the sums of the slopes
@@ -553,6 +557,7 @@ class PairSweep {
   const int64_t* self_;
   const bool symmetric_, two_sided_;
   const int64_t layers_;
+  int64_t panel_;
   Interruptions interruptions_;
   int64_t block_, square_rows_, square_cols_, layer_size_, layer_ = 0;
   bool upper_ = false;
