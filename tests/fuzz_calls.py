@@ -337,7 +337,7 @@ def spoil(draw: Draw, call: Call) -> tuple[str, object] | None:
             bad += [*NO_TENSOR, value[0], value.long(), *((None,) if name not in ("ref_emb", "y", "gallery") else ())]
             if name not in ("embeddings", "x", "query", "probabilities"):
                 bad += [value[:, :-1]]
-            if name not in ("embeddings", "x", "query", "probabilities", "centers"):
+            if name in ("y", "gallery"):  # the sides of losses are promoted
                 bad += [value.to(torch.float64 if value.dtype != torch.float64 else torch.float32)]
     elif name == "indices_tuple":
         lists = call.settings[name]

@@ -25,6 +25,7 @@ from support import (
     value_and_gradients,
 )
 
+import fastpair
 import fastpair.functional as FP
 from fastpair import losses
 
@@ -301,3 +302,28 @@ def test_bad_settings(name):
     make, settings = BAD_SETTINGS[name]
     with pytest.raises(ValueError, match=f"{name} must"):
         make(**settings)
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("labels", [[3], [0, 1, 2], [5, 5, 5]], ids=["one", "distinct", "equal"])
+@pytest.mark.parametrize("references", [None, 0, 4])
+@pytest.mark.parametrize(
+    "loss",
+    [losses.TripletMarginLoss(triplets_per_anchor="hard"), losses.SupConLoss(), losses.ContrastiveLoss()],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_gradients_without_pairs_are_zeros(loss, references, labels):
+    """Not what stood in the memory that they take."""
+    n, d = len(labels), 512
+    x, labels = torch.randn(n, d, requires_grad=True), torch.tensor(labels)
+    sides = ()
+    if references is not None:
+        sides = (None, torch.randn(references, d, requires_grad=True), torch.full((references,), 9))
+    trained = [x, *sides[1:2]]
+    for _ in range(5):
+        used = [torch.full(t.shape, torch.nan) for t in trained]
+        del used
+        got = torch.autograd.grad(loss(x, labels, *sides), trained)
+        with fastpair.use_backend("reference"):
+            want = torch.autograd.grad(loss(x, labels, *sides), trained)
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)

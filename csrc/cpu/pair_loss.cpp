@@ -452,6 +452,7 @@ class PairLoss {
       });
     }
     Samples<T>&x = batch_.x, &y = batch_.references();
+    x.start_gradient(), y.start_gradient();
     add_single_pairs(pairs, x, &SinglePair<T>::row, y, &SinglePair<T>::col);
     add_single_pairs(pairs, y, &SinglePair<T>::col, x, &SinglePair<T>::row);
   }

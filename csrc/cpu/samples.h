@@ -314,7 +314,6 @@ template <typename T>
 void add_single_pairs(const std::vector<SinglePair<T>>& pairs, Samples<T>& side, int64_t SinglePair<T>::* own,
                       const Samples<T>& others, int64_t SinglePair<T>::* other) {
   if (!side.has_gradient || pairs.empty()) return;
-  side.start_gradient();
   std::vector<int64_t> begin(side.n + 1, 0), by_row(pairs.size());
   for (const SinglePair<T>& p : pairs) ++begin[p.*own + 1];
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
