@@ -4,6 +4,8 @@ on as if it had not been."""
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +34,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import model, settings  # noqa: E402
+from fastpair_dml import model, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
@@ -90,14 +92,15 @@ def command(*arguments, launcher=()):
 
 
 def same_state(one, other):
-    """Whether two checkpoints' files hold the same bits, save how long it took."""
+    """Whether two checkpoints' files hold the same bits, save how long it took and how much memory."""
+    measured = {"seconds", "evaluation_seconds", "images_per_second", "memory_mib"}
     first, second = (torch.load(path, weights_only=True) for path in (one, other))
 
     def same(a, b):
         if isinstance(a, torch.Tensor):
             return torch.equal(a, b)
         if isinstance(a, dict):
-            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a.keys() - measured)
         if isinstance(a, list):
             return len(a) == len(b) and all(map(same, a, b))
         return a == b
@@ -219,9 +222,9 @@ def test_recipes_are_those_of_the_paper():
         assert (recipe.model, recipe.weights, recipe.freeze_batch_norm) == ("resnet50", "imagenet", True)
         assert (recipe.batch_size, recipe.optimizer, recipe.weight_decay) == (128, "sgd", 5e-4)
         assert (recipe.label_smoothing, recipe.warmup, recipe.image_size) == (0.1, 100, 224)
-        assert recipe.crop_scale == (0.16, 1.0)
-    assert (cub.epochs, cub.lr, cub.momentum, cub.dropout, cub.feature_norm) == (30, 0.02, 0, 0.5, False)
-    assert (cars.epochs, cars.lr, cars.momentum, cars.dropout, cars.feature_norm) == (100, 0.05, 0, 0, True)
+        assert recipe.crop_scale == (0.16, 1.0) and recipe.dropout == 0.5
+    assert (cub.epochs, cub.lr, cub.momentum, cub.feature_norm) == (30, 0.02, 0, False)
+    assert (cars.epochs, cars.lr, cars.momentum, cars.feature_norm) == (100, 0.05, 0, True)
     for recipe in (sop, inshop):
         assert (recipe.epochs, recipe.lr, recipe.momentum, recipe.nesterov) == (100, 0.003, 0.99, True)
         assert recipe.feature_norm and recipe.jitter == (0, 0, 0, 0)
@@ -328,7 +331,7 @@ def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
     assert "Recall@1" in table and "MAP@R" in table
     figures = {"curves.png", "comparison.png", "retrieval.png", "bounds.png"}
     checkpoints = {f"{loss}-0.{which}.pt" for loss in LOSSES for which in ("last", "best")}
-    expected = {"run.json", "metrics.json", "table.md", "tensorboard"} | figures | checkpoints
+    expected = {"run.json", "metrics.json", "history.csv", "table.md", "tensorboard"} | figures | checkpoints
     assert {path.name for path in output.iterdir()} == expected
     assert (output / "table.md").read_text().strip() in table
     metrics = json.loads((output / "metrics.json").read_text())
@@ -537,8 +540,8 @@ def test_a_run_is_continued_only_when_asked_and_as_it_was(tmp_path, options, cap
     before = (output / "metrics.json").read_bytes()
     assert "holds a run already; add --resume" in error_of(capsys, arguments)
     assert (output / "metrics.json").read_bytes() == before
-    message = error_of(capsys, [*arguments, "--resume", "--lr", "0.01", "--loss", "spce"])
-    assert "loss was ['ce'] and is now ['spce'], lr was 0.001 and is now 0.01" in message
+    message = error_of(capsys, [*arguments, "--resume", "--lr", "0.01", "--chunk", "4"])
+    assert "chunk was None and is now 4, lr was 0.001 and is now 0.01" in message
     assert "--resume needs --output" in error_of(capsys, [*options, "--resume"])
 
     moved = (tmp_path / "images").rename(tmp_path / "moved")
@@ -549,12 +552,63 @@ def test_a_run_is_continued_only_when_asked_and_as_it_was(tmp_path, options, cap
     assert "data_fingerprint was" in message
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, options, capsys):
-    output = tmp_path / "run"
-    assert train_dml.main([*options, "--output", str(output)]) == 0
-    (output / "ce-0.last.pt").write_bytes(b"torn")
-    message = error_of(capsys, ["--output", str(output), "--resume"])
-    assert f"cannot continue from the checkpoint {output / 'ce-0.last.pt'}" in message
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """The folder of a run that was stopped in its second epoch, with one loss finished before."""
+    root = tmp_path_factory.mktemp("stopped")
+    options = [*short_run(make_image_folder(root / "images")), "--loss", "spce,ce", "--output", str(root / "run")]
+    train_step, steps = Trainer.train_step, iter(range(1, 100))
+
+    def stop(self, views, labels):
+        if next(steps) == 12 + 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_step(self, views, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        assert train_dml.main(options) == 130
+    return root / "run"
+
+
+def zero(file):
+    """64 bytes in the middle of a tensor."""
+    content = bytearray(file.read_bytes())
+    weight = torch.load(file, weights_only=True)["model"]["embedding.weight"].numpy().tobytes()
+    place = content.index(weight) + len(weight) // 2
+    content[place : place + 64] = bytes(64)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "which, spoil, problem",
+    [
+        ("last", lambda file: file.write_bytes(b"torn"), "File is not a zip file"),
+        ("last", lambda file: os.truncate(file, 0), "it is empty"),
+        ("last", zero, "the checksum of .* in it is wrong"),
+        ("last", lambda file: shutil.copy(file.with_name("spce-0.last.pt"), file), "it is of spce-0, not of ce-0"),
+        ("best", lambda file: os.truncate(file, 0), "it is empty"),
+        ("best", lambda file: file.unlink(), "No such file"),
+    ],
+)
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(tmp_path, stopped_run, capsys, which, spoil, problem):
+    run = shutil.copytree(stopped_run, tmp_path / "run")
+    spoil(run / f"ce-0.{which}.pt")
+    message = error_of(capsys, ["--output", str(run), "--resume"])
+    assert re.search(f"cannot continue from the checkpoint {run}/ce-0.{which}.pt: .*{problem}", message)
+    assert "remove ce-0.last.pt and ce-0.best.pt, and ce-0 is trained from its start" in message
+    if which == "best" and "empty" in problem:  # what the message says to do
+        for file in run.glob("ce-0.*.pt"):
+            file.unlink()
+        assert train_dml.main(["--output", str(run), "--resume"]) == 0
+
+
+def test_finished_trainings_are_in_the_folder_of_a_run_that_is_not(stopped_run):
+    results = json.loads((stopped_run / "metrics.json").read_text())["results"]
+    assert list(results) == ["spce"] and results["spce"]["0"]["steps"] == 12
+    assert "| spce " in (stopped_run / "table.md").read_text()
+    for figure in ("curves.png", "comparison.png", "retrieval.png"):
+        with Image.open(stopped_run / figure) as image:
+            image.load()
 
 
 def test_a_damaged_run_file_is_named(tmp_path, options, capsys):
@@ -580,9 +634,79 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
-    message = error_of(capsys, [*options, "--lr", "1e30", "--output", str(tmp_path / "run")])
-    assert "the ce loss is" in message and "--lr 1e+30" in message
+def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_path, options, capsys):
+    output = tmp_path / "run"
+    loss_of = Trainer.loss_of
+
+    def spoiled(self, views, labels):
+        if self.loss == "supcon" and self.steps == 4:
+            raise torch.OutOfMemoryError("no memory")
+        return loss_of(self, views, labels) * (float("nan") if self.loss == "ce" and self.steps == 7 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "loss_of", spoiled)
+        assert train_dml.main([*options, "--loss", "ce,supcon,spce", "--output", str(output)]) == 1
+    assert "ce-0: failed: the ce loss is nan at step 8; --lr 0.001 may be too high" in capsys.readouterr().out
+    # Names that no JSON has would not be read elsewhere.
+    results = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)["results"]
+    assert results["ce"]["0"]["failed"].startswith("the ce loss is nan at step 8") and results["ce"]["0"]["steps"] == 7
+    assert results["supcon"]["0"]["failed"] == "out of memory: no memory"
+    assert results["spce"]["0"]["steps"] == 12 and "failed" not in results["spce"]["0"]
+    text = (output / "table.md").read_text()
+    assert "| ce (failed) " in text and "ce-0 failed: the ce loss is nan" in text and "| spce " in text
+    # What failed is tried again from its last epoch, unless it is left out.
+    assert train_dml.main(["--output", str(output), "--resume", "--loss", "spce"]) == 1
+    assert train_dml.main(["--output", str(output), "--resume"]) == 0
+    results = json.loads((output / "metrics.json").read_text())["results"]
+    assert list(results) == ["ce", "supcon", "spce"] and results["ce"]["0"]["steps"] == 12
+
+
+def test_a_run_that_goes_on_may_have_more_losses_and_seeds(tmp_path, options):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert train_dml.main([*options, "--loss", "spce", "--seeds", "1", "--output", str(parts)]) == 0
+    assert train_dml.main(["--output", str(parts), "--resume", "--loss", "supcon", "--seeds", "0,1"]) == 0
+    assert train_dml.main(["--output", str(parts), "--resume"]) == 0
+    assert train_dml.main([*options, "--loss", "spce,supcon", "--seeds", "1,0", "--output", str(whole)]) == 0
+    for figure in ("curves.png", "comparison.png", "retrieval.png"):
+        assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
+
+
+def test_a_kill_during_an_evaluation_loses_nothing(monkeypatch, tmp_path, options):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train_dml.main([*options, "--output", str(whole)]) == 0
+    embed_test = training.embed_test
+
+    def killed(*arguments, **how):
+        if how["stop"].waits_for and len(list(parts.glob("*.last.pt"))):
+            raise KeyboardInterrupt  # at once, as a kill
+        return embed_test(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "embed_test", killed)
+        assert train_dml.main([*options, "--output", str(parts)]) == 130
+    state = torch.load(parts / "ce-0.last.pt", weights_only=True)
+    assert state["epoch"] == 1 and len(state["history"]["evaluations"]) == 1, "the second is due"
+    assert train_dml.main(["--output", str(parts), "--resume"]) == 0
+    assert same_state(whole / "ce-0.last.pt", parts / "ce-0.last.pt")
+
+
+def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatch, tmp_path, options, capfd):
+    embedded = 0
+    forward = model.EmbeddingModel.forward
+
+    def counted(self, images):
+        nonlocal embedded
+        if not self.training and not images.requires_grad:
+            embedded += 1
+            if embedded == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, images)
+
+    monkeypatch.setattr(model.EmbeddingModel, "forward", counted)
+    output = tmp_path / "run"
+    assert train_dml.main([*options, "--evaluation-batch", "4", "--output", str(output)]) == 130
+    assert "stopping after the batch that is embedded; again to stop at once" in capfd.readouterr().err
+    assert embedded == 2, "of six batches"
 
 
 @pytest.mark.parametrize(

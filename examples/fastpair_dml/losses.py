@@ -43,14 +43,13 @@ class CrossEntropy(nn.Module):
 class CenteredCrossEntropy(CrossEntropy):
     """Cross-entropy, and a weak pull to a centre of each class: alone, the pull would draw all samples to one point."""
 
-    WEIGHT = 0.003
-
     def __init__(self, num_classes: int, embedding_size: int, settings: Settings):
         super().__init__(num_classes, embedding_size, settings)
         self.center = GlobalBatchLoss(fp.CenterLoss(num_classes, embedding_size))
+        self.weight = settings.center_weight
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return super().forward(embeddings, labels) + self.WEIGHT * self.center(embeddings, labels)
+        return super().forward(embeddings, labels) + self.weight * self.center(embeddings, labels)
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,14 @@ class LossChoice:
         pairs: the loss needs several images of a class in a batch.
         length: embeddings are scaled to this length for the loss; None leaves them as the network makes them.
         two_views: the loss compares the batch with another augmentation of it, and needs no labels.
+        settings: those of ``Settings`` that no other loss uses.
     """
 
     build: Callable[[int, int, Settings], nn.Module]
     pairs: bool = False
     length: float | None = None
     two_views: bool = False
+    settings: tuple[str, ...] = ()
 
     def prepare(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Bring embeddings of shape (n, embedding_size) to the length that the loss wants."""
@@ -75,7 +76,9 @@ class LossChoice:
 
 
 def _pairs(loss: type[nn.Module], length: float | None = None, **settings) -> LossChoice:
-    return LossChoice(lambda *_: GlobalBatchLoss(loss(**settings)), pairs=True, length=length)
+    return LossChoice(
+        lambda *_: GlobalBatchLoss(loss(**settings)), pairs=True, length=length, settings=("per_class",)
+    )
 
 
 def _classes(loss: type[nn.Module], **settings) -> LossChoice:
@@ -95,15 +98,16 @@ SETTINGS = {
     "multi_similarity": {"beta": 20.0},
     "circle": {"gamma": 20.0},
 }
+OF_CROSS_ENTROPY = ("dropout", "label_smoothing")
 # The losses that fastpair defines by a formula are here of themselves; for others a line makes one more --loss.
 LOSSES: dict[str, LossChoice] = {
-    "ce": LossChoice(CrossEntropy),
+    "ce": LossChoice(CrossEntropy, settings=OF_CROSS_ENTROPY),
     "spce": _pairs(fp.SPCELoss, length=12.0),
     **{of.option: _pairs(getattr(fp, of.module), **SETTINGS.get(of.option, {})) for of in DEFINITIONS.values()},
     "triplet": _pairs(fp.TripletMarginLoss, margin=0.2, triplets_per_anchor="hard"),
     "triplet_all": _pairs(fp.TripletMarginLoss, margin=0.2),
     "triplet_semihard": _pairs(fp.TripletMarginLoss, margin=0.2, triplets_per_anchor="semihard"),
-    "center": LossChoice(CenteredCrossEntropy),
+    "center": LossChoice(CenteredCrossEntropy, settings=(*OF_CROSS_ENTROPY, "center_weight")),
     "normalized_softmax": _classes(fp.NormalizedSoftmaxLoss),
     "cosface": _classes(fp.CosFaceLoss, margin=0.2, scale=16.0),
     "arcface": _classes(fp.ArcFaceLoss, margin=15.0, scale=16.0),

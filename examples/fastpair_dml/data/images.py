@@ -103,6 +103,19 @@ class FileImages:
             raise UserError(f"cannot read the image {file}: {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
+    def check_header(self, index: int) -> None:
+        """Read the beginning of the file, which says its format and its size.
+
+        Raises:
+            UserError: the file is missing, or is no image.
+        """
+        file = self.root / self.paths[index]
+        try:
+            with Image.open(file):
+                pass
+        except Exception as error:
+            raise UserError(f"cannot read the image {file}: {error}") from error
+
     def fingerprint(self, digest) -> None:
         """Feed ``digest`` with the paths, the sizes of the files and the labels: to read 100,000 files takes too long.
 
@@ -127,11 +140,17 @@ class RetrievalData:
         query: what to search with.
         gallery: what to search among, of the same classes and counted as ``query`` counts them; None: the queries
             search among themselves, leaving themselves out.
+        outputs: how many outputs a classifier has in the paper's code, where that is more than the classes.
     """
 
     train: Images
     query: Images
     gallery: Images | None = None
+    outputs: int | None = None
+
+    @property
+    def published_outputs(self) -> int:
+        return self.outputs or self.num_train_classes
 
     @property
     def num_train_classes(self) -> int:
