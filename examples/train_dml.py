@@ -28,7 +28,7 @@ from fastpair_dml.data import DATASETS, RetrievalData
 from fastpair_dml.errors import UserError
 from fastpair_dml.history import as_csv, succeeded
 from fastpair_dml.losses import LOSSES
-from fastpair_dml.options import add_options, describe_settings, refuse_without_effect
+from fastpair_dml.options import add_options, describe_settings, refuse_without_effect, without_effect
 from fastpair_dml.plan import check_images, describe_memory, describe_plan
 from fastpair_dml.plots import plot_bounds, plot_comparison, plot_curves, plot_retrieval
 from fastpair_dml.processes import Processes, start
@@ -42,7 +42,7 @@ from fastpair_dml.runfolder import (
     write_config,
     write_json,
 )
-from fastpair_dml.settings import RECIPES, Settings, make_settings, recipe_values, restored, stored
+from fastpair_dml.settings import RECIPES, Settings, flag, make_settings, recipe_values, restored, show, stored
 from fastpair_dml.stopping import Interrupted, Stop
 from fastpair_dml.trainer import Trainer
 from fastpair_dml.training import Training
@@ -118,6 +118,9 @@ def run(arguments: dict) -> Results:
     data = DATASETS[settings.dataset](settings.data_dir and Path(settings.data_dir))
     say = tqdm.write if processes.main else lambda _: None
     say(f"{settings.dataset}: {data}")
+    for name, why in without_effect(settings).items():
+        if name in RECIPES[recipe]:  # as it is to be refused where it was given
+            say(f"no effect here has the recipe's {flag(name)} {show(getattr(settings, name))}: {why}")
     if dry_run or whole:
         say(processes.from_main(lambda: check_images(data, whole, os.cpu_count() or 1)))
     if dry_run:
@@ -145,10 +148,13 @@ def run(arguments: dict) -> Results:
     else:
         processes.from_main(lambda: create_run(folder, config))
     files = RunFiles(folder, config, data, processes, results)
+    goes_on = f"--output {folder} --resume continues the run"
     try:
         train(settings, data, device, files, say)
+    except UserError as error:
+        raise UserError(f"{error}. When it is put right, {goes_on}") from error
     except (Interrupted, KeyboardInterrupt) as stop:
-        raise type(stop)(f"--output {folder} --resume continues the run" if processes.main else "") from None
+        raise type(stop)(goes_on if processes.main else "") from None
     finally:
         files.draw()
     say(f"\n{files.table()}\n\n{folder}: {RESULTS}, history.csv, table.md, pictures and checkpoints")

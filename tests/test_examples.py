@@ -1,6 +1,10 @@
 """The training example: settings and recipes, its run folder, several processes, and that a run that was stopped goes
 on as if it had not been."""
 
+import csv
+import errno
+import gc
+import io
 import json
 import multiprocessing
 import os
@@ -10,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +22,6 @@ import pytest
 import torch
 from example_trees import (
     make_cars_annos,
-    make_cars_devkit,
     make_cub,
     make_image_folder,
     make_inshop,
@@ -34,25 +38,24 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import model, settings, training  # noqa: E402
+from fastpair_dml import bounds, model, plots, runfolder, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
+from fastpair_dml.evaluation import Gallery  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
 from fastpair_dml.processes import Processes  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
+from fastpair_dml.stopping import Stop  # noqa: E402
 from fastpair_dml.trainer import Trainer  # noqa: E402
+
+from fastpair import bounds as library_bounds  # noqa: E402
+from fastpair import retrieval  # noqa: E402
 
 # Losses without parameters, with parameters, and on two views, in the order in which they are interrupted.
 RESUMED = ("ce", "contrastive", "spce", "proxy_anchor", "info_nce", "siglip")
 METRICS = {f"{d}/{m}" for d in ("cosine", "l2") for m in ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")}
-# The recipes of the paper, with the layouts that each is read from.
-TREES = {
-    "cub": make_cub,
-    "cars": make_cars_annos,
-    "cars-devkit": make_cars_devkit,
-    "sop": make_sop,
-    "inshop": make_inshop,
-}
+# The recipes of the paper, and what makes a tree for each.
+TREES = {"cub": make_cub, "cars": make_cars_annos, "sop": make_sop, "inshop": make_inshop}
 # What makes them small: nothing else of a recipe is changed.
 SMALL = ("--weights", "none", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--workers", "0")
 
@@ -127,9 +130,10 @@ def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsy
     tiny_counts(monkeypatch)
     if tree != "cub":  # once is enough for the network as it is
         shallow_resnet(monkeypatch)
-    recipe = tree.partition("-")[0]
-    data = TREES[tree](tmp_path)
+    recipe, data = tree, TREES[tree](tmp_path)
     options = ["--recipe", recipe, "--data-dir", str(data), "--loss", "ce,multi_similarity", *SMALL]
+    if tree == "inshop":
+        options += ["--as-published"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_dml.main([*options, "--output", str(whole)]) == 0
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -170,8 +174,8 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
     options += ["--no-feature-norm", "--loss"]
     runs = {}
     for tree, make in TREES.items():
-        recipe, losses = tree.partition("-")[0], "ce,supcon" if tree == "cub" else "ce"
-        runs[tree] = ["--recipe", recipe, "--data-dir", str(make(tmp_path)), *options, losses]
+        losses = "ce,supcon" if tree == "cub" else "ce"
+        runs[tree] = ["--recipe", tree, "--data-dir", str(make(tmp_path)), *options, losses]
     driver = tmp_path / "driver.py"
     driver.write_text(
         f"import sys\nsys.path[:0] = {[str(EXAMPLES), str(Path(__file__).parent), str(EXAMPLES.parent)]!r}\n"
@@ -201,7 +205,7 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
         one, two = (json.loads((tmp_path / f"{n}-{tree}" / "metrics.json").read_text()) for n in ("one", "two"))
         assert two["config"]["processes"] == 2
         torch.manual_seed(0)
-        chosen = settings.make_settings(tree.partition("-")[0], {"weights": "none", "image_size": 32})
+        chosen = settings.make_settings(tree, {"weights": "none", "image_size": 32})
         start = dict(model.build_model(chosen, DATASETS["glyphs"](None)).named_parameters())
         for loss, result in one["results"].items():
             assert result["0"]["steps"] == two["results"][loss]["0"]["steps"] == 4
@@ -314,13 +318,14 @@ def test_more_smoothing_than_there_are_other_classes_for_is_refused():
 
 def test_command_line_trains_on_glyphs(tmp_path):
     output = tmp_path / "runs" / "first"
-    arguments = ("--epochs", 2, "--loss", "contrastive", "--output", output)
+    arguments = ("--epochs", 1, "--loss", "contrastive", "--output", output)
     done = subprocess.run(**command(*arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "3936 images of 246 classes" in done.stdout and "3952 images of 247 unseen classes" in done.stdout
     result = json.loads((output / "metrics.json").read_text())["results"]["contrastive"]["0"]
     assert result["after"]["cosine/recall@1"] > result["before"]["cosine/recall@1"] + 0.1 > 0.6
-    assert result["steps"] == 62
+    assert result["steps"] == 31
+    assert "contrastive-0: epoch 1 of 1, loss " in done.stdout and " left in all" in done.stdout
 
 
 def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
@@ -375,16 +380,36 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(whole_run):
         assert torch.load(run / f"{loss}-0.best.pt", weights_only=True)["evaluation"] == best
 
 
-def test_tensorboard_shows_losses_and_recall(tmp_path, options):
+def test_tensorboard_and_the_history_show_what_was_measured(tmp_path, options):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     output = tmp_path / "run"
-    assert train_dml.main([*options, "--tensorboard", "--output", str(output)]) == 0
+    arguments = [*options, "--max-steps", "8", "--evaluate-every", "2", "--bounds-every", "1"]
+    assert train_dml.main([*arguments, "--log-bounds", "--tensorboard", "--output", str(output)]) == 0
     events = accumulator.EventAccumulator(str(output / "tensorboard" / "ce-0"))
     events.Reload()
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
+    assert result["steps"] == 8 and [point["step"] for point in result["history"]["evaluations"]] == [0, 6, 8]
     shown = [event.value for event in events.Scalars("loss")]
     assert shown == pytest.approx(result["history"]["loss"], rel=1e-6)
     assert events.Scalars("cosine/recall@1")[-1].value == pytest.approx(result["after"]["cosine/recall@1"])
+    assert [event.step for event in events.Scalars("bounds/spce")] == [0, 3, 6, 8]
+    # The learning rate of the last step of each epoch: of the cosine over the eight steps.
+    rates = [1e-3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in (2, 5, 7)]
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx(rates)
+    assert all(event.value > 0 for name in ("images_per_second", "memory_mib") for event in events.Scalars(name))
+
+    rows = list(csv.DictReader((output / "history.csv").open()))
+    assert [(row["trained_with"], row["seed"], row["step"]) for row in rows] == [("ce", "0", s) for s in "0368"]
+    assert [row["cosine/recall@1"] != "" for row in rows] == [True, False, True, True]
+    assert [float(row["lr"]) for row in rows[1:]] == pytest.approx(rates)
+    assert float(rows[1]["loss"]) == pytest.approx(np.mean(result["history"]["loss"][:3]))
+    assert float(rows[3]["bounds/spce"]) == pytest.approx(result["history"]["bounds"][-1]["spce"])
+
+
+def test_tensorboard_that_is_missing_is_said_before_anything_is_trained(monkeypatch, tmp_path, options, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    message = error_of(capsys, [*options, "--tensorboard", "--output", str(tmp_path / "run")])
+    assert "--tensorboard needs a package that is missing" in message and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -426,18 +451,139 @@ def test_a_compiled_network_learns_the_same(tmp_path, options):
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(monkeypatch, tmp_path, capsys):
     tiny_counts(monkeypatch)
-    output = tmp_path / "run"
-    data = make_cub(tmp_path / "data")
+    shallow_resnet(monkeypatch)
+    trainers = weakref.WeakSet()
+    make = Trainer.__init__
+
+    def one_at_a_time(self, *arguments):
+        gc.collect()
+        assert not trainers, "the network before this one is gone"
+        make(self, *arguments)
+        trainers.add(self)
+
+    monkeypatch.setattr(Trainer, "__init__", one_at_a_time)
+    output, data = tmp_path / "run", make_cub(tmp_path / "data")
     arguments = ["--recipe", "cub", "--data-dir", str(data), *SMALL, "--loss", "ce,supcon", "--output", str(output)]
     assert train_dml.main([*arguments, "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert "16 images of 4 classes to train on, 16 images of 4 unseen classes" in plan
-    assert "resnet50, 23,508,032 parameters" in plan and "2 epochs of 2 steps" in plan
+    assert "checked: 32 headers of images in files" in plan
+    assert re.search("resnet50, [0-9,]+ parameters", plan) and "2 epochs of 2 steps" in plan
     assert "ce: 1.386 on the first batch" in plan, "log 4: the classifier starts at zero"
-    assert "supcon: " in plan and not output.exists()
-    for image in (data / "images").glob("00[1-3]*/*.jpg"):
+    assert "supcon: " in plan and "estimate: 0:0" in plan and "memory: " in plan and not output.exists()
+    assert re.search("lr +0.02 +recipe cub\n", plan) and re.search("batch_size +8 +given\n", plan)
+    for image in (data / "images").glob("00[67]*/*.jpg"):  # of unseen classes, which no batch of the plan has
+        os.truncate(image, 300)
+    assert train_dml.main([*arguments, "--dry-run"]) == 0, "the headers are there"
+    message = error_of(capsys, [*arguments, "--dry-run", "--check-images"])
+    assert "8 of 32 images cannot be read. The first: cannot read the image " in message
+    for image in (data / "images").glob("008*/*.jpg"):
         image.write_bytes(b"torn")
-    assert "cannot read the image" in error_of(capsys, [*arguments, "--dry-run"])
+    assert "4 of 32 images cannot be read. The first: " in error_of(capsys, [*arguments, "--dry-run"])
+
+
+def test_settings_are_shown_with_their_origin_and_the_help_has_the_recipes(capsys):
+    assert train_dml.main(["--recipe", "sop", "--as-published", "--lr", "0.1", "--show-settings"]) == 0
+    shown = capsys.readouterr().out
+    for line in ("lr +0.1 +given", "report +best +recipe sop, as published", "momentum +0.99 +recipe sop, as"):
+        assert re.search(line, shown), line
+    assert re.search("per_class +4 +default, no effect", shown)
+    assert len(re.findall("^  ", shown, re.M)) == len(settings.KINDS), "every setting"
+    with pytest.raises(SystemExit):
+        train_dml.main(["--help"])
+    help = " ".join(capsys.readouterr().out.split())
+    assert "passes over the training images (default: 12; cub: 30; cars, sop, inshop: 100)" in help
+    assert "losses: --loss" in help and "machine: --device" in help
+
+
+def test_as_published_the_last_batch_is_left_out_and_inshop_has_outputs_for_numbers_of_other_parts(
+    monkeypatch, tmp_path
+):
+    assert trainer_of(drop_last=True).steps_per_epoch == 3936 // 128
+    assert trainer_of().steps_per_epoch == 3936 // 128 + 1
+    assert trainer_of(drop_last=True, max_steps=40).total_steps == 40
+    tiny_counts(monkeypatch)
+    data = DATASETS["inshop"](make_inshop(tmp_path))
+    # The items come as 3, 8, 1, 6, 2, 7, 5, 4, of which 1 to 4 train: the last of these is the eighth.
+    assert (data.num_train_classes, data.published_outputs) == (4, 8)
+    chosen = settings.make_settings("inshop", {"weights": "none", "image_size": 32, "batch_size": 8}, True)
+    assert (chosen.report, chosen.evaluate_every, chosen.evaluation_batch, chosen.dropout) == ("best", 1, 256, 0.5)
+    shallow_resnet(monkeypatch)
+    trainer = Trainer("ce", 0, chosen, data, torch.device("cpu"), Processes())
+    assert len(trainer.criterion.loss.loss.weight) == 8
+
+
+def test_metrics_of_one_search_are_those_of_the_library():
+    for gallery in (None, torch.randn(30, 4)):
+        query, labels = torch.randn(25, 4), torch.arange(25) % 7
+        item_labels = None if gallery is None else torch.arange(30) % 6  # none of the seventh class
+        found, nearest = Gallery(query, labels, gallery, item_labels).measure((1, 2, 50), neighbours=3)
+        searched = (query, labels, gallery, item_labels)
+        for name, metric in (("cosine", "cosine"), ("l2", "euclidean")):
+            recalls = retrieval.recall_at_k(*searched, k=(1, 2, 50), metric=metric)
+            assert {k: found[f"{name}/recall@{k}"] for k in recalls} == recalls
+            assert found[f"{name}/map@r"] == pytest.approx(retrieval.map_at_r(*searched, metric=metric), rel=1e-12)
+        assert torch.equal(nearest, retrieval.nearest_neighbors(query, gallery, 3)[1])
+
+
+def test_bounds_are_measured_with_the_precision_of_the_network():
+    trainer = trainer_of(precision="bfloat16", bounds_images=64, embedding_size=8)
+    found = bounds.measure(trainer, Stop(Processes()))
+    index = torch.randperm(len(trainer.data.train), generator=torch.Generator().manual_seed(0))[:64]
+    images, labels = trainer.data.train.images[index].float() / 255, trainer.data.train.labels[index]
+    trainer.model.eval()
+    terms = {}
+    for enabled in (True, False):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            embeddings = trainer.model(images).float()
+        weights = {"weight": trainer.criterion.loss.loss.weight, "bias": trainer.criterion.loss.loss.bias}
+        terms[enabled] = library_bounds.terms(embeddings, labels, lam=1.0, **weights)
+    assert found == pytest.approx(terms[True], rel=1e-6) and found != pytest.approx(terms[False], rel=1e-6)
+
+
+# ---- pictures
+
+
+def drawn(monkeypatch, plot, *arguments):
+    """The figure that ``plot`` would save."""
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plot(Path("picture.png"), *arguments)
+    return figures[0]
+
+
+def test_no_two_of_many_losses_look_alike(monkeypatch):
+    result = {"history": {"loss": [1.0, 0.5], "evaluations": [{"step": s, "cosine/recall@1": 0.5} for s in (0, 2)]}}
+    figure = drawn(monkeypatch, plots.plot_curves, {f"loss{n}": {0: result} for n in range(40)})
+    lines = figure.axes[-1].get_lines()
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 40
+    assert not figure.axes[-1].collections, "no spread of one seed"
+    assert len([axes for axes in figure.axes[:-1] if axes.has_data()]) == 40
+
+
+def test_a_mean_is_drawn_of_several_seeds_alone(monkeypatch):
+    result = {"after": {"cosine/recall@1": 0.5, "cosine/map@r": 0.4}}
+    for seeds, means in (((0,), 0), ((0, 1), 2)):
+        figure = drawn(monkeypatch, plots.plot_comparison, {"ce": dict.fromkeys(seeds, result)})
+        assert sum(line.get_marker() == "|" for axes in figure.axes for line in axes.get_lines()) == means
+
+
+def test_neighbours_keep_their_proportions_and_names_that_cannot_be_drawn_are_replaced(monkeypatch, tmp_path):
+    for number, name in enumerate(("caf\udce9", "a\nb", "$x$", "d")):
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (40, 20) if i else (20, 30), (60 * number, 0, 0)).save(tmp_path / name / f"{i}.png")
+    data = DATASETS["folder"](tmp_path)
+    neighbours = {f"loss{n}": torch.tensor([[1, 2], [2, 3]]) for n in range(7)}
+    figure = drawn(monkeypatch, plots.plot_retrieval, data, torch.tensor([0, 3]), neighbours)
+    images = figure.axes[0].get_images()
+    assert len(images) == 2 * 2 + 7 * 4, "the queries stand before each of two rows of losses"
+    for image in images:
+        left, right, bottom, top = image.get_extent()
+        height, width = image.get_array().shape[:2]
+        assert (right - left) / (bottom - top) == pytest.approx(width / height)
+        assert max(right - left, bottom - top) == pytest.approx(1)
+    assert plots.drawable("caf\udce9 a\nb $x$") == "caf\N{REPLACEMENT CHARACTER} a\N{REPLACEMENT CHARACTER}b $x$"
 
 
 # ---- stopping and going on
@@ -476,7 +622,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_pat
 def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     output = tmp_path / "run"
     images = make_image_folder(tmp_path / "images")
-    arguments = (*short_run(images), "--epochs", 40, "--workers", 1, "--output", output)
+    arguments = (*short_run(images), "--epochs", 20, "--workers", 1, "--output", output)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(**command(*arguments), **pipes, start_new_session=True)
     checkpoint = output / "ce-0.last.pt"
@@ -490,7 +636,7 @@ def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     done = subprocess.run(**command("--output", output, "--resume"), capture_output=True)
     assert done.returncode == 0, done.stderr
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
-    assert result["steps"] == len(result["history"]["loss"]) == 120
+    assert result["steps"] == len(result["history"]["loss"]) == 60
 
 
 def test_a_reader_passes_over_signals_that_come_before_it_has_left_the_group(monkeypatch):
@@ -634,6 +780,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_full_disk_is_one_line_that_says_so(monkeypatch, tmp_path, options, capsys):
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.name.endswith(".last.pt.tmp") and self.tell() > 5000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(runfolder, "open", lambda path, mode, buffering: Full(str(path), mode), raising=False)
+    output = tmp_path / "run"
+    message = error_of(capsys, [*options, "--output", str(output)])
+    assert message.rstrip().splitlines()[-1] == (
+        f"train_dml.py: error: cannot write {output / 'ce-0.last.pt'}: No space left on device; what was there before "
+        f"is kept. When it is put right, --output {output} --resume continues the run"
+    )
+    assert {path.name for path in output.iterdir()} == {"run.json", "ce-0.best.pt"}
+
+
 def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_path, options, capsys):
     output = tmp_path / "run"
     loss_of = Trainer.loss_of
@@ -721,6 +884,14 @@ def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatc
         (["--lr", "nan"], "--lr is nan, but must be finite and at least 0"),
         (["--lr", "0"], "--lr is 0, but must be positive"),
         (["--dropout", "1.5"], "--dropout is 1.5, but must be between 0 and 1"),
+        (["--dropout", "1"], "--dropout is 1, but must be less"),
+        (["--crop-scale", "0,0"], "--crop-scale is 0,0, but must be positive"),
+        (["--momentum", "0.9"], "--momentum has no effect: --optimizer is adamw; leave it out"),
+        (["--loss", "spce", "--dropout", "0.1"], "--dropout has no effect: --loss is spce, and only ce, center use it"),
+        (["--loss", "ce", "--per-class", "2"], "--per-class has no effect: --loss is ce, and only losses on pairs"),
+        (["--jitter", "0.1,0,0,0"], "--jitter has no effect: glyphs have an augmentation of their own"),
+        (["--bounds-images", "9"], "--bounds-images has no effect: it needs --log-bounds"),
+        (["--as-published"], "--as-published is for the recipes cub, cars, sop, inshop, not for glyphs"),
         (["--jitter", "0,0,0,0.6"], "--jitter is 0,0,0,0.6, but the last, of the hue, must be at most 0.5"),
         (["--recall-at", "2,4"], "--recall-at is 2,4, but must name 1"),
         (["--image-size", "4"], "--image-size is 4, but must be at least 8 for --model small"),

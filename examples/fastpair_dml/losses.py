@@ -93,7 +93,8 @@ def _views(loss: type[nn.Module], **settings) -> LossChoice:
 # settings, and those below, show each loss at work there and make no fair comparison of the losses.
 SETTINGS = {
     "contrastive": {"pos_margin": 0.9, "neg_margin": 0.4, "distance": "cosine"},
-    "nca": {"softmax_scale": 5.0},
+    # As Goldberger et al. have it, on embeddings of any length: on unit vectors it would be SNCA.
+    "nca": {"distance": "sqeuclidean"},
     "ntxent": {"temperature": 0.1},
     "multi_similarity": {"beta": 20.0},
     "circle": {"gamma": 20.0},

@@ -56,9 +56,9 @@ def describe_plan(settings: Settings, trainers: Iterator[Trainer]) -> Iterator[s
         settings: of the run.
         trainers: one for each loss, made as it is asked for; none is kept.
     """
-    seconds = 0.0
-    for number, trainer in enumerate(trainers):
-        if number == 0:
+    seconds, looking = 0.0, None
+    for trainer in trainers:
+        if looking is None:
             yield from _network(trainer)
             looking = _look_seconds(trainer)
             yield f"a look at the unseen classes: about {duration(looking)}"

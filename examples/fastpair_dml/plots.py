@@ -25,7 +25,7 @@ PAIR_LOSSES = {"snca": "SNCA", "multi_similarity": "multi-similarity", "contrast
 # From one image to the next, in images.
 COLUMN, ROW = 1.12, 1.36
 # Before a second column begins.
-CURVES_IN_COLUMN, BOUNDS_IN_COLUMN = 8, 7
+CURVES_IN_COLUMN, BOUNDS_IN_COLUMN = 8, 8
 # The smoothed loss is the mean over this many steps to either side.
 WINDOW = 7
 
@@ -39,25 +39,26 @@ def plot_curves(path: Path, results: dict[str, dict[int, dict]]) -> None:
     """
     rows, columns = _rows_and_columns(len(results), CURVES_IN_COLUMN)
     figure = Figure(figsize=(7 + 4 * columns, max(3.8, 1.5 * rows)), layout="constrained")
-    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[4] * columns + [5])
-    first = None
+    left, right = figure.subfigures(1, 2, width_ratios=[4 * columns, 7])
+    # Column by column.
+    panels = left.subplots(rows, columns, squeeze=False, sharex=True).T.flatten()
     for number, (name, of_seeds) in enumerate(results.items()):
-        axes = figure.add_subplot(grid[number % rows, number // rows], sharex=first)
-        first = first or axes
+        axes = panels[number]
         losses = np.mean([result["history"]["loss"] for result in of_seeds.values()], axis=0)
         steps = np.arange(1, len(losses) + 1)
         axes.plot(steps, losses, color=_colour(number), alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(losses), color=_colour(number), linewidth=1.8)
-        above = f"Training loss, and its mean over {2 * WINDOW + 1} steps\n" if number == 0 else ""
-        axes.set_title(above + name, fontsize=9, loc="left", pad=3)
+        axes.set_title(name, fontsize=9, loc="left", pad=3)
         axes.set_ylim(bottom=min(0, losses.min()))
         axes.grid(alpha=0.3)
         if number % rows == rows - 1 or number == len(results) - 1:
             axes.set_xlabel("step")
-        else:
-            axes.tick_params(labelbottom=False)
+            axes.tick_params(labelbottom=True)
+    for axes in panels[len(results) :]:
+        axes.axis("off")
+    left.suptitle(f"Training loss, and its mean over {2 * WINDOW + 1} steps")
 
-    axes = figure.add_subplot(grid[:, -1], sharex=first)
+    axes = right.subplots()
     several = max(len(of_seeds) for of_seeds in results.values()) > 1
     for number, (name, of_seeds) in enumerate(results.items()):
         histories = [result["history"]["evaluations"] for result in of_seeds.values()]
