@@ -496,6 +496,9 @@ def test_settings_are_shown_with_their_origin_and_the_help_has_the_recipes(capsy
     help = " ".join(capsys.readouterr().out.split())
     assert "passes over the training images (default: 12; cub: 30; cars, sop, inshop: 100)" in help
     assert "losses: --loss" in help and "machine: --device" in help
+    documented = set(re.findall("`(--[a-z-]+)`", (EXAMPLES / "README.md").read_text()))
+    documented |= {option.replace("--", "--no-", 1) for option in documented}
+    assert set(re.findall(r"(?<=[ [])--[a-z-]+", help.split("classes it never saw")[0])) <= documented
 
 
 def test_as_published_the_last_batch_is_left_out_and_inshop_has_outputs_for_numbers_of_other_parts(
