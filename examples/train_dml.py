@@ -131,6 +131,10 @@ def run(arguments: dict) -> Results:
         say(describe_memory(device))
         return {}
 
+    # What is wrong with a loss is said now, not when its turn comes.
+    for loss in settings.loss:
+        LOSSES[loss].build(data.num_train_classes, settings.embedding_size or 8, settings, **settings.settings_of(loss))
+
     config = {
         **stored(settings),
         "recipe": recipe,

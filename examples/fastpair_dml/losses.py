@@ -22,7 +22,7 @@ class CrossEntropy(nn.Module):
     and PyTorch give a share of it to the own class too.
     """
 
-    def __init__(self, num_classes: int, embedding_size: int, settings: Settings):
+    def __init__(self, num_classes: int, embedding_size: int, settings: Settings, **given):
         super().__init__()
         smoothing = settings.label_smoothing * num_classes / max(num_classes - 1, 1)
         if smoothing > 1:
@@ -30,7 +30,7 @@ class CrossEntropy(nn.Module):
                 f"--label-smoothing is {settings.label_smoothing}, but must be at most {1 - 1 / num_classes:.4g} with "
                 f"{num_classes} classes: the own class would get less than the others"
             )
-        classifier = fp.LinearCrossEntropyLoss(num_classes, embedding_size, label_smoothing=smoothing)
+        classifier = fp.LinearCrossEntropyLoss(num_classes, embedding_size, label_smoothing=smoothing, **given)
         for parameter in classifier.parameters():
             nn.init.zeros_(parameter)
         self.dropout = nn.Dropout(settings.dropout)
@@ -43,8 +43,8 @@ class CrossEntropy(nn.Module):
 class CenteredCrossEntropy(CrossEntropy):
     """Cross-entropy, and a weak pull to a centre of each class: alone, the pull would draw all samples to one point."""
 
-    def __init__(self, num_classes: int, embedding_size: int, settings: Settings):
-        super().__init__(num_classes, embedding_size, settings)
+    def __init__(self, num_classes: int, embedding_size: int, settings: Settings, **given):
+        super().__init__(num_classes, embedding_size, settings, **given)
         self.center = GlobalBatchLoss(fp.CenterLoss(num_classes, embedding_size))
         self.weight = settings.center_weight
 
@@ -57,18 +57,32 @@ class LossChoice:
     """How to train with one loss.
 
     Attributes:
-        build: makes the loss from the number of classes, the embedding size and the settings.
+        make: makes the loss from the number of classes, the embedding size, the settings and arguments of the loss.
         pairs: the loss needs several images of a class in a batch.
         length: embeddings are scaled to this length for the loss; None leaves them as the network makes them.
         two_views: the loss compares the batch with another augmentation of it, and needs no labels.
         settings: those of ``Settings`` that no other loss uses.
     """
 
-    build: Callable[[int, int, Settings], nn.Module]
+    make: Callable[..., nn.Module]
     pairs: bool = False
     length: float | None = None
     two_views: bool = False
     settings: tuple[str, ...] = ()
+
+    def build(self, num_classes: int, embedding_size: int, settings: Settings, **given) -> nn.Module:
+        """The loss; ``given`` go before the arguments that it has here.
+
+        Raises:
+            UserError: an argument is unknown to the loss, or not as it should be.
+        """
+        try:
+            return self.make(num_classes, embedding_size, settings, **given)
+        except (TypeError, ValueError) as error:
+            if not given:
+                raise
+            arguments = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise UserError(f"--loss-settings {arguments} cannot be: {error}") from error
 
     def prepare(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Bring embeddings of shape (n, embedding_size) to the length that the loss wants."""
@@ -77,16 +91,21 @@ class LossChoice:
 
 def _pairs(loss: type[nn.Module], length: float | None = None, **settings) -> LossChoice:
     return LossChoice(
-        lambda *_: GlobalBatchLoss(loss(**settings)), pairs=True, length=length, settings=("per_class",)
+        lambda *_, **given: GlobalBatchLoss(loss(**{**settings, **given})),
+        pairs=True,
+        length=length,
+        settings=("per_class",),
     )
 
 
 def _classes(loss: type[nn.Module], **settings) -> LossChoice:
-    return LossChoice(lambda classes, size, _: GlobalBatchLoss(loss(classes, size, **settings)))
+    return LossChoice(
+        lambda classes, size, _, **given: GlobalBatchLoss(loss(classes, size, **{**settings, **given}))
+    )
 
 
 def _views(loss: type[nn.Module], **settings) -> LossChoice:
-    return LossChoice(lambda *_: GlobalBatchLoss(loss(**settings)), two_views=True)
+    return LossChoice(lambda *_, **given: GlobalBatchLoss(loss(**{**settings, **given})), two_views=True)
 
 
 # What differs from the losses' own settings. Picked by a few runs on the unseen classes of glyphs with one seed: these

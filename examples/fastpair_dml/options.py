@@ -14,7 +14,8 @@ from .settings import KINDS, RECIPES, Settings, describe, flag, show
 GROUPS = {
     "data": ("dataset", "data_dir"),
     "losses": (
-        *("loss", "seeds", "per_class", "dropout", "label_smoothing", "center_weight", "published_outputs"),
+        *("loss", "seeds", "loss_settings", "per_class", "dropout", "label_smoothing", "center_weight"),
+        "published_outputs",
     ),
     "network": ("model", "weights", "embedding_size", "feature_norm", "freeze_batch_norm"),
     "optimization": (
@@ -58,7 +59,7 @@ def _defaults(name: str) -> str:
 
 
 def _word(value) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else show(value)
 

@@ -26,6 +26,8 @@ class Settings:
     loss: tuple[str, ...] = _option(("ce",), "one loss or several, separated by commas")
     seeds: tuple[int, ...] = _option((0,), "seeds of weights, batches and augmentation; each loss trains once a seed")
 
+    loss_settings: tuple[str, ...] = _option((), "settings of losses, as LOSS.NAME=VALUE, separated by commas")
+
     model: str = _option("small", "the network", MODELS)
     weights: str = _option("none", "what a ResNet starts from: imagenet (V1, downloaded), a file, or none")
     embedding_size: int = _option(64, "features in an embedding; 0 takes the network's own, without a linear layer")
@@ -119,6 +121,24 @@ class Settings:
             raise UserError("--nesterov needs a --momentum above 0")
         if self.model == "small" and self.weights != "none":
             raise UserError(f"--weights is {self.weights}, but --model small has none to start from")
+
+    def settings_of(self, loss: str) -> dict[str, int | float | str]:
+        """The arguments that ``loss_settings`` have for a loss.
+
+        Raises:
+            UserError: one is not of the form LOSS.NAME=VALUE, or of a loss that is not trained.
+        """
+        found: dict[str, int | float | str] = {}
+        for given in self.loss_settings:
+            place, equals, value = given.partition("=")
+            of, dot, name = place.partition(".")
+            if not (equals and dot and name) or of not in self.loss:
+                raise UserError(
+                    f"--loss-settings has {given!r}, but must have LOSS.NAME=VALUE, LOSS being one of {show(self.loss)}"
+                )
+            if of == loss:
+                found[name] = _number(value)
+        return found
 
     def preprocessing(self) -> dict:
         """The arguments of ``data.Preprocessing``."""
@@ -252,6 +272,16 @@ def show(value) -> str:
     if isinstance(value, tuple):
         return ",".join(map(show, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> int | float | str:
+    """The number that ``text`` is, or ``text``."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def describe(kind) -> str:

@@ -76,7 +76,8 @@ class Trainer:
         torch.manual_seed(seed)
         self.model = build_model(settings, data).to(device)
         outputs = data.published_outputs if settings.published_outputs else data.num_train_classes
-        self.criterion = self.choice.build(outputs, self.model.embedding_size, settings).to(device)
+        given = settings.settings_of(loss)
+        self.criterion = self.choice.build(outputs, self.model.embedding_size, settings, **given).to(device)
         self.network = self._parallel(self.model)
         if settings.compile:
             self.network = torch.compile(self.network)
