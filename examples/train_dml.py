@@ -37,7 +37,7 @@ import fastpair
 FIGURE_QUERIES = 8
 FIGURE_NEIGHBOURS = 5
 # What may differ between a run and its continuation: where the data lie, and what has no part in the result.
-FREE = ("data_dir", "workers", "tensorboard")
+FREE = ("data_dir", "workers", "cache", "tensorboard")
 
 
 def main(argv: list[str] | None = None) -> int:

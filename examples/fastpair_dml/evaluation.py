@@ -34,8 +34,9 @@ def embed(
         batch._replace(indices=index[batch.indices])
         for batch in evaluation_batches(len(index), batch_size, processes.rank, processes.world)
     ]
-    read = load(Views(images, preprocessing, augmented=False), batches, num_workers=workers, pin_memory=on_gpu(device))
-    parts = [model(views[0].to(device, non_blocking=True)).float().cpu() for views, _ in read]
+    options = {"num_workers": workers, "pin_memory": on_gpu(device)}
+    read = load(Views(images, preprocessing, augmented=False), batches, device=device, **options)
+    parts = [model(views[0]).float().cpu() for views, _ in read]
     model.train(training)
     return torch.cat([part for of_process in processes.gather(parts) for part in of_process])
 

@@ -58,6 +58,7 @@ class Settings:
     precision: str = _option("float32", "the dtype of autocast; float32 is none", PRECISIONS)
     compile: bool = _option(False, "torch.compile the network")
     workers: int = _option(0, "processes that read images")
+    cache: str | None = _option(None, "a folder to keep decoded and resized photos in for the next time, or none")
     log_bounds: bool = _option(False, "measure fastpair.bounds and draw them over time")
     tensorboard: bool = _option(False, "write what TensorBoard shows into the run folder")
 
@@ -113,6 +114,7 @@ class Settings:
             "scale": self.crop_scale,
             "ratio": self.crop_ratio,
             "jitter": self.jitter,
+            "cache": self.cache,
         }
 
 

@@ -221,7 +221,8 @@ class Trainer:
             skip=self.step_of_epoch,
         )
         views = Views(self.data.train, self.preprocessing, augmented=True)
-        return load(views, batches, num_workers=self.settings.workers, pin_memory=on_gpu(self.device))
+        options = {"num_workers": self.settings.workers, "pin_memory": on_gpu(self.device)}
+        return load(views, batches, device=self.device, **options)
 
     def train_step(self, views: Tensor, labels: Tensor) -> Tensor:
         """Learn from this process's share of a batch; returns the loss of the whole, a tensor of one element."""
