@@ -4,12 +4,14 @@ import argparse
 import math
 import types
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
+from .backbones import RESNETS, TIMM, own_size
 from .errors import UserError
 
-MODELS = ("small", "resnet50")
+MODELS = ("small", *RESNETS)
+MODEL_NAMES = f"{', '.join(MODELS)}, or {TIMM}NAME, any of timm's"
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -27,8 +29,12 @@ class Settings:
     loss: tuple[str, ...] = _option(("ce",), "one loss or several, separated by commas")
     seeds: tuple[int, ...] = _option((0,), "seeds of weights, batches and augmentation; each loss trains once a seed")
 
-    model: str = _option("small", "the network", MODELS)
-    weights: str = _option("none", "what a ResNet starts from: imagenet (V1, downloaded), a file, or none")
+    model: str = _option("small", f"the network: {MODEL_NAMES}")
+    weights: str = _option(
+        "none",
+        "what it starts from: imagenet (downloaded; of a ResNet V1, of timm's those that belong to the name), a "
+        "file, or none",
+    )
     embedding_size: int = _option(64, "features in an embedding; 0 takes the network's own, without a linear layer")
     feature_norm: bool = _option(False, "batch norm without affine parameters on the network's features")
     freeze_batch_norm: bool = _option(False, "keep the statistics that the network's batch norms start with")
@@ -46,7 +52,7 @@ class Settings:
     weight_decay: float = _option(0.01, "weight decay, none on one-dimensional parameters")
     label_smoothing: float = _option(0.1, "share of the target that the loss ce spreads over the other classes")
 
-    image_size: int = _option(32, "side of the images that the network sees")
+    image_size: int = _option(32, "side of the images that the network sees; of timm's their own, where not given")
     resize: int | None = _option(None, "size that photos are scaled to before they are cropped, or none")
     square: bool = _option(False, "scale both sides of a photo to --resize, rather than the shorter one")
     crop_scale: tuple[float, ...] = _option((0.16, 1.0), "random crops: the least and the largest share of the area")
@@ -72,6 +78,8 @@ class Settings:
                 raise UserError(
                     f"{flag(option.name)} is {getattr(self, option.name)!r}, but must be one of {', '.join(choices)}"
                 )
+        if self.model not in MODELS and not self.model.startswith(TIMM):
+            raise UserError(f"--model is {self.model!r}, but must be one of {MODEL_NAMES}")
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -188,10 +196,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 def make_settings(recipe: str, given: dict[str, Any]) -> Settings:
     """The settings of a recipe, with those that were given in place of its own.
 
+    Where no size is given, that of a network of timm's is its own, and photos are scaled in the recipe's proportion.
+
     Raises:
         UserError: a setting is not as it should be.
     """
-    return Settings(**{**RECIPES[recipe], **given})
+    settings = Settings(**{**RECIPES[recipe], **given})
+    size = None if "image_size" in given else own_size(settings.model)
+    if size is None:
+        return settings
+    resize = settings.resize
+    if resize is not None and "resize" not in given:
+        resize = round(resize * size / settings.image_size)
+    return replace(settings, image_size=size, resize=resize)
 
 
 def stored(settings: Settings) -> dict[str, Any]:
