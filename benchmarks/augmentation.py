@@ -2,10 +2,10 @@
 
     python -m benchmarks.augmentation [--json FILE] [--seconds S] [--quick]
 
-JPEG files of one photograph, that of matplotlib's sample data, at two sizes. Images a second of one core; each way in a
-process of its own, as when a data loader reads, medians of interleaved rounds. "torchvision" decodes all of a file and
-applies torchvision's transforms to the image, as the example once did. "reading" is what a process of --workers does,
-"one core" that and the rest, which otherwise happens on the device; "cached" is with --cache, once all is in it.
+JPEG files of one photograph, that of matplotlib's sample data. Images a second of one core; each way in a process of
+its own, as when a data loader reads, medians of interleaved rounds. "torchvision" decodes all of a file and applies
+torchvision's transforms to the image, as the example once did. "reading" is what a process of --workers does, "one
+core" that and the rest, which otherwise happens on the device; "cached" is with --cache, once all is in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from fastpair_dml.data import Batch, FileImages, Preprocessing, Views, finish
 from fastpair_dml.settings import make_settings
 
 BATCH = 16
-SIZES = ((500, 375), (1600, 1200))
+# The recipe, and width and height of the files.
+WORKS = (("cub", 500, 375), ("cars", 500, 375), ("cub", 1600, 1200))
 CPU = torch.device("cpu")
 
 
@@ -104,13 +105,12 @@ def apart(stack: contextlib.ExitStack, *of) -> Callable[[], None]:
 
 
 def rows(seconds: float, quick: bool) -> Iterator[dict]:
-    for recipe in ("cub",) if quick else ("cub", "cars", "sop"):
-        for width, height in SIZES[:1] if quick else SIZES:
-            with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-                images = photographs(Path(folder), width, height)
-                times = medians({name: apart(stack, name, recipe, images) for name in WAYS}, seconds)
-            sizes = {"width": width, "height": height}
-            yield {**work(recipe, sizes), "images_per_second": {name: BATCH / t for name, t in times.items()}}
+    for recipe, width, height in WORKS[:1] if quick else WORKS:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            images = photographs(Path(folder), width, height)
+            times = medians({name: apart(stack, name, recipe, images) for name in WAYS}, seconds)
+        sizes = {"width": width, "height": height}
+        yield {**work(recipe, sizes), "images_per_second": {name: BATCH / t for name, t in times.items()}}
 
 
 def print_row(row: dict) -> None:

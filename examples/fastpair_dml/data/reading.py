@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 
@@ -38,8 +38,17 @@ def read_rgb(file: Path, scaled_to: int | None = None) -> torch.Tensor:
             pixels = _eight_bits(image)
     # Damaged files make Pillow's decoders raise almost anything, SyntaxError and struct.error among it.
     except Exception as error:
-        raise UserError(f"cannot read the image {file}: {error}") from error
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is in no format that Pillow reads"
+        else:
+            reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the image {file}: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def suffixes() -> set[str]:
+    """The suffixes, in lower case and with their dot, of the formats that Pillow reads."""
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
