@@ -158,6 +158,8 @@ def _load(network: nn.Module, file: str, what: str, classifier: Sequence[str]) -
 
 
 def _not_downloaded(error: Exception, file: str) -> UserError:
+    reason = str(error).strip().rstrip(".")
     return UserError(
-        f"--weights imagenet cannot be downloaded: {error}. Give {file} as --weights PATH, or start from --weights none"
+        f"--weights imagenet cannot be downloaded: {reason}. Give {file} as --weights PATH, or start from --weights "
+        "none"
     )

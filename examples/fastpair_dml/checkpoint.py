@@ -1,6 +1,7 @@
 """What was trained, read from a checkpoint."""
 
 import dataclasses
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,14 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Settings]:
     if empty:
         raise UserError(f"the checkpoint {file} is empty: it was never written, or damaged since")
     try:
+        # torch.load believes the bytes of tensors whatever they are; their checksums stand in the archive.
+        with zipfile.ZipFile(file) as archive:
+            part = archive.testzip()
+        if part is not None:
+            raise UserError(f"the checkpoint {file} is damaged: the checksum of {part} in it is wrong")
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, an OSError, ...
     except Exception as error:
         raise UserError(f"{file} is damaged, or not a checkpoint of train_dml.py") from error
@@ -109,7 +117,7 @@ class Trained:
         if not len(images):
             return torch.empty(0, self.model.embedding_size)
         with self._autocast():
-            return embed(self.model, images, **self._how(images))
+            return embed(self.model, images, **self._how(images)).cpu()
 
     def gallery(self, data: RetrievalData) -> Gallery:
         """Queries and gallery of a data set, embedded.
