@@ -144,7 +144,7 @@ def by_torchvision(steps, picture, n):
 
 
 JITTER = (0.3, 0.3, 0.3, 0.1)
-SEEDS = np.random.default_rng(0).integers(2**63 - 1, size=500)
+SEEDS = np.random.default_rng(0).integers(2**63 - 1, size=300)
 
 
 def test_jitter_has_the_distribution_of_torchvisions(picture):
