@@ -24,9 +24,10 @@ import torch
 import torch.distributed as dist
 import torchvision
 from fastpair_dml.boards import require_tensorboard
+from fastpair_dml.commandline import status_of
 from fastpair_dml.data import DATASETS, RetrievalData
 from fastpair_dml.errors import UserError
-from fastpair_dml.history import as_csv, succeeded
+from fastpair_dml.history import REPORTED, as_csv, succeeded
 from fastpair_dml.losses import LOSSES
 from fastpair_dml.options import add_options, describe_settings, refuse_without_effect, without_effect
 from fastpair_dml.plan import check_images, describe_memory, describe_plan
@@ -42,7 +43,17 @@ from fastpair_dml.runfolder import (
     write_config,
     write_json,
 )
-from fastpair_dml.settings import RECIPES, Settings, flag, make_settings, recipe_values, restored, show, stored
+from fastpair_dml.settings import (
+    RECIPES,
+    Settings,
+    flag,
+    make_settings,
+    recipe_values,
+    restored,
+    show,
+    sizes_of_network,
+    stored,
+)
 from fastpair_dml.stopping import Interrupted, Stop
 from fastpair_dml.trainer import Trainer
 from fastpair_dml.training import Training
@@ -52,7 +63,7 @@ import fastpair
 
 # What may differ between a run and its continuation: where the data lie, what has no part in the result, and what is
 # trained besides.
-FREE = ("data_dir", "workers", "tensorboard", "loss", "seeds")
+FREE = ("data_dir", "workers", "cache", "tensorboard", "loss", "seeds")
 # Pictures are drawn after a training where that takes less than this share of the time since they were drawn before,
 # and at the end.
 DRAWING = 0.1
@@ -63,23 +74,15 @@ Results = dict[str, dict[int, dict]]
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (``sys.argv`` when None) and return the exit status.
 
-    It is 0; 1 where a training failed and the others did not; 2 where there is something to put right; 130 where a
-    signal stopped the run.
+    It is 0; 1 where a training failed and the others did not; or as :func:`status_of` has it.
     """
-    # Names of files may hold what cannot be printed.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     arguments = _parse(argv)
-    try:
+
+    def work() -> int:
         results = run(arguments)
-    except UserError as error:
-        print(f"train_dml.py: error: {error}", file=sys.stderr)
-        return 2
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
-        return 130
-    return int(any("failed" in result for of_seeds in results.values() for result in of_seeds.values()))
+        return int(any("failed" in result for of_seeds in results.values() for result in of_seeds.values()))
+
+    return status_of("train_dml.py", work)
 
 
 def run(arguments: dict) -> Results:
@@ -228,9 +231,7 @@ class RunFiles:
             self.draw()
 
     def _write(self) -> None:
-        write_json(
-            self.folder / RESULTS, {"config": self.config, "versions": _versions(), "results": self.results}
-        )
+        write_json(self.folder / RESULTS, {"config": self.config, "versions": _versions(), "results": self.results})
         _write_text(self.folder / "table.md", self.table() + "\n")
         _write_text(self.folder / "history.csv", as_csv(self.results))
 
@@ -240,11 +241,12 @@ class RunFiles:
         if not (self._undrawn and results and self.processes.main):
             return
         start = time.monotonic()
-        plot_curves(self.folder / "curves.png", results)
-        plot_comparison(self.folder / "comparison.png", results)
+        report = self.config["report"]
+        plot_curves(self.folder / "curves.png", results, report)
+        plot_comparison(self.folder / "comparison.png", results, report)
         first = {loss: next(iter(of_seeds.values())) for loss, of_seeds in results.items()}
-        neighbours = {loss: torch.tensor(result["neighbours"]) for loss, result in first.items()}
-        plot_retrieval(self.folder / "retrieval.png", self.data, self.queries, neighbours)
+        neighbours = {loss: torch.tensor(result["neighbours"][REPORTED[report]]) for loss, result in first.items()}
+        plot_retrieval(self.folder / "retrieval.png", self.data, self.queries, neighbours, report)
         if self.config["log_bounds"]:
             history = {loss: result["history"]["bounds"] for loss, result in first.items()}
             plot_bounds(self.folder / "bounds.png", history)
@@ -296,8 +298,10 @@ def _settings(recipe: str, given: dict, as_published: bool) -> Settings:
 def _origins(recipe: str, as_published: bool, before: dict, given: dict) -> dict[str, str]:
     """Where settings that are not the defaults come from; the later of these goes before the earlier."""
     published = f"{recipe}{', as published' if as_published else ''}"
+    values, set_before = recipe_values(recipe, as_published), {**before, **given}
     return {
-        **dict.fromkeys(recipe_values(recipe, as_published), f"recipe {published}"),
+        **dict.fromkeys(values, f"recipe {published}"),
+        **dict.fromkeys(sizes_of_network({**values, **set_before}, set_before), "the network's own"),
         **dict.fromkeys(before, "the run that is continued"),
         **dict.fromkeys(given, "given"),
     }

@@ -32,13 +32,13 @@ from example_trees import (
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
-pytest.importorskip("torchvision")
+torchvision = pytest.importorskip("torchvision")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import bounds, model, plots, runfolder, settings, training  # noqa: E402
+from fastpair_dml import backbones, bounds, model, plots, runfolder, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
@@ -290,25 +290,87 @@ def test_batch_norm_keeps_its_statistics_and_the_features_have_their_own():
     assert len(list(network.feature_norm.parameters())) == 0
 
 
-def test_weights_come_from_a_file(tmp_path, capsys):
-    file = tmp_path / "resnet50.pth"
-    network = model._resnet50("none")
+def test_weights_come_from_a_file(tmp_path):
+    file = tmp_path / "resnet18.pth"
+    network = torchvision.models.resnet18()
     torch.save(network.state_dict(), file)
-    assert torch.equal(model._resnet50(str(file)).conv1.weight, network.conv1.weight)
+    found = backbones.resnet("resnet18", str(file))
+    assert torch.equal(found.network.conv1.weight, network.conv1.weight) and found.num_features == 512
     torch.save({"conv1.weight": network.conv1.weight}, file)
-    with pytest.raises(UserError, match="does not hold the weights of torchvision's ResNet-50"):
-        model._resnet50(str(file))
+    message = "does not hold the weights of torchvision's resnet18: it has no bn1.weight and [0-9]+ more"
+    with pytest.raises(UserError, match=message):
+        backbones.resnet("resnet18", str(file))
+    torch.save({**network.state_dict(), "head.weight": torch.ones(1)}, file)
+    with pytest.raises(UserError, match="it has an unknown head.weight"):
+        backbones.resnet("resnet18", str(file))
+    file.write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"resnet18\.pth does not hold the weights of torchvision's resnet50"):
+        backbones.resnet("resnet50", str(file))
     with pytest.raises(UserError, match=r"--weights is .*gone\.pth, but must be imagenet, none, or a file"):
-        model._resnet50(str(tmp_path / "gone.pth"))
+        backbones.resnet("resnet50", str(tmp_path / "gone.pth"))
 
 
 def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     def offline(weights):
         raise OSError("no network")
 
-    monkeypatch.setattr(model.torchvision.models, "resnet50", offline)
-    with pytest.raises(UserError, match="--weights imagenet cannot be downloaded: no network"):
-        model._resnet50("imagenet")
+    monkeypatch.setattr(torchvision.models, "resnet50", offline)
+    message = "--weights imagenet cannot be downloaded: no network. Give the file resnet50-0676ba61.pth"
+    with pytest.raises(UserError, match=message):
+        backbones.resnet("resnet50", "imagenet")
+
+
+def test_a_network_of_timms_trains_at_its_own_size(tmp_path, options):
+    timm = pytest.importorskip("timm")
+    own = settings.make_settings("folder", {"model": "timm:test_vit"})
+    assert (own.image_size, own.resize) == (160, 180), "64 and 72 of the recipe, in proportion"
+    given = settings.make_settings("folder", {"model": "timm:test_vit", "image_size": 32})
+    assert (given.image_size, given.resize) == (32, 72)
+    assert settings.make_settings("cub", {"model": "resnet18"}).image_size == 224
+
+    # Made for 160, with a classifier that training has no use for.
+    file = tmp_path / "weights.safetensors"
+    pytest.importorskip("safetensors.torch").save_file(timm.create_model("test_vit", img_size=32).state_dict(), file)
+    output = tmp_path / "run"
+    arguments = [*options, "--model", "timm:test_vit", "--image-size", "32", "--resize", "36", "--weights", str(file)]
+    assert train_dml.main([*arguments, "--embedding-size", "0", "--output", str(output)]) == 0
+    result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
+    assert result["history"]["loss"][-1] < result["history"]["loss"][0]
+    state = torch.load(output / "ce-0.best.pt", weights_only=True)["model"]
+    assert state["mean"].flatten().tolist() == [0.5] * 3 == state["std"].flatten().tolist(), "its own, not ImageNet's"
+    loaded = backbones.timm_network("timm:test_vit", str(file), 32)
+    with torch.no_grad():
+        expected = timm.create_model("test_vit", img_size=32)
+        expected.load_state_dict(loaded.network.state_dict(), strict=False)
+        images = torch.rand(2, 3, 32, 32)
+        features = expected.eval().forward_head(expected.forward_features(images), pre_logits=True)
+        assert torch.equal(loaded.network.eval()(images), features) and loaded.num_features == features.shape[1]
+    assert backbones.timm_network("timm:test_resnet", "none", 48).num_features == 96, "of any size"
+
+
+def test_networks_of_timms_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"has no 'test_vitt'; near it are test_vit"):
+        settings.make_settings("folder", {"model": "timm:test_vitt"})
+    with pytest.raises(UserError, match="--model timm:test_vit.gone cannot be made: Invalid pretrained tag"):
+        backbones.timm_network("timm:test_vit.gone", "none", 160)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(
+        UserError, match=r"resnet\.pth does not hold the weights of timm's test_vit: it has no cls_token"
+    ):
+        backbones.timm_network("timm:test_vit", str(tmp_path / "resnet.pth"), 160)
+
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        UserError, match="--weights imagenet cannot be downloaded: no network. Give a file of the weights"
+    ):
+        backbones.timm_network("timm:test_vit", "imagenet", 160)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="--model timm:test_vit needs timm: pip install timm"):
+        settings.make_settings("folder", {"model": "timm:test_vit"})
 
 
 def test_more_smoothing_than_there_are_other_classes_for_is_refused():
@@ -564,14 +626,15 @@ def test_bounds_are_measured_with_the_precision_of_the_network():
 def drawn(monkeypatch, plot, *arguments):
     """The figure that ``plot`` would save."""
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plot(Path("picture.png"), *arguments)
     return figures[0]
 
 
 def test_no_two_of_many_losses_look_alike(monkeypatch):
-    result = {"history": {"loss": [1.0, 0.5], "evaluations": [{"step": s, "cosine/recall@1": 0.5} for s in (0, 2)]}}
-    figure = drawn(monkeypatch, plots.plot_curves, {f"loss{n}": {0: result} for n in range(40)})
+    looks = [{"step": step, "cosine/recall@1": 0.5} for step in (0, 2)]
+    result = {"history": {"loss": [1.0, 0.5], "evaluations": looks}, "after": looks[-1]}
+    figure = drawn(monkeypatch, plots.plot_curves, {f"loss{n}": {0: result} for n in range(40)}, "last")
     lines = figure.axes[-1].get_lines()
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 40
     assert not figure.axes[-1].collections, "no spread of one seed"
@@ -581,7 +644,7 @@ def test_no_two_of_many_losses_look_alike(monkeypatch):
 def test_a_mean_is_drawn_of_several_seeds_alone(monkeypatch):
     result = {"after": {"cosine/recall@1": 0.5, "cosine/map@r": 0.4}}
     for seeds, means in (((0,), 0), ((0, 1), 2)):
-        figure = drawn(monkeypatch, plots.plot_comparison, {"ce": dict.fromkeys(seeds, result)})
+        figure = drawn(monkeypatch, plots.plot_comparison, {"ce": dict.fromkeys(seeds, result)}, "last")
         assert sum(line.get_marker() == "|" for axes in figure.axes for line in axes.get_lines()) == means
 
 
@@ -592,7 +655,7 @@ def test_neighbours_keep_their_proportions_and_names_that_cannot_be_drawn_are_re
             Image.new("RGB", (40, 20) if i else (20, 30), (60 * number, 0, 0)).save(tmp_path / name / f"{i}.png")
     data = DATASETS["folder"](tmp_path)
     neighbours = {f"loss{n}": torch.tensor([[1, 2], [2, 3]]) for n in range(7)}
-    figure = drawn(monkeypatch, plots.plot_retrieval, data, torch.tensor([0, 3]), neighbours)
+    figure = drawn(monkeypatch, plots.plot_retrieval, data, torch.tensor([0, 3]), neighbours, "last")
     images = figure.axes[0].get_images()
     assert len(images) == 2 * 2 + 7 * 4, "the queries stand before each of two rows of losses"
     for image in images:
@@ -918,6 +981,7 @@ def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatc
         (["--jitter", "0.1,0.1"], "--jitter is 0.1,0.1, but must be 4 numbers"),
         (["--crop-scale", "1,0.5"], "--crop-scale is 1,0.5, but must not end below its start"),
         (["--resize", "16"], "--resize is 16, but must be at least --image-size, which is 32"),
+        (["--model", "resnet5"], "--model is 'resnet5', but must be one of small, resnet18, resnet50, or timm:NAME"),
         (["--optimizer", "lion"], "--optimizer is 'lion', but must be one of adamw, sgd"),
         (["--nesterov"], "--nesterov needs a --momentum above 0"),
         (["--weights", "imagenet"], "--weights is imagenet, but --model small has none to start from"),

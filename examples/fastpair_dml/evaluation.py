@@ -42,13 +42,15 @@ def embed(
         batch._replace(indices=index[batch.indices])
         for batch in evaluation_batches(len(index), batch_size, processes.rank, processes.world)
     ]
-    read = load(Views(images, preprocessing, augmented=False), batches, num_workers=workers, pin_memory=on_gpu(device))
+    options = {"num_workers": workers, "pin_memory": on_gpu(device)}
+    read = load(Views(images, preprocessing, augmented=False), batches, device=device, **options)
     parts = []
     try:
         # As many rounds in each process: they ask each other whether to stop.
         for _ in range(-(-len(index) // (batch_size * processes.world))):
             if (batch := next(read, None)) is not None:
-                parts.append(model(batch[0][0].to(device, non_blocking=True)).float())
+                views, _ = batch
+                parts.append(model(views[0]).float())
             if stop is not None:
                 stop.check()
     finally:

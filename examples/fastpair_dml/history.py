@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 # What decides which of the evaluations is the best.
 SELECTION = "cosine/recall@1"
+# What a result calls the evaluation that is reported, by the setting.
+REPORTED = {"last": "after", "best": "best"}
 
 
 @dataclass
@@ -18,7 +20,7 @@ class History:
             most.
         evaluations: for every look at the unseen classes its "step" and the metrics, fractions of 1.
         bounds: the "step" and ``fastpair.bounds.terms``.
-        neighbours: at the last evaluation, for some queries, the indices of the nearest images.
+        neighbours: for some queries the indices of the nearest images, at the evaluations in ``REPORTED``.
         evaluation_seconds: what the evaluations took.
     """
 
@@ -26,7 +28,7 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     bounds: list[dict[str, float]] = field(default_factory=list)
-    neighbours: list[list[int]] = field(default_factory=list)
+    neighbours: dict[str, list[list[int]]] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
 
     def state_dict(self) -> dict:
@@ -36,6 +38,12 @@ class History:
     def best(self) -> dict[str, float]:
         """The first of the best evaluations."""
         return max(self.evaluations, key=lambda evaluation: evaluation[SELECTION])
+
+    def add_evaluation(self, evaluation: dict[str, float], neighbours: list[list[int]]) -> None:
+        self.evaluations.append(evaluation)
+        self.neighbours["after"] = neighbours
+        if self.best is evaluation:
+            self.neighbours["best"] = neighbours
 
     def result(self, training_seconds: float, failed: str | None = None) -> dict:
         """What ``metrics.json`` says about the training; metrics are fractions of 1.

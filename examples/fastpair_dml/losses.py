@@ -99,9 +99,7 @@ def _pairs(loss: type[nn.Module], length: float | None = None, **settings) -> Lo
 
 
 def _classes(loss: type[nn.Module], **settings) -> LossChoice:
-    return LossChoice(
-        lambda classes, size, _, **given: GlobalBatchLoss(loss(classes, size, **{**settings, **given}))
-    )
+    return LossChoice(lambda classes, size, _, **given: GlobalBatchLoss(loss(classes, size, **{**settings, **given})))
 
 
 def _views(loss: type[nn.Module], **settings) -> LossChoice:

@@ -22,7 +22,7 @@ GROUPS = {
         *("epochs", "max_steps", "batch_size", "drop_last", "chunk", "optimizer", "lr", "warmup", "momentum"),
         *("nesterov", "weight_decay"),
     ),
-    "images": ("image_size", "resize", "square", "crop_scale", "crop_ratio", "jitter"),
+    "images": ("image_size", "resize", "square", "crop_scale", "crop_ratio", "jitter", "cache"),
     "evaluation": (
         *("recall_at", "evaluate_every", "evaluation_batch", "report", "figure_queries", "figure_neighbours"),
         *("log_bounds", "bounds_every", "bounds_images", "bounds_lambda"),
@@ -97,6 +97,7 @@ def without_effect(settings: Settings) -> dict[str, str]:
     if settings.dataset == "glyphs":
         names = ("resize", "square", "crop_scale", "crop_ratio", "jitter")
         nothing |= dict.fromkeys(names, "glyphs have an augmentation of their own")
+        nothing["cache"] = "glyphs are in memory"
     elif settings.resize is None:
         nothing["square"] = f"{flag('resize')} is none"
     if settings.dataset != "inshop":

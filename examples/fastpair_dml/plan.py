@@ -125,10 +125,10 @@ def _look_seconds(trainer: Trainer) -> float:
     times = []
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
-        batch, _ = next(load(views, evaluation_batches(len(data.query), size, 0, 1), num_workers=0))
+        batch, _ = next(load(views, evaluation_batches(len(data.query), size, 0, 1), device=device, num_workers=0))
         read = time.perf_counter()
         with trainer.autocast():
-            model(batch[0].to(device)).float().cpu()
+            model(batch[0]).float().cpu()
         times.append(_together(read - start, time.perf_counter() - read, settings.workers))
     items = len(data.query if data.gallery is None else data.gallery)
     images = len(data.query) + (0 if data.gallery is None else items)

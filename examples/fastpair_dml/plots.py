@@ -13,29 +13,33 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .data import RetrievalData
+from .history import REPORTED, SELECTION
 from .runfolder import write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell the curves apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.")
-RIGHT, WRONG = "#009E73", "#CC3311"
+RIGHT, WRONG, GREY = "#009E73", "#CC3311", "#808080"
 DASHES = (0, (2, 1))
 PAIR_LOSSES = {"snca": "SNCA", "multi_similarity": "multi-similarity", "contrastive": "contrastive"}
 # From one image to the next, in images.
 COLUMN, ROW = 1.12, 1.36
 # Before a second column begins.
 CURVES_IN_COLUMN, BOUNDS_IN_COLUMN = 8, 8
+# Which evaluation of a training is drawn, in words, by the setting ``report``.
+AT = {"last": "at the end", "best": "at the best Recall@1"}
 # The smoothed loss is the mean over this many steps to either side.
 WINDOW = 7
 
 
-def plot_curves(path: Path, results: dict[str, dict[int, dict]]) -> None:
+def plot_curves(path: Path, results: dict[str, dict[int, dict]], report: str) -> None:
     """Draw each loss over the training steps, and Recall@1 of the unseen classes for all of them: means over the seeds.
 
     Args:
         path: the PNG file to write.
         results: for each loss and seed, what ``Training.run`` returned, of those that did not fail.
+        report: "last" or "best", the evaluation of each that the legend has; the best of each seed has a star.
     """
     rows, columns = _rows_and_columns(len(results), CURVES_IN_COLUMN)
     figure = Figure(figsize=(7 + 4 * columns, max(3.8, 1.5 * rows)), layout="constrained")
@@ -63,32 +67,39 @@ def plot_curves(path: Path, results: dict[str, dict[int, dict]]) -> None:
     for number, (name, of_seeds) in enumerate(results.items()):
         histories = [result["history"]["evaluations"] for result in of_seeds.values()]
         steps = [point["step"] for point in histories[0]]
-        recall = 100 * np.array([[point["cosine/recall@1"] for point in history] for history in histories])
-        label = f"{name}, {recall[:, -1].mean():.1f} % at the end"
-        _line(axes, steps, recall.mean(0), label, number)
+        recall = 100 * np.array([[point[SELECTION] for point in history] for history in histories])
+        reported = np.mean([100 * result[REPORTED[report]][SELECTION] for result in of_seeds.values()])
+        _line(axes, steps, recall.mean(0), f"{name}, {reported:.1f} % {AT[report]}", number)
+        if report == "best":
+            best = [result["best"] for result in of_seeds.values()]
+            places = [[point["step"] for point in best], [100 * point[SELECTION] for point in best]]
+            star = {"marker": "*", "markersize": 13, "markeredgecolor": "#000000", "linestyle": "", "zorder": 3}
+            axes.plot(*places, color=_colour(number), **star)
         if len(recall) > 1:
             axes.fill_between(steps, recall.min(0), recall.max(0), color=_colour(number), alpha=0.12, linewidth=0)
-    axes.set_title(f"Recall@1 on unseen classes, %{'; mean, least and most of the seeds' if several else ''}")
+    notes = ["; mean, least and most of the seeds"] * several + ["; stars: the best of each"] * (report == "best")
+    axes.set_title(f"Recall@1 on unseen classes, %{''.join(notes)}")
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_comparison(path: Path, results: dict[str, dict[int, dict]]) -> None:
-    """Draw Recall@1 and MAP@R of the unseen classes at the end: a row a loss, every seed, and their mean.
+def plot_comparison(path: Path, results: dict[str, dict[int, dict]], report: str) -> None:
+    """Draw Recall@1 and MAP@R of the unseen classes: a row a loss, every seed, and their mean.
 
     Args:
         path: the PNG file to write.
         results: as for :func:`plot_curves`.
+        report: "last" or "best", the evaluation that is drawn.
     """
     figure = Figure(figsize=(10, 1.4 + 0.42 * len(results)), layout="constrained")
     places = np.arange(len(results))
-    titles = {"cosine/recall@1": "Recall@1 on unseen classes, %", "cosine/map@r": "MAP@R on unseen classes, %"}
+    titles = {SELECTION: f"Recall@1 {AT[report]}, %", "cosine/map@r": f"MAP@R {AT[report]}, %"}
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (metric, title) in zip(panels, titles.items()):
         for place, of_seeds in zip(places, results.values()):
-            values = [100 * result["after"][metric] for result in of_seeds.values()]
+            values = [100 * result[REPORTED[report]][metric] for result in of_seeds.values()]
             axes.plot(values, [place] * len(values), "o", color=COLOURS[0], markerfacecolor="none", markersize=7)
             if len(values) > 1:
                 axes.plot(np.mean(values), place, "|", color="#000000", markersize=16, markeredgewidth=2)
@@ -107,10 +118,12 @@ def plot_comparison(path: Path, results: dict[str, dict[int, dict]]) -> None:
             ncols=2,
             frameon=False,
         )
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neighbours: dict[str, torch.Tensor]) -> None:
+def plot_retrieval(
+    path: Path, data: RetrievalData, queries: torch.Tensor, neighbours: dict[str, torch.Tensor], report: str
+) -> None:
     """Draw queries, and beside each its nearest neighbours after training with each loss.
 
     A neighbour of the query's class has a solid green frame, another a dashed red one and its class written below.
@@ -120,6 +133,7 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
         data: the data set, whose queries and gallery are shown.
         queries: indices of the queries, int64 of shape (rows,).
         neighbours: for each loss, indices of the neighbours, nearest first, int64 of shape (rows, k).
+        report: "last" or "best", the evaluation at which they were.
     """
     gallery = data.query if data.gallery is None else data.gallery
     k = next(iter(neighbours.values())).shape[1]
@@ -136,7 +150,7 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
         axes.text(0.5, band * start - 0.15, "query", ha="center", fontsize=10)
         for row, query in enumerate(queries.tolist()):
             text = _short(data, data.query.labels[query])
-            _show(axes, 0, band * start + ROW * row, data.query.pixels(query), text, "#808080", "-")
+            show(axes, 0, band * start + ROW * row, data.query.pixels(query), text, GREY)
     for number, (name, indices) in enumerate(neighbours.items()):
         x, y = COLUMN + 0.3 + number % blocks * block, number // blocks * band
         axes.text(x + k * COLUMN / 2, y - 0.15, f"{name}: {k} nearest", ha="center", fontsize=10)
@@ -145,7 +159,7 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
                 label = gallery.labels[index]
                 right = label == data.query.labels[query]
                 text, frame = ("", (RIGHT, "-")) if right else (_short(data, label), (WRONG, DASHES))
-                _show(axes, x + rank * COLUMN, y + ROW * row, gallery.pixels(index), text, *frame)
+                show(axes, x + rank * COLUMN, y + ROW * row, gallery.pixels(index), text, *frame)
     # Last, because every image sets the limits to its own.
     axes.set(xlim=(-0.15, width - 0.25), ylim=(height, -1.2))
     keys = [Line2D([], [], color=RIGHT, linewidth=3), Line2D([], [], color=WRONG, linewidth=3, linestyle=DASHES)]
@@ -156,10 +170,10 @@ def plot_retrieval(path: Path, data: RetrievalData, queries: torch.Tensor, neigh
         ncols=2,
         frameon=False,
         fontsize=9,
-        title="Random queries among the unseen classes",
+        title=f"Random queries among the unseen classes, and their neighbours {AT[report]}",
         title_fontsize=10,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_bounds(path: Path, history: dict[str, list[dict[str, float]]]) -> None:
@@ -205,7 +219,7 @@ def plot_bounds(path: Path, history: dict[str, list[dict[str, float]]]) -> None:
         for axes in (entropies, pairs, information):
             axes.grid(alpha=0.3)
             axes.legend(fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _rows_and_columns(count: int, tall: int) -> tuple[int, int]:
@@ -243,13 +257,19 @@ def _short(data: RetrievalData, label: torch.Tensor) -> str:
 def drawable(name: str) -> str:
     """``name``, with a sign in place of each character that the font does not have, or that stands for a bare byte."""
     font = get_font(findfont(FontProperties()))
-    return "".join(
-        c if c.isprintable() and font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in name
-    )
+    return "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
-def _show(axes: Axes, x: float, y: float, image: torch.Tensor, text: str, colour: str, style) -> None:
-    """An image in the middle of the unit square at (x, y), as large as its proportions allow."""
+def show(axes: Axes, x: float, y: float, image: torch.Tensor, text: str, colour: str, style="-") -> None:
+    """An image in the middle of the unit square at (x, y), as large as its proportions allow, in a frame.
+
+    Args:
+        axes: where to draw, downwards.
+        x, y: the upper left corner of the square.
+        image: uint8 of shape (1 or 3, height, width).
+        text: what stands below it.
+        colour, style: of the frame.
+    """
     pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
     height, width = (side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     left, top = x + (1 - width) / 2, y + (1 - height) / 2
@@ -260,7 +280,7 @@ def _show(axes: Axes, x: float, y: float, image: torch.Tensor, text: str, colour
     axes.text(x + 0.5, top + height + 0.06, text, ha="center", va="top", fontsize=7, parse_math=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     # A canvas of its own: pyplot would look for a display and keep the figure for ever.
     FigureCanvasAgg(figure)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))

@@ -76,6 +76,11 @@ def on_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Computing in the dtype that ``precision`` names; "float32" leaves all as it is."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
 def start(device: str) -> tuple[Processes, torch.device]:
     """Join the processes that torchrun started, if it did, and choose this one's device.
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from .history import SELECTION, succeeded
+from .history import REPORTED, SELECTION, succeeded
 
 TIMED = ("training", "evaluation")
 TIMES = (
@@ -22,7 +22,7 @@ def table(results: dict[str, dict[int, dict]], recall_at: Sequence[int], report:
     """
     columns = [(f"Recall@{k}", f"cosine/recall@{k}") for k in recall_at]
     columns += [("MAP@R", "cosine/map@r"), (f"Recall@{recall_at[0]}, L2", f"l2/recall@{recall_at[0]}")]
-    shown, other = ("after", "best") if report == "last" else ("best", "after")
+    shown, other = REPORTED[report], REPORTED["best" if report == "last" else "last"]
     beside = "best, at step" if report == "last" else "last"
     times = [f"{what}, s" for what in TIMED]
     rows = [["loss", "Recall@1 before", *(title for title, _ in columns), f"Recall@1 {beside}", *times]]

@@ -21,11 +21,20 @@ class _Written:
         self.error: OSError | None = None
 
     def write(self, data) -> int:
+        size = memoryview(data).nbytes
+        left = memoryview(data).cast("B") if size else data
         try:
-            return self.file.write(data)
+            # A file without a buffer may take a part only, as where the disk is nearly full.
+            while left:
+                left = left[self.file.write(left) :]
         except OSError as error:
             self.error = error
             raise
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        # Not possible, but numpy takes what has no such method for a name.
+        return self.file.read(size)
 
     def flush(self) -> None:
         self.file.flush()

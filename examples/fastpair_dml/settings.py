@@ -5,9 +5,11 @@ import types
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
+from .backbones import RESNETS, TIMM, own_size
 from .errors import UserError
 
-MODELS = ("small", "resnet50")
+MODELS = ("small", *RESNETS)
+MODEL_NAMES = f"{', '.join(MODELS)}, or {TIMM}NAME, any of timm's"
 OPTIMIZERS = ("adamw", "sgd")
 REPORTS = ("last", "best")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -28,8 +30,12 @@ class Settings:
 
     loss_settings: tuple[str, ...] = _option((), "settings of losses, as LOSS.NAME=VALUE, separated by commas")
 
-    model: str = _option("small", "the network", MODELS)
-    weights: str = _option("none", "what a ResNet starts from: imagenet (V1, downloaded), a file, or none")
+    model: str = _option("small", f"the network: {MODEL_NAMES}")
+    weights: str = _option(
+        "none",
+        "what it starts from: imagenet (downloaded; of a ResNet V1, of timm's those that belong to the name), a "
+        "file, or none",
+    )
     embedding_size: int = _option(64, "features in an embedding; 0 takes the network's own, without a linear layer")
     feature_norm: bool = _option(False, "batch norm without affine parameters on the network's features")
     freeze_batch_norm: bool = _option(False, "keep the statistics that the network's batch norms start with")
@@ -51,7 +57,7 @@ class Settings:
     label_smoothing: float = _option(0.1, "share of the target that ce and center spread over the other classes")
     center_weight: float = _option(0.003, "weight of the pull to the centres beside the cross-entropy, for center")
 
-    image_size: int = _option(32, "side of the images that the network sees")
+    image_size: int = _option(32, "side of the images that the network sees; of timm's their own, where not given")
     resize: int | None = _option(None, "size that photos are scaled to before they are cropped, or none")
     square: bool = _option(False, "scale both sides of a photo to --resize, rather than the shorter one")
     crop_scale: tuple[float, ...] = _option((0.16, 1.0), "random crops: the least and the largest share of the area")
@@ -73,6 +79,7 @@ class Settings:
     precision: str = _option("float32", "the dtype of autocast; float32 is none", PRECISIONS)
     compile: bool = _option(False, "torch.compile the network")
     workers: int = _option(0, "processes that read images")
+    cache: str | None = _option(None, "a folder to keep decoded and resized photos in for the next time, or none")
     tensorboard: bool = _option(False, "write what TensorBoard shows into the run folder")
 
     def __post_init__(self):
@@ -85,6 +92,8 @@ class Settings:
                 raise UserError(
                     f"{flag(option.name)} is {getattr(self, option.name)!r}, but must be one of {', '.join(choices)}"
                 )
+        if self.model not in MODELS and not self.model.startswith(TIMM):
+            raise UserError(f"--model is {self.model!r}, but must be one of {MODEL_NAMES}")
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -149,6 +158,7 @@ class Settings:
             "scale": self.crop_scale,
             "ratio": self.crop_ratio,
             "jitter": self.jitter,
+            "cache": self.cache,
         }
 
 
@@ -245,10 +255,28 @@ def recipe_values(recipe: str, as_published: bool = False) -> dict[str, Any]:
 def make_settings(recipe: str, given: dict[str, Any], as_published: bool = False) -> Settings:
     """The settings of a recipe, with those that were given in place of its own.
 
+    Where no size is given, that of a network of timm's is its own, and photos are scaled in the recipe's proportion.
+
     Raises:
         UserError: a setting is not as it should be.
     """
-    return Settings(**{**recipe_values(recipe, as_published), **given})
+    values = {**recipe_values(recipe, as_published), **given}
+    return Settings(**{**values, **sizes_of_network(values, given)})
+
+
+def sizes_of_network(values: dict[str, Any], given: dict[str, Any]) -> dict[str, int]:
+    """The sizes that a network of timm's has of its own, in place of those in ``values`` that were not ``given``.
+
+    Raises:
+        UserError: timm is not installed, or has no such network.
+    """
+    own = None if "image_size" in given else own_size(str(values.get("model", Settings.model)))
+    if own is None:
+        return {}
+    resize = values.get("resize", Settings.resize)
+    if resize is None or "resize" in given:
+        return {"image_size": own}
+    return {"image_size": own, "resize": round(resize * own / values.get("image_size", Settings.image_size))}
 
 
 def stored(settings: Settings) -> dict[str, Any]:

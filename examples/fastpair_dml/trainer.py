@@ -15,7 +15,7 @@ from .data import Preprocessing, RetrievalData, TensorImages, Views, batches_per
 from .errors import UserError
 from .losses import LOSSES
 from .model import build_model
-from .processes import Processes, on_gpu
+from .processes import Processes, autocast, on_gpu
 from .settings import Settings, flag, show
 from .stopping import Interrupted, Stop
 
@@ -133,8 +133,7 @@ class Trainer:
         return self.steps >= self.total_steps
 
     def autocast(self) -> torch.autocast:
-        precision = self.settings.precision
-        return torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
+        return autocast(self.device, self.settings.precision)
 
     # ---- training
 
@@ -202,7 +201,8 @@ class Trainer:
         batches = islice(batches, min(self.steps_per_epoch - self.step_of_epoch, self.total_steps - self.steps))
         views = Views(self.data.train, self.preprocessing, augmented=True)
         workers = self.settings.workers if workers is None else workers
-        return load(views, batches, num_workers=workers, pin_memory=on_gpu(self.device))
+        options = {"num_workers": workers, "pin_memory": on_gpu(self.device)}
+        return load(views, batches, device=self.device, **options)
 
     def train_step(self, views: Tensor, labels: Tensor) -> Tensor:
         """Learn from this process's share of a batch; returns the loss of the whole, a tensor of one element."""

@@ -50,7 +50,7 @@ class Training:
         self.trainer, self.queries, self.stop, self.log, self.later = trainer, queries, stop, log, later
         self.settings, self.processes = trainer.settings, trainer.processes
         self.history = History()
-        self.checkpoints = Checkpoints(folder, trainer.loss, trainer.seed)
+        self.checkpoints = Checkpoints(folder, trainer.loss, trainer.seed, trainer.settings)
         if self.processes.from_main(lambda: self.checkpoints.path("last").exists()):
             self._restore()
         shown = self.settings.tensorboard and self.processes.main
@@ -147,9 +147,8 @@ class Training:
         epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
         steps = (1 + self.later) * trainer.total_steps - trainer.steps
         looks = (1 + self.later) * (1 + math.ceil(epochs / every)) - len(history.evaluations)
-        return (
-            steps * trainer.seconds / max(trainer.steps, 1)
-            + looks * history.evaluation_seconds / max(len(history.evaluations), 1)
+        return steps * trainer.seconds / max(trainer.steps, 1) + looks * history.evaluation_seconds / max(
+            len(history.evaluations), 1
         )
 
     # ---- looking at it
@@ -186,9 +185,9 @@ class Training:
             metrics, nearest = gallery.measure(self.settings.recall_at, self.settings.figure_neighbours)
             return metrics, nearest.cpu()[self.queries].tolist()
 
-        metrics, history.neighbours = self.processes.from_main(search)
+        metrics, neighbours = self.processes.from_main(search)
         history.evaluation_seconds += time.perf_counter() - start
-        history.evaluations.append({"step": trainer.steps, **metrics})
+        history.add_evaluation({"step": trainer.steps, **metrics}, neighbours)
         self.board.show(metrics, trainer.steps)
         if history.best is history.evaluations[-1]:
             self._write("best", {"model": trainer.model.state_dict(), "evaluation": history.best})
