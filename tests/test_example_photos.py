@@ -219,8 +219,9 @@ def test_sixteen_bits_become_eight(tmp_path):
 @pytest.mark.parametrize("dtype, kind", [(np.float32, "floats"), (np.int32, "integers")])
 def test_pixels_whose_range_nothing_tells_are_refused(tmp_path, dtype, kind):
     Image.fromarray(np.arange(12, dtype=dtype).reshape(3, 4)).save(tmp_path / "depth.tif")
-    with pytest.raises(UserError, match=rf"cannot read the image .*depth\.tif: its pixels are {kind} of 32 bits"):
-        reading.read_rgb(tmp_path / "depth.tif")
+    for read in (reading.read_rgb, reading.check_header):
+        with pytest.raises(UserError, match=rf"cannot read the image .*depth\.tif: its pixels are {kind} of 32 bits"):
+            read(tmp_path / "depth.tif")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -42,9 +42,11 @@ from fastpair_dml import backbones, bounds, model, plots, runfolder, settings, t
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
+from fastpair_dml.history import History  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
 from fastpair_dml.plan import check_images  # noqa: E402
 from fastpair_dml.processes import Processes  # noqa: E402
+from fastpair_dml.report import table  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
 from fastpair_dml.stopping import Stop  # noqa: E402
 from fastpair_dml.trainer import Trainer  # noqa: E402
@@ -320,10 +322,14 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
         backbones.resnet("resnet50", "imagenet")
 
 
-def test_a_network_of_timms_trains_at_its_own_size(tmp_path, options):
+def test_a_network_of_timms_trains_at_its_own_size(tmp_path, options, capsys):
     timm = pytest.importorskip("timm")
     own = settings.make_settings("folder", {"model": "timm:test_vit"})
     assert (own.image_size, own.resize) == (160, 180), "64 and 72 of the recipe, in proportion"
+    scaled = settings.make_settings("folder", {"model": "timm:test_vit", "resize": 170})
+    assert (scaled.image_size, scaled.resize) == (160, 170)
+    assert train_dml.main(["--recipe", "folder", "--model", "timm:test_vit", "--show-settings"]) == 0
+    assert re.search("image_size +160 +the network's own\n", capsys.readouterr().out)
     given = settings.make_settings("folder", {"model": "timm:test_vit", "image_size": 32})
     assert (given.image_size, given.resize) == (32, 72)
     assert settings.make_settings("cub", {"model": "resnet18"}).image_size == 224
@@ -648,6 +654,28 @@ def test_a_mean_is_drawn_of_several_seeds_alone(monkeypatch):
         assert sum(line.get_marker() == "|" for axes in figure.axes for line in axes.get_lines()) == means
 
 
+def test_pictures_and_table_show_the_same_look(monkeypatch, tmp_path):
+    history = History(losses=[1.0, 0.5])
+    for step, recall, nearest in ((0, 0.5, 1), (1, 0.9, 2), (2, 0.7, 3)):
+        metrics = {"cosine/recall@1": recall, "cosine/map@r": recall - 0.2, "l2/recall@1": recall - 0.1}
+        history.add_evaluation({"step": step, **metrics}, [[nearest]])
+    results = {"ce": {0: history.result(1.0)}}
+    shown = []
+    monkeypatch.setattr(train_dml, "plot_retrieval", lambda *arguments: shown.append(arguments[3]["ce"].tolist()))
+    for report, recall, nearest, stars in (("best", 90.0, 2, [(1, 90)]), ("last", 70.0, 3, [])):
+        assert f"| {recall:.1f}     | {recall - 20:.1f}  | {recall - 10:.1f} " in table(results, (1,), report)
+        comparison = drawn(monkeypatch, plots.plot_comparison, results, report)
+        points = [line.get_xdata()[0] for axes in comparison.axes for line in axes.get_lines()]
+        assert points == pytest.approx([recall, recall - 20])
+        axes = drawn(monkeypatch, plots.plot_curves, results, report).axes[-1]
+        assert axes.get_legend_handles_labels()[1][0].startswith(f"ce, {recall:.1f} % at the ")
+        marked = [line for line in axes.get_lines() if line.get_marker() == "*"]
+        assert [(x, pytest.approx(y)) for line in marked for x, y in zip(*line.get_data())] == stars
+        config = {"seeds": [0], "figure_queries": 1, "log_bounds": False, "report": report}
+        train_dml.RunFiles(tmp_path, config, trainer_of().data, Processes(), results).draw()
+        assert shown.pop() == [[nearest]]
+
+
 def test_neighbours_keep_their_proportions_and_names_that_cannot_be_drawn_are_replaced(monkeypatch, tmp_path):
     for number, name in enumerate(("caf\udce9", "a\nb", "$x$", "d")):
         for i in range(2):
@@ -860,6 +888,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_is_written_in_parts_is_written_whole(monkeypatch, tmp_path):
+    class Half(io.FileIO):
+        def write(self, data):
+            return super().write(data[: -(-len(data) // 2)])
+
+    monkeypatch.setattr(runfolder, "open", lambda path, mode, buffering: Half(str(path), mode), raising=False)
+    write_atomically(tmp_path / "array", lambda file: np.savez(file, a=np.arange(999.0)))
+    assert np.load(tmp_path / "array")["a"].tolist() == list(range(999))
+    write_atomically(tmp_path / "empty", lambda file: file.write(b""))
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
 def test_a_full_disk_is_one_line_that_says_so(monkeypatch, tmp_path, options, capsys):
     class Full(io.FileIO):
         def write(self, data):
@@ -973,6 +1013,7 @@ def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatc
         (["--loss", "spce", "--dropout", "0.1"], "--dropout has no effect: --loss is spce, and only ce, center use it"),
         (["--loss", "ce", "--per-class", "2"], "--per-class has no effect: --loss is ce, and only losses on pairs"),
         (["--jitter", "0.1,0,0,0"], "--jitter has no effect: glyphs have an augmentation of their own"),
+        (["--cache", "kept"], "--cache has no effect: glyphs are in memory"),
         (["--bounds-images", "9"], "--bounds-images has no effect: it needs --log-bounds"),
         (["--as-published"], "--as-published is for the recipes cub, cars, sop, inshop, not for glyphs"),
         (["--jitter", "0,0,0,0.6"], "--jitter is 0,0,0,0.6, but the last, of the hue, must be at most 0.5"),

@@ -28,7 +28,7 @@ COLUMN, ROW = 1.12, 1.36
 # Before a second column begins.
 CURVES_IN_COLUMN, BOUNDS_IN_COLUMN = 8, 8
 # Which evaluation of a training is drawn, in words, by the setting ``report``.
-AT = {"last": "at the end", "best": "at the best Recall@1"}
+AT = {"last": "at the end", "best": "at the best look"}
 # The smoothed loss is the mean over this many steps to either side.
 WINDOW = 7
 
@@ -77,7 +77,7 @@ def plot_curves(path: Path, results: dict[str, dict[int, dict]], report: str) ->
             axes.plot(*places, color=_colour(number), **star)
         if len(recall) > 1:
             axes.fill_between(steps, recall.min(0), recall.max(0), color=_colour(number), alpha=0.12, linewidth=0)
-    notes = ["; mean, least and most of the seeds"] * several + ["; stars: the best of each"] * (report == "best")
+    notes = ["; mean, least and most of the seeds"] * several + ["; stars: the best looks"] * (report == "best")
     axes.set_title(f"Recall@1 on unseen classes, %{''.join(notes)}")
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
@@ -95,7 +95,10 @@ def plot_comparison(path: Path, results: dict[str, dict[int, dict]], report: str
     """
     figure = Figure(figsize=(10, 1.4 + 0.42 * len(results)), layout="constrained")
     places = np.arange(len(results))
-    titles = {SELECTION: f"Recall@1 {AT[report]}, %", "cosine/map@r": f"MAP@R {AT[report]}, %"}
+    titles = {
+        SELECTION: f"Recall@1 on unseen classes {AT[report]}, %",
+        "cosine/map@r": f"MAP@R on unseen classes {AT[report]}, %",
+    }
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (metric, title) in zip(panels, titles.items()):
         for place, of_seeds in zip(places, results.values()):

@@ -71,8 +71,6 @@ class Trained:
         if not hasattr(images, "labels"):
             paths = [str(path) for path in images]
             images = FileImages(Path(), paths, torch.zeros(len(paths), dtype=torch.int64), [""])
-        if not len(images):
-            return torch.empty(0, self.model.embedding_size)
         with autocast(self.device, self.settings.precision):
             return embed(self.model, images, **self._how(images)).cpu()
 
