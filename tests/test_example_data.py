@@ -523,6 +523,24 @@ def test_evaluation_is_in_order(n, world):
 # What the network sees
 
 
+def made(views, batch):
+    """Images and labels of one batch, as they come to the network."""
+    (result,) = load(views, [batch])
+    return result
+
+
+def augmented(make, pixels, n):
+    """So many augmentations of one image."""
+    images = TensorImages(pixels[None], torch.zeros(1, dtype=torch.int64), ["a"])
+    batch = Batch(torch.zeros(1, dtype=torch.int64), torch.arange(n)[:, None])
+    return made(Views(images, make, augmented=True), batch)[0][:, 0]
+
+
+def evaluated(make, pixels):
+    images = TensorImages(pixels[None], torch.zeros(1, dtype=torch.int64), ["a"])
+    return made(Views(images, make, augmented=False), next(evaluation_batches(1, 1, 0, 1)))[0][0, 0]
+
+
 def every_kind_of_views(noise, photos, augmented):
     return [
         Views(noise, None, augmented),
@@ -560,13 +578,13 @@ def test_an_augmentation_depends_on_its_seed_alone(noise, photos):
     seeds = torch.randint(2**63 - 1, (2, 7), generator=torch.Generator().manual_seed(1))
     indices = torch.tensor([3, 9, 3, 0, 4, 8, 1])
     for views in every_kind_of_views(noise, photos, augmented=True):
-        images, _ = views.__getitems__(Batch(indices, seeds))
+        images, _ = made(views, Batch(indices, seeds))
         torch.manual_seed(7)
         before = torch.get_rng_state()
-        reversed_, _ = views.__getitems__(Batch(indices.flip(0), seeds.flip(0, 1)))
+        reversed_, _ = made(views, Batch(indices.flip(0), seeds.flip(0, 1)))
         assert torch.equal(torch.get_rng_state(), before), "the run's own generator is left alone"
         assert torch.equal(reversed_, images.flip(0, 1))
-        one, _ = views.__getitems__(Batch(indices[2:3], seeds[:1, 2:3]))
+        one, _ = made(views, Batch(indices[2:3], seeds[:1, 2:3]))
         assert torch.equal(one[0, 0], images[0, 2])
         assert not torch.equal(images[0, 0], images[0, 2]), "the same image, another seed"
 
@@ -576,7 +594,7 @@ def test_small_images_move_little_and_differently():
     images[:, :, 12:20, 12:20] = 255
     views = Views(TensorImages(images, torch.zeros(256, dtype=torch.int64), ["square"]), None, augmented=True)
     (batch,) = epoch_batches(views.images.labels, 256, 1, seed=0, epoch=0)
-    moved = views.__getitems__(batch)[0][0]
+    moved = made(views, batch)[0][0]
     axis = torch.arange(32.0)
     mass = moved.sum((1, 2, 3))
     shifts = torch.stack([(moved.sum((1, other)) * axis).sum(1) / mass - 15.5 for other in (2, 3)])
@@ -594,7 +612,7 @@ def test_small_images_turn_by_eight_degrees_at_most():
     images[:, :, 16, 6:27] = 255
     views = Views(TensorImages(images, torch.zeros(256, dtype=torch.int64), ["line"]), None, augmented=True)
     (batch,) = epoch_batches(views.images.labels, 256, 1, seed=0, epoch=0)
-    turned = views.__getitems__(batch)[0][0, :, 0]
+    turned = made(views, batch)[0][0, :, 0]
     y, x = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
     mass = turned.sum((1, 2))
     x, y = (axis - ((turned * axis).sum((1, 2)) / mass)[:, None, None] for axis in (x, y))
@@ -604,7 +622,7 @@ def test_small_images_turn_by_eight_degrees_at_most():
 
 
 def test_evaluation_of_small_images_is_the_images(noise):
-    images, labels = Views(noise, None, augmented=False).__getitems__(next(evaluation_batches(20, 20, 0, 1)))
+    images, labels = made(Views(noise, None, augmented=False), next(evaluation_batches(20, 20, 0, 1)))
     assert torch.equal(images[0], noise.images / 255) and torch.equal(labels, noise.labels)
 
 
@@ -612,31 +630,29 @@ def test_evaluation_of_photos_is_the_centre():
     pixels = torch.randint(256, (3, 30, 40), dtype=torch.uint8)
     pixels[:, :, 0] = 255
     whole = pixels / 255
-    centre = Preprocessing(size=20, resize=None).evaluate()(pixels)
+    centre = evaluated(Preprocessing(size=20, resize=None), pixels)
     assert centre.dtype == torch.float32 and torch.allclose(centre, whole[:, 5:25, 10:30], atol=1e-6)
-    shorter = Preprocessing(size=30, resize=30).evaluate()(pixels)
+    shorter = evaluated(Preprocessing(size=30, resize=30), pixels)
     assert torch.allclose(shorter, whole[:, :, 5:35], atol=1e-6)
-    square = Preprocessing(size=30, resize=30, square=True).evaluate()(pixels)
+    square = evaluated(Preprocessing(size=30, resize=30, square=True), pixels)
     assert square.shape == (3, 30, 30) and square[:, :, 0].mean() > 0.75 > square[:, :, 1].mean()
 
 
 def test_training_crops_mirror_and_jitter_within_their_bounds():
     ramp = torch.arange(64, dtype=torch.uint8).mul(3).expand(3, 64, 64)
     plain = Preprocessing(size=64, resize=None, scale=(1, 1), ratio=(1, 1))
-    crops = torch.stack([plain.train()(ramp) for _ in range(64)])
+    crops = augmented(plain, ramp, 64)
     kept, mirrored = (torch.isclose(crops, image / 255, atol=1e-6).flatten(1).all(1) for image in (ramp, ramp.flip(2)))
     assert (kept ^ mirrored).all() and 16 < kept.sum() < 48
 
     # The ramp's slope says how wide a crop was: a quarter of the area is half the width.
-    cropped = Preprocessing(size=64, resize=None, scale=(0.25, 0.25), ratio=(1, 1)).train()
-    widths = torch.stack(
-        [(crop[0, 0, 60] - crop[0, 0, 4]).abs() * 255 / 3 / 56 * 64 for crop in map(cropped, [ramp] * 8)]
-    )
+    cropped = augmented(Preprocessing(size=64, resize=None, scale=(0.25, 0.25), ratio=(1, 1)), ramp, 8)
+    widths = (cropped[:, 0, 0, 60] - cropped[:, 0, 0, 4]).abs() * 255 / 3 / 56 * 64
     assert torch.allclose(widths, torch.tensor(32.0), atol=1)
 
     grey = torch.full((3, 8, 8), 100, dtype=torch.uint8)
-    jittered = Preprocessing(size=8, resize=None, jitter=(0.2, 0.0, 0.0, 0.0)).train()
-    brightness = torch.stack([jittered(grey).mean() * 255 for _ in range(64)])
+    jittered = augmented(Preprocessing(size=8, resize=None, jitter=(0.2, 0.0, 0.0, 0.0)), grey, 64)
+    brightness = jittered.mean((1, 2, 3)) * 255
     assert 79 <= brightness.min() < 90 and 110 < brightness.max() <= 120
 
 

@@ -1,13 +1,20 @@
 """The training example: settings and recipes, its run folder, several processes, and that a run that was stopped goes
 on as if it had not been."""
 
+import csv
+import errno
+import gc
+import io
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +22,6 @@ import pytest
 import torch
 from example_trees import (
     make_cars_annos,
-    make_cars_devkit,
     make_cub,
     make_image_folder,
     make_inshop,
@@ -26,31 +32,34 @@ from example_trees import (
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
-pytest.importorskip("torchvision")
+torchvision = pytest.importorskip("torchvision")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import model, settings  # noqa: E402
+from fastpair_dml import backbones, bounds, model, plots, runfolder, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
+from fastpair_dml.evaluation import Gallery  # noqa: E402
+from fastpair_dml.history import History  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
+from fastpair_dml.plan import check_images  # noqa: E402
 from fastpair_dml.processes import Processes  # noqa: E402
+from fastpair_dml.report import table  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
+from fastpair_dml.stopping import Stop  # noqa: E402
 from fastpair_dml.trainer import Trainer  # noqa: E402
+
+from fastpair import bounds as library_bounds  # noqa: E402
+from fastpair import losses as fp  # noqa: E402
+from fastpair import retrieval  # noqa: E402
 
 # Losses without parameters, with parameters, and on two views, in the order in which they are interrupted.
 RESUMED = ("ce", "contrastive", "spce", "proxy_anchor", "info_nce", "siglip")
 METRICS = {f"{d}/{m}" for d in ("cosine", "l2") for m in ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")}
-# The recipes of the paper, with the layouts that each is read from.
-TREES = {
-    "cub": make_cub,
-    "cars": make_cars_annos,
-    "cars-devkit": make_cars_devkit,
-    "sop": make_sop,
-    "inshop": make_inshop,
-}
+# The recipes of the paper, and what makes a tree for each.
+TREES = {"cub": make_cub, "cars": make_cars_annos, "sop": make_sop, "inshop": make_inshop}
 # What makes them small: nothing else of a recipe is changed.
 SMALL = ("--weights", "none", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--workers", "0")
 
@@ -65,6 +74,7 @@ def short_run(folder):
     return [
         *("--dataset", "folder", "--data-dir", str(folder), "--epochs", "4", "--workers", "0"),
         *("--image-size", "16", "--resize", "18", "--batch-size", "9", "--embedding-size", "8"),
+        *("--figure-queries", "3", "--figure-neighbours", "2"),
     ]
 
 
@@ -90,14 +100,15 @@ def command(*arguments, launcher=()):
 
 
 def same_state(one, other):
-    """Whether two checkpoints' files hold the same bits, save how long it took."""
+    """Whether two checkpoints' files hold the same bits, save how long it took and how much memory."""
+    measured = {"seconds", "evaluation_seconds", "images_per_second", "memory_mib"}
     first, second = (torch.load(path, weights_only=True) for path in (one, other))
 
     def same(a, b):
         if isinstance(a, torch.Tensor):
             return torch.equal(a, b)
         if isinstance(a, dict):
-            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a.keys() - measured)
         if isinstance(a, list):
             return len(a) == len(b) and all(map(same, a, b))
         return a == b
@@ -124,9 +135,10 @@ def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsy
     tiny_counts(monkeypatch)
     if tree != "cub":  # once is enough for the network as it is
         shallow_resnet(monkeypatch)
-    recipe = tree.partition("-")[0]
-    data = TREES[tree](tmp_path)
+    recipe, data = tree, TREES[tree](tmp_path)
     options = ["--recipe", recipe, "--data-dir", str(data), "--loss", "ce,multi_similarity", *SMALL]
+    if tree == "inshop":
+        options += ["--as-published"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_dml.main([*options, "--output", str(whole)]) == 0
     metrics = json.loads((whole / "metrics.json").read_text())
@@ -167,8 +179,8 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
     options += ["--no-feature-norm", "--loss"]
     runs = {}
     for tree, make in TREES.items():
-        recipe, losses = tree.partition("-")[0], "ce,supcon" if tree == "cub" else "ce"
-        runs[tree] = ["--recipe", recipe, "--data-dir", str(make(tmp_path)), *options, losses]
+        losses = "ce,supcon" if tree == "cub" else "ce"
+        runs[tree] = ["--recipe", tree, "--data-dir", str(make(tmp_path)), *options, losses]
     driver = tmp_path / "driver.py"
     driver.write_text(
         f"import sys\nsys.path[:0] = {[str(EXAMPLES), str(Path(__file__).parent), str(EXAMPLES.parent)]!r}\n"
@@ -198,7 +210,7 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
         one, two = (json.loads((tmp_path / f"{n}-{tree}" / "metrics.json").read_text()) for n in ("one", "two"))
         assert two["config"]["processes"] == 2
         torch.manual_seed(0)
-        chosen = settings.make_settings(tree.partition("-")[0], {"weights": "none", "image_size": 32})
+        chosen = settings.make_settings(tree, {"weights": "none", "image_size": 32})
         start = dict(model.build_model(chosen, DATASETS["glyphs"](None)).named_parameters())
         for loss, result in one["results"].items():
             assert result["0"]["steps"] == two["results"][loss]["0"]["steps"] == 4
@@ -219,9 +231,9 @@ def test_recipes_are_those_of_the_paper():
         assert (recipe.model, recipe.weights, recipe.freeze_batch_norm) == ("resnet50", "imagenet", True)
         assert (recipe.batch_size, recipe.optimizer, recipe.weight_decay) == (128, "sgd", 5e-4)
         assert (recipe.label_smoothing, recipe.warmup, recipe.image_size) == (0.1, 100, 224)
-        assert recipe.crop_scale == (0.16, 1.0)
-    assert (cub.epochs, cub.lr, cub.momentum, cub.dropout, cub.feature_norm) == (30, 0.02, 0, 0.5, False)
-    assert (cars.epochs, cars.lr, cars.momentum, cars.dropout, cars.feature_norm) == (100, 0.05, 0, 0, True)
+        assert recipe.crop_scale == (0.16, 1.0) and recipe.dropout == 0.5
+    assert (cub.epochs, cub.lr, cub.momentum, cub.feature_norm) == (30, 0.02, 0, False)
+    assert (cars.epochs, cars.lr, cars.momentum, cars.feature_norm) == (100, 0.05, 0, True)
     for recipe in (sop, inshop):
         assert (recipe.epochs, recipe.lr, recipe.momentum, recipe.nesterov) == (100, 0.003, 0.99, True)
         assert recipe.feature_norm and recipe.jitter == (0, 0, 0, 0)
@@ -232,9 +244,9 @@ def test_recipes_are_those_of_the_paper():
     assert sop.recall_at == (1, 10, 100, 1000) and inshop.recall_at == (1, 10, 20, 30, 40, 50)
 
 
-def trainer_of(recipe="glyphs", loss="ce", **given):
-    chosen = settings.make_settings(recipe, {"weights": "none", **given})
-    return Trainer(loss, 0, chosen, DATASETS["glyphs"](None), torch.device("cpu"), Processes())
+def trainer_of(recipe="glyphs", loss=("ce",), **given):
+    chosen = settings.make_settings(recipe, {"weights": "none", "loss": loss, **given})
+    return Trainer(loss[0], 0, chosen, DATASETS["glyphs"](None), torch.device("cpu"), Processes())
 
 
 def test_the_optimizer_decays_matrices_alone_and_the_learning_rate_warms_up():
@@ -280,25 +292,91 @@ def test_batch_norm_keeps_its_statistics_and_the_features_have_their_own():
     assert len(list(network.feature_norm.parameters())) == 0
 
 
-def test_weights_come_from_a_file(tmp_path, capsys):
-    file = tmp_path / "resnet50.pth"
-    network = model._resnet50("none")
+def test_weights_come_from_a_file(tmp_path):
+    file = tmp_path / "resnet18.pth"
+    network = torchvision.models.resnet18()
     torch.save(network.state_dict(), file)
-    assert torch.equal(model._resnet50(str(file)).conv1.weight, network.conv1.weight)
+    found = backbones.resnet("resnet18", str(file))
+    assert torch.equal(found.network.conv1.weight, network.conv1.weight) and found.num_features == 512
     torch.save({"conv1.weight": network.conv1.weight}, file)
-    with pytest.raises(UserError, match="does not hold the weights of torchvision's ResNet-50"):
-        model._resnet50(str(file))
+    message = "does not hold the weights of torchvision's resnet18: it has no bn1.weight and [0-9]+ more"
+    with pytest.raises(UserError, match=message):
+        backbones.resnet("resnet18", str(file))
+    torch.save({**network.state_dict(), "head.weight": torch.ones(1)}, file)
+    with pytest.raises(UserError, match="it has an unknown head.weight"):
+        backbones.resnet("resnet18", str(file))
+    file.write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"resnet18\.pth does not hold the weights of torchvision's resnet50"):
+        backbones.resnet("resnet50", str(file))
     with pytest.raises(UserError, match=r"--weights is .*gone\.pth, but must be imagenet, none, or a file"):
-        model._resnet50(str(tmp_path / "gone.pth"))
+        backbones.resnet("resnet50", str(tmp_path / "gone.pth"))
 
 
 def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     def offline(weights):
         raise OSError("no network")
 
-    monkeypatch.setattr(model.torchvision.models, "resnet50", offline)
-    with pytest.raises(UserError, match="--weights imagenet cannot be downloaded: no network"):
-        model._resnet50("imagenet")
+    monkeypatch.setattr(torchvision.models, "resnet50", offline)
+    message = "--weights imagenet cannot be downloaded: no network. Give the file resnet50-0676ba61.pth"
+    with pytest.raises(UserError, match=message):
+        backbones.resnet("resnet50", "imagenet")
+
+
+def test_a_network_of_timms_trains_at_its_own_size(tmp_path, options, capsys):
+    timm = pytest.importorskip("timm")
+    own = settings.make_settings("folder", {"model": "timm:test_vit"})
+    assert (own.image_size, own.resize) == (160, 180), "64 and 72 of the recipe, in proportion"
+    scaled = settings.make_settings("folder", {"model": "timm:test_vit", "resize": 170})
+    assert (scaled.image_size, scaled.resize) == (160, 170)
+    assert train_dml.main(["--recipe", "folder", "--model", "timm:test_vit", "--show-settings"]) == 0
+    assert re.search("image_size +160 +the network's own\n", capsys.readouterr().out)
+    given = settings.make_settings("folder", {"model": "timm:test_vit", "image_size": 32})
+    assert (given.image_size, given.resize) == (32, 72)
+    assert settings.make_settings("cub", {"model": "resnet18"}).image_size == 224
+
+    # Made for 160, with a classifier that training has no use for.
+    file = tmp_path / "weights.safetensors"
+    pytest.importorskip("safetensors.torch").save_file(timm.create_model("test_vit", img_size=32).state_dict(), file)
+    output = tmp_path / "run"
+    arguments = [*options, "--model", "timm:test_vit", "--image-size", "32", "--resize", "36", "--weights", str(file)]
+    assert train_dml.main([*arguments, "--embedding-size", "0", "--output", str(output)]) == 0
+    result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
+    assert result["history"]["loss"][-1] < result["history"]["loss"][0]
+    state = torch.load(output / "ce-0.best.pt", weights_only=True)["model"]
+    assert state["mean"].flatten().tolist() == [0.5] * 3 == state["std"].flatten().tolist(), "its own, not ImageNet's"
+    loaded = backbones.timm_network("timm:test_vit", str(file), 32)
+    with torch.no_grad():
+        expected = timm.create_model("test_vit", img_size=32)
+        expected.load_state_dict(loaded.network.state_dict(), strict=False)
+        images = torch.rand(2, 3, 32, 32)
+        features = expected.eval().forward_head(expected.forward_features(images), pre_logits=True)
+        assert torch.equal(loaded.network.eval()(images), features) and loaded.num_features == features.shape[1]
+    assert backbones.timm_network("timm:test_resnet", "none", 48).num_features == 96, "of any size"
+
+
+def test_networks_of_timms_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"has no 'test_vitt'; near it are test_vit"):
+        settings.make_settings("folder", {"model": "timm:test_vitt"})
+    with pytest.raises(UserError, match="--model timm:test_vit.gone cannot be made: Invalid pretrained tag"):
+        backbones.timm_network("timm:test_vit.gone", "none", 160)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(
+        UserError, match=r"resnet\.pth does not hold the weights of timm's test_vit: it has no cls_token"
+    ):
+        backbones.timm_network("timm:test_vit", str(tmp_path / "resnet.pth"), 160)
+
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        UserError, match="--weights imagenet cannot be downloaded: no network. Give a file of the weights"
+    ):
+        backbones.timm_network("timm:test_vit", "imagenet", 160)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="--model timm:test_vit needs timm: pip install timm"):
+        settings.make_settings("folder", {"model": "timm:test_vit"})
 
 
 def test_more_smoothing_than_there_are_other_classes_for_is_refused():
@@ -306,33 +384,44 @@ def test_more_smoothing_than_there_are_other_classes_for_is_refused():
         LOSSES["ce"].build(5, 3, settings.make_settings("glyphs", {"label_smoothing": 0.9}))
 
 
+def test_settings_of_losses_go_before_those_that_they_have_here():
+    given = ("contrastive.neg_margin=0.25", "supcon.temperature=0.5")
+    trainer = trainer_of(loss=("contrastive", "supcon"), loss_settings=given, embedding_size=8)
+    losses = [m for m in trainer.criterion.modules() if isinstance(m, fp.ContrastiveLoss)]
+    embeddings, labels = torch.randn(12, 8), torch.arange(12) % 3
+    want = fp.ContrastiveLoss(pos_margin=0.9, neg_margin=0.25, distance="cosine")(embeddings, labels)
+    assert losses and torch.equal(losses[0](embeddings, labels), want)
+
+
 # ---- running
 
 
 def test_command_line_trains_on_glyphs(tmp_path):
     output = tmp_path / "runs" / "first"
-    arguments = ("--epochs", 2, "--loss", "contrastive", "--output", output)
+    arguments = ("--epochs", 1, "--loss", "contrastive", "--output", output)
     done = subprocess.run(**command(*arguments), capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "3936 images of 246 classes" in done.stdout and "3952 images of 247 unseen classes" in done.stdout
     result = json.loads((output / "metrics.json").read_text())["results"]["contrastive"]["0"]
     assert result["after"]["cosine/recall@1"] > result["before"]["cosine/recall@1"] + 0.1 > 0.6
-    assert result["steps"] == 62
+    assert result["steps"] == 31
+    assert "contrastive-0: epoch 1 of 1, loss " in done.stdout and " left in all" in done.stdout
 
 
 def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
     output = tmp_path / "run"
-    arguments = [*options, "--loss", ",".join(LOSSES), "--log-bounds", "--tensorboard", "--output", str(output)]
+    arguments = [*options, "--epochs", "2", "--loss", ",".join(LOSSES), "--log-bounds", "--tensorboard"]
+    arguments += ["--output", str(output)]
     assert train_dml.main(arguments) == 0
     table = capsys.readouterr().out
     assert "Recall@1" in table and "MAP@R" in table
     figures = {"curves.png", "comparison.png", "retrieval.png", "bounds.png"}
     checkpoints = {f"{loss}-0.{which}.pt" for loss in LOSSES for which in ("last", "best")}
-    expected = {"run.json", "metrics.json", "table.md", "tensorboard"} | figures | checkpoints
+    expected = {"run.json", "metrics.json", "history.csv", "table.md", "tensorboard"} | figures | checkpoints
     assert {path.name for path in output.iterdir()} == expected
     assert (output / "table.md").read_text().strip() in table
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["config"]["epochs"] == 4 and metrics["versions"]["torch"] == torch.__version__
+    assert metrics["config"]["epochs"] == 2 and metrics["versions"]["torch"] == torch.__version__
     for loss in LOSSES:
         assert f"| {loss} " in table
         result = metrics["results"][loss]["0"]
@@ -340,9 +429,9 @@ def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
             assert result[when].keys() == METRICS
             assert all(0 <= value <= 1 for value in result[when].values())
         assert result["before"] == metrics["results"]["ce"]["0"]["before"], "every loss starts from the same network"
-        assert result["steps"] == len(result["history"]["loss"]) == 24 // 9 * 4 + 4
+        assert result["steps"] == len(result["history"]["loss"]) == 24 // 9 * 2 + 2
         points = result["history"]["bounds"]
-        assert [point["step"] for point in points] == [0, 3, 6, 9, 12]
+        assert [point["step"] for point in points] == [0, 3, 6]
         assert ("ce" in points[0]) == (loss in ("ce", "center"))
         assert all(np.isfinite(list(point.values())).all() for point in points)
         assert any((output / "tensorboard" / f"{loss}-0").iterdir())
@@ -372,16 +461,36 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(whole_run):
         assert torch.load(run / f"{loss}-0.best.pt", weights_only=True)["evaluation"] == best
 
 
-def test_tensorboard_shows_losses_and_recall(tmp_path, options):
+def test_tensorboard_and_the_history_show_what_was_measured(tmp_path, options):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     output = tmp_path / "run"
-    assert train_dml.main([*options, "--tensorboard", "--output", str(output)]) == 0
+    arguments = [*options, "--max-steps", "8", "--evaluate-every", "2", "--bounds-every", "1"]
+    assert train_dml.main([*arguments, "--log-bounds", "--tensorboard", "--output", str(output)]) == 0
     events = accumulator.EventAccumulator(str(output / "tensorboard" / "ce-0"))
     events.Reload()
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
+    assert result["steps"] == 8 and [point["step"] for point in result["history"]["evaluations"]] == [0, 6, 8]
     shown = [event.value for event in events.Scalars("loss")]
     assert shown == pytest.approx(result["history"]["loss"], rel=1e-6)
     assert events.Scalars("cosine/recall@1")[-1].value == pytest.approx(result["after"]["cosine/recall@1"])
+    assert [event.step for event in events.Scalars("bounds/spce")] == [0, 3, 6, 8]
+    # The learning rate of the last step of each epoch: of the cosine over the eight steps.
+    rates = [1e-3 * (1 + np.cos(np.pi * step / 8)) / 2 for step in (2, 5, 7)]
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx(rates)
+    assert all(event.value > 0 for name in ("images_per_second", "memory_mib") for event in events.Scalars(name))
+
+    rows = list(csv.DictReader((output / "history.csv").open()))
+    assert [(row["trained_with"], row["seed"], row["step"]) for row in rows] == [("ce", "0", s) for s in "0368"]
+    assert [row["cosine/recall@1"] != "" for row in rows] == [True, False, True, True]
+    assert [float(row["lr"]) for row in rows[1:]] == pytest.approx(rates)
+    assert float(rows[1]["loss"]) == pytest.approx(np.mean(result["history"]["loss"][:3]))
+    assert float(rows[3]["bounds/spce"]) == pytest.approx(result["history"]["bounds"][-1]["spce"])
+
+
+def test_tensorboard_that_is_missing_is_said_before_anything_is_trained(monkeypatch, tmp_path, options, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    message = error_of(capsys, [*options, "--tensorboard", "--output", str(tmp_path / "run")])
+    assert "--tensorboard needs a package that is missing" in message and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -423,18 +532,166 @@ def test_a_compiled_network_learns_the_same(tmp_path, options):
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(monkeypatch, tmp_path, capsys):
     tiny_counts(monkeypatch)
-    output = tmp_path / "run"
-    data = make_cub(tmp_path / "data")
+    shallow_resnet(monkeypatch)
+    trainers = weakref.WeakSet()
+    make = Trainer.__init__
+
+    def one_at_a_time(self, *arguments):
+        gc.collect()
+        assert not trainers, "the network before this one is gone"
+        make(self, *arguments)
+        trainers.add(self)
+
+    monkeypatch.setattr(Trainer, "__init__", one_at_a_time)
+    output, data = tmp_path / "run", make_cub(tmp_path / "data")
     arguments = ["--recipe", "cub", "--data-dir", str(data), *SMALL, "--loss", "ce,supcon", "--output", str(output)]
     assert train_dml.main([*arguments, "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert "16 images of 4 classes to train on, 16 images of 4 unseen classes" in plan
-    assert "resnet50, 23,508,032 parameters" in plan and "2 epochs of 2 steps" in plan
+    assert "checked: 32 headers of images in files" in plan
+    assert re.search("resnet50, [0-9,]+ parameters", plan) and "2 epochs of 2 steps" in plan
     assert "ce: 1.386 on the first batch" in plan, "log 4: the classifier starts at zero"
-    assert "supcon: " in plan and not output.exists()
-    for image in (data / "images").glob("00[1-3]*/*.jpg"):
+    assert "supcon: " in plan and "estimate: 0:0" in plan and "memory: " in plan and not output.exists()
+    assert re.search("lr +0.02 +recipe cub\n", plan) and re.search("batch_size +8 +given\n", plan)
+    for image in (data / "images").glob("00[67]*/*.jpg"):
+        os.truncate(image, image.stat().st_size - 64)
+    read = DATASETS["cub"](data)
+    assert "32 headers" in check_images(read, whole=False, threads=2), "which are there"
+    message = error_of(capsys, [*arguments, "--dry-run", "--check-images"])
+    assert "8 of 32 images cannot be read. The first: cannot read the image " in message
+    for image in (data / "images").glob("008*/*.jpg"):
         image.write_bytes(b"torn")
-    assert "cannot read the image" in error_of(capsys, [*arguments, "--dry-run"])
+    assert "4 of 32 images cannot be read. The first: " in error_of(capsys, [*arguments, "--dry-run"])
+
+
+def test_settings_are_shown_with_their_origin_and_the_help_has_the_recipes(capsys):
+    assert train_dml.main(["--recipe", "sop", "--as-published", "--lr", "0.1", "--show-settings"]) == 0
+    shown = capsys.readouterr().out
+    for line in ("lr +0.1 +given", "report +best +recipe sop, as published", "momentum +0.99 +recipe sop, as"):
+        assert re.search(line, shown), line
+    assert re.search("per_class +4 +default, no effect", shown)
+    assert len(re.findall("^  ", shown, re.M)) == len(settings.KINDS), "every setting"
+    with pytest.raises(SystemExit):
+        train_dml.main(["--help"])
+    help = " ".join(capsys.readouterr().out.split())
+    assert "passes over the training images (default: 12; cub: 30; cars, sop, inshop: 100)" in help
+    assert "losses: --loss" in help and "machine: --device" in help
+    documented = set(re.findall("`(--[a-z-]+)`", (EXAMPLES / "README.md").read_text()))
+    documented |= {option.replace("--", "--no-", 1) for option in documented}
+    assert set(re.findall(r"(?<=[ [])--[a-z-]+", help.split("classes it never saw")[0])) <= documented
+
+
+def test_as_published_the_last_batch_is_left_out_and_inshop_has_outputs_for_numbers_of_other_parts(
+    monkeypatch, tmp_path
+):
+    assert trainer_of(drop_last=True).steps_per_epoch == 3936 // 128
+    assert trainer_of().steps_per_epoch == 3936 // 128 + 1
+    assert trainer_of(drop_last=True, max_steps=40).total_steps == 40
+    tiny_counts(monkeypatch)
+    data = DATASETS["inshop"](make_inshop(tmp_path))
+    # The items come as 3, 8, 1, 6, 2, 7, 5, 4, of which 1 to 4 train: the last of these is the eighth.
+    assert (data.num_train_classes, data.published_outputs) == (4, 8)
+    chosen = settings.make_settings("inshop", {"weights": "none", "image_size": 32, "batch_size": 8}, True)
+    assert (chosen.report, chosen.evaluate_every, chosen.evaluation_batch, chosen.dropout) == ("best", 1, 256, 0.5)
+    shallow_resnet(monkeypatch)
+    trainer = Trainer("ce", 0, chosen, data, torch.device("cpu"), Processes())
+    assert len(trainer.criterion.loss.loss.weight) == 8
+
+
+def test_metrics_of_one_search_are_those_of_the_library():
+    for gallery in (None, torch.randn(30, 4)):
+        query, labels = torch.randn(25, 4), torch.arange(25) % 7
+        item_labels = None if gallery is None else torch.arange(30) % 6  # none of the seventh class
+        found, nearest = Gallery(query, labels, gallery, item_labels).measure((1, 2, 50), neighbours=3)
+        searched = (query, labels, gallery, item_labels)
+        for name, metric in (("cosine", "cosine"), ("l2", "euclidean")):
+            recalls = retrieval.recall_at_k(*searched, k=(1, 2, 50), metric=metric)
+            assert {k: found[f"{name}/recall@{k}"] for k in recalls} == recalls
+            assert found[f"{name}/map@r"] == pytest.approx(retrieval.map_at_r(*searched, metric=metric), rel=1e-12)
+        assert torch.equal(nearest, retrieval.nearest_neighbors(query, gallery, 3)[1])
+
+
+def test_bounds_are_measured_with_the_precision_of_the_network():
+    trainer = trainer_of(precision="bfloat16", bounds_images=64, embedding_size=8)
+    found = bounds.measure(trainer, Stop(Processes()))
+    index = torch.randperm(len(trainer.data.train), generator=torch.Generator().manual_seed(0))[:64]
+    images, labels = trainer.data.train.images[index].float() / 255, trainer.data.train.labels[index]
+    trainer.model.eval()
+    terms = {}
+    for enabled in (True, False):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            embeddings = trainer.model(images).float()
+        weights = {"weight": trainer.criterion.loss.loss.weight, "bias": trainer.criterion.loss.loss.bias}
+        terms[enabled] = library_bounds.terms(embeddings, labels, lam=1.0, **weights)
+    assert found == pytest.approx(terms[True], rel=1e-6) and found != pytest.approx(terms[False], rel=1e-6)
+
+
+# ---- pictures
+
+
+def drawn(monkeypatch, plot, *arguments):
+    """The figure that ``plot`` would save."""
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plot(Path("picture.png"), *arguments)
+    return figures[0]
+
+
+def test_no_two_of_many_losses_look_alike(monkeypatch):
+    looks = [{"step": step, "cosine/recall@1": 0.5} for step in (0, 2)]
+    result = {"history": {"loss": [1.0, 0.5], "evaluations": looks}, "after": looks[-1]}
+    figure = drawn(monkeypatch, plots.plot_curves, {f"loss{n}": {0: result} for n in range(40)}, "last")
+    lines = figure.axes[-1].get_lines()
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 40
+    assert not figure.axes[-1].collections, "no spread of one seed"
+    assert len([axes for axes in figure.axes[:-1] if axes.has_data()]) == 40
+
+
+def test_a_mean_is_drawn_of_several_seeds_alone(monkeypatch):
+    result = {"after": {"cosine/recall@1": 0.5, "cosine/map@r": 0.4}}
+    for seeds, means in (((0,), 0), ((0, 1), 2)):
+        figure = drawn(monkeypatch, plots.plot_comparison, {"ce": dict.fromkeys(seeds, result)}, "last")
+        assert sum(line.get_marker() == "|" for axes in figure.axes for line in axes.get_lines()) == means
+
+
+def test_pictures_and_table_show_the_same_look(monkeypatch, tmp_path):
+    history = History(losses=[1.0, 0.5])
+    for step, recall, nearest in ((0, 0.5, 1), (1, 0.9, 2), (2, 0.7, 3)):
+        metrics = {"cosine/recall@1": recall, "cosine/map@r": recall - 0.2, "l2/recall@1": recall - 0.1}
+        history.add_evaluation({"step": step, **metrics}, [[nearest]])
+    results = {"ce": {0: history.result(1.0)}}
+    shown = []
+    monkeypatch.setattr(train_dml, "plot_retrieval", lambda *arguments: shown.append(arguments[3]["ce"].tolist()))
+    for report, recall, nearest, stars in (("best", 90.0, 2, [(1, 90)]), ("last", 70.0, 3, [])):
+        assert f"| {recall:.1f}     | {recall - 20:.1f}  | {recall - 10:.1f} " in table(results, (1,), report)
+        comparison = drawn(monkeypatch, plots.plot_comparison, results, report)
+        points = [line.get_xdata()[0] for axes in comparison.axes for line in axes.get_lines()]
+        assert points == pytest.approx([recall, recall - 20])
+        axes = drawn(monkeypatch, plots.plot_curves, results, report).axes[-1]
+        assert axes.get_legend_handles_labels()[1][0].startswith(f"ce, {recall:.1f} % at the ")
+        marked = [line for line in axes.get_lines() if line.get_marker() == "*"]
+        assert [(x, pytest.approx(y)) for line in marked for x, y in zip(*line.get_data())] == stars
+        config = {"seeds": [0], "figure_queries": 1, "log_bounds": False, "report": report}
+        train_dml.RunFiles(tmp_path, config, trainer_of().data, Processes(), results).draw()
+        assert shown.pop() == [[nearest]]
+
+
+def test_neighbours_keep_their_proportions_and_names_that_cannot_be_drawn_are_replaced(monkeypatch, tmp_path):
+    for number, name in enumerate(("caf\udce9", "a\nb", "$x$", "d")):
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (40, 20) if i else (20, 30), (60 * number, 0, 0)).save(tmp_path / name / f"{i}.png")
+    data = DATASETS["folder"](tmp_path)
+    neighbours = {f"loss{n}": torch.tensor([[1, 2], [2, 3]]) for n in range(7)}
+    figure = drawn(monkeypatch, plots.plot_retrieval, data, torch.tensor([0, 3]), neighbours, "last")
+    images = figure.axes[0].get_images()
+    assert len(images) == 2 * 2 + 7 * 4, "the queries stand before each of two rows of losses"
+    for image in images:
+        left, right, bottom, top = image.get_extent()
+        height, width = image.get_array().shape[:2]
+        assert (right - left) / (bottom - top) == pytest.approx(width / height)
+        assert max(right - left, bottom - top) == pytest.approx(1)
+    assert plots.drawable("caf\udce9 a\nb $x$") == "caf\N{REPLACEMENT CHARACTER} a\N{REPLACEMENT CHARACTER}b $x$"
 
 
 # ---- stopping and going on
@@ -473,7 +730,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_pat
 def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     output = tmp_path / "run"
     images = make_image_folder(tmp_path / "images")
-    arguments = (*short_run(images), "--epochs", 40, "--workers", 1, "--output", output)
+    arguments = (*short_run(images), "--epochs", 20, "--workers", 1, "--output", output)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(**command(*arguments), **pipes, start_new_session=True)
     checkpoint = output / "ce-0.last.pt"
@@ -487,7 +744,7 @@ def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
     done = subprocess.run(**command("--output", output, "--resume"), capture_output=True)
     assert done.returncode == 0, done.stderr
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
-    assert result["steps"] == len(result["history"]["loss"]) == 120
+    assert result["steps"] == len(result["history"]["loss"]) == 60
 
 
 def test_a_reader_passes_over_signals_that_come_before_it_has_left_the_group(monkeypatch):
@@ -537,8 +794,8 @@ def test_a_run_is_continued_only_when_asked_and_as_it_was(tmp_path, options, cap
     before = (output / "metrics.json").read_bytes()
     assert "holds a run already; add --resume" in error_of(capsys, arguments)
     assert (output / "metrics.json").read_bytes() == before
-    message = error_of(capsys, [*arguments, "--resume", "--lr", "0.01", "--loss", "spce"])
-    assert "loss was ['ce'] and is now ['spce'], lr was 0.001 and is now 0.01" in message
+    message = error_of(capsys, [*arguments, "--resume", "--lr", "0.01", "--chunk", "4"])
+    assert "chunk was None and is now 4, lr was 0.001 and is now 0.01" in message
     assert "--resume needs --output" in error_of(capsys, [*options, "--resume"])
 
     moved = (tmp_path / "images").rename(tmp_path / "moved")
@@ -549,12 +806,63 @@ def test_a_run_is_continued_only_when_asked_and_as_it_was(tmp_path, options, cap
     assert "data_fingerprint was" in message
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, options, capsys):
-    output = tmp_path / "run"
-    assert train_dml.main([*options, "--output", str(output)]) == 0
-    (output / "ce-0.last.pt").write_bytes(b"torn")
-    message = error_of(capsys, ["--output", str(output), "--resume"])
-    assert f"cannot continue from the checkpoint {output / 'ce-0.last.pt'}" in message
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """The folder of a run that was stopped in its second epoch, with one loss finished before."""
+    root = tmp_path_factory.mktemp("stopped")
+    options = [*short_run(make_image_folder(root / "images")), "--loss", "spce,ce", "--output", str(root / "run")]
+    train_step, steps = Trainer.train_step, iter(range(1, 100))
+
+    def stop(self, views, labels):
+        if next(steps) == 12 + 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_step(self, views, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        assert train_dml.main(options) == 130
+    return root / "run"
+
+
+def zero(file):
+    """64 bytes in the middle of a tensor."""
+    content = bytearray(file.read_bytes())
+    weight = torch.load(file, weights_only=True)["model"]["embedding.weight"].numpy().tobytes()
+    place = content.index(weight) + len(weight) // 2
+    content[place : place + 64] = bytes(64)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "which, spoil, problem",
+    [
+        ("last", lambda file: file.write_bytes(b"torn"), "File is not a zip file"),
+        ("last", lambda file: os.truncate(file, 0), "it is empty"),
+        ("last", zero, "the checksum of .* in it is wrong"),
+        ("last", lambda file: shutil.copy(file.with_name("spce-0.last.pt"), file), "it is of spce-0, not of ce-0"),
+        ("best", lambda file: os.truncate(file, 0), "it is empty"),
+        ("best", lambda file: file.unlink(), "No such file"),
+    ],
+)
+def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(tmp_path, stopped_run, capsys, which, spoil, problem):
+    run = shutil.copytree(stopped_run, tmp_path / "run")
+    spoil(run / f"ce-0.{which}.pt")
+    message = error_of(capsys, ["--output", str(run), "--resume"])
+    assert re.search(f"cannot continue from the checkpoint {run}/ce-0.{which}.pt: .*{problem}", message)
+    assert "remove ce-0.last.pt and ce-0.best.pt, and ce-0 is trained from its start" in message
+    if which == "best" and "empty" in problem:  # what the message says to do
+        for file in run.glob("ce-0.*.pt"):
+            file.unlink()
+        assert train_dml.main(["--output", str(run), "--resume"]) == 0
+
+
+def test_finished_trainings_are_in_the_folder_of_a_run_that_is_not(stopped_run):
+    results = json.loads((stopped_run / "metrics.json").read_text())["results"]
+    assert list(results) == ["spce"] and results["spce"]["0"]["steps"] == 12
+    assert "| spce " in (stopped_run / "table.md").read_text()
+    for figure in ("curves.png", "comparison.png", "retrieval.png"):
+        with Image.open(stopped_run / figure) as image:
+            image.load()
 
 
 def test_a_damaged_run_file_is_named(tmp_path, options, capsys):
@@ -580,9 +888,107 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
-    message = error_of(capsys, [*options, "--lr", "1e30", "--output", str(tmp_path / "run")])
-    assert "the ce loss is" in message and "--lr 1e+30" in message
+def test_what_is_written_in_parts_is_written_whole(monkeypatch, tmp_path):
+    class Half(io.FileIO):
+        def write(self, data):
+            return super().write(data[: -(-len(data) // 2)])
+
+    monkeypatch.setattr(runfolder, "open", lambda path, mode, buffering: Half(str(path), mode), raising=False)
+    write_atomically(tmp_path / "array", lambda file: np.savez(file, a=np.arange(999.0)))
+    assert np.load(tmp_path / "array")["a"].tolist() == list(range(999))
+    write_atomically(tmp_path / "empty", lambda file: file.write(b""))
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+def test_a_full_disk_is_one_line_that_says_so(monkeypatch, tmp_path, options, capsys):
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.name.endswith(".last.pt.tmp") and self.tell() > 5000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(runfolder, "open", lambda path, mode, buffering: Full(str(path), mode), raising=False)
+    output = tmp_path / "run"
+    message = error_of(capsys, [*options, "--output", str(output)])
+    assert message.rstrip().splitlines()[-1] == (
+        f"train_dml.py: error: cannot write {output / 'ce-0.last.pt'}: No space left on device; what was there before "
+        f"is kept. When it is put right, --output {output} --resume continues the run"
+    )
+    assert {path.name for path in output.iterdir()} == {"run.json", "ce-0.best.pt"}
+
+
+def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_path, options, capsys):
+    output = tmp_path / "run"
+    loss_of = Trainer.loss_of
+
+    def spoiled(self, views, labels):
+        if self.loss == "supcon" and self.steps == 4:
+            raise torch.OutOfMemoryError("no memory")
+        return loss_of(self, views, labels) * (float("nan") if self.loss == "ce" and self.steps == 7 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "loss_of", spoiled)
+        assert train_dml.main([*options, "--loss", "ce,supcon,spce", "--output", str(output)]) == 1
+    assert "ce-0: failed: the ce loss is nan at step 8; --lr 0.001 may be too high" in capsys.readouterr().out
+    # Names that no JSON has would not be read elsewhere.
+    results = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)["results"]
+    assert results["ce"]["0"]["failed"].startswith("the ce loss is nan at step 8") and results["ce"]["0"]["steps"] == 7
+    assert results["supcon"]["0"]["failed"] == "out of memory: no memory"
+    assert results["spce"]["0"]["steps"] == 12 and "failed" not in results["spce"]["0"]
+    text = (output / "table.md").read_text()
+    assert "| ce (failed) " in text and "ce-0 failed: the ce loss is nan" in text and "| spce " in text
+    # What failed is tried again from its last epoch, unless it is left out.
+    assert train_dml.main(["--output", str(output), "--resume", "--loss", "spce"]) == 1
+    assert train_dml.main(["--output", str(output), "--resume"]) == 0
+    results = json.loads((output / "metrics.json").read_text())["results"]
+    assert list(results) == ["ce", "supcon", "spce"] and results["ce"]["0"]["steps"] == 12
+
+
+def test_a_run_that_goes_on_may_have_more_losses_and_seeds(tmp_path, options):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert train_dml.main([*options, "--loss", "spce", "--seeds", "1", "--output", str(parts)]) == 0
+    assert train_dml.main(["--output", str(parts), "--resume", "--loss", "supcon,spce", "--seeds", "0,1"]) == 0
+    assert train_dml.main([*options, "--loss", "spce,supcon", "--seeds", "1,0", "--output", str(whole)]) == 0
+    for figure in ("curves.png", "comparison.png", "retrieval.png"):
+        assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
+
+
+def test_a_kill_during_an_evaluation_loses_nothing(monkeypatch, tmp_path, options):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train_dml.main([*options, "--output", str(whole)]) == 0
+    embed_test = training.embed_test
+
+    def killed(*arguments, **how):
+        if how["stop"].waits_for and len(list(parts.glob("*.last.pt"))):
+            raise KeyboardInterrupt  # at once, as a kill
+        return embed_test(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "embed_test", killed)
+        assert train_dml.main([*options, "--output", str(parts)]) == 130
+    state = torch.load(parts / "ce-0.last.pt", weights_only=True)
+    assert state["epoch"] == 1 and len(state["history"]["evaluations"]) == 1, "the second is due"
+    assert train_dml.main(["--output", str(parts), "--resume"]) == 0
+    assert same_state(whole / "ce-0.last.pt", parts / "ce-0.last.pt")
+
+
+def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatch, tmp_path, options, capfd):
+    embedded = 0
+    forward = model.EmbeddingModel.forward
+
+    def counted(self, images):
+        nonlocal embedded
+        if not self.training and not images.requires_grad:
+            embedded += 1
+            if embedded == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, images)
+
+    monkeypatch.setattr(model.EmbeddingModel, "forward", counted)
+    output = tmp_path / "run"
+    assert train_dml.main([*options, "--evaluation-batch", "4", "--output", str(output)]) == 130
+    assert "stopping after the batch that is embedded; again to stop at once" in capfd.readouterr().err
+    assert embedded == 2, "of six batches"
 
 
 @pytest.mark.parametrize(
@@ -597,12 +1003,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, options, capsys):
         (["--lr", "nan"], "--lr is nan, but must be finite and at least 0"),
         (["--lr", "0"], "--lr is 0, but must be positive"),
         (["--dropout", "1.5"], "--dropout is 1.5, but must be between 0 and 1"),
+        (["--loss", "ce,supcon", "--loss-settings", "supcon.tau=1"], "--loss-settings tau=1 cannot be: "),
+        (["--loss", "ce,supcon", "--loss-settings", "supcon.temperature=-1"], "temperature must be positive"),
+        (["--loss", "ce", "--loss-settings", "supcon.temperature=1"], "must have LOSS.NAME=VALUE, LOSS being one"),
+        (["--loss", "supcon,ce", "--label-smoothing", "0.9999"], "--label-smoothing is 0.9999, but must be at most"),
+        (["--dropout", "1"], "--dropout is 1, but must be less"),
+        (["--crop-scale", "0,0"], "--crop-scale is 0,0, but must be positive"),
+        (["--momentum", "0.9"], "--momentum has no effect: --optimizer is adamw; leave it out"),
+        (["--loss", "spce", "--dropout", "0.1"], "--dropout has no effect: --loss is spce, and only ce, center use it"),
+        (["--loss", "ce", "--per-class", "2"], "--per-class has no effect: --loss is ce, and only losses on pairs"),
+        (["--jitter", "0.1,0,0,0"], "--jitter has no effect: glyphs have an augmentation of their own"),
+        (["--cache", "kept"], "--cache has no effect: glyphs are in memory"),
+        (["--bounds-images", "9"], "--bounds-images has no effect: it needs --log-bounds"),
+        (["--as-published"], "--as-published is for the recipes cub, cars, sop, inshop, not for glyphs"),
         (["--jitter", "0,0,0,0.6"], "--jitter is 0,0,0,0.6, but the last, of the hue, must be at most 0.5"),
         (["--recall-at", "2,4"], "--recall-at is 2,4, but must name 1"),
         (["--image-size", "4"], "--image-size is 4, but must be at least 8 for --model small"),
         (["--jitter", "0.1,0.1"], "--jitter is 0.1,0.1, but must be 4 numbers"),
         (["--crop-scale", "1,0.5"], "--crop-scale is 1,0.5, but must not end below its start"),
         (["--resize", "16"], "--resize is 16, but must be at least --image-size, which is 32"),
+        (["--model", "resnet5"], "--model is 'resnet5', but must be one of small, resnet18, resnet50, or timm:NAME"),
         (["--optimizer", "lion"], "--optimizer is 'lion', but must be one of adamw, sgd"),
         (["--nesterov"], "--nesterov needs a --momentum above 0"),
         (["--weights", "imagenet"], "--weights is imagenet, but --model small has none to start from"),

@@ -1,19 +1,15 @@
 """The embedding networks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from .backbones import IMAGENET_MEAN, IMAGENET_STD, TIMM, Backbone, resnet, timm_network
 from .data import RetrievalData, TensorImages
-from .errors import UserError
 from .settings import Settings
-
-# Mean and standard deviation of the channels of ImageNet's training images.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EmbeddingModel(nn.Module):
@@ -48,6 +44,8 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed float images of shape (n, channels, height, width), values from 0 to 1, as (n, embedding_size)."""
+        if images.shape[1] > len(self.mean):
+            images = rgb_to_grayscale(images)
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -66,17 +64,30 @@ def build_model(settings: Settings, data: RetrievalData) -> EmbeddingModel:
     """The network of ``settings.model`` for the images of ``data``.
 
     Raises:
-        UserError: the weights that it should start from cannot be had.
+        UserError: the network, or the weights that it should start from, cannot be had.
+    """
+    photos = not isinstance(data.train, TensorImages)
+    return make_model(settings, *((IMAGENET_MEAN, IMAGENET_STD) if photos else image_statistics(data.train.images)))
+
+
+def make_model(settings: Settings, mean: Sequence[float], std: Sequence[float]) -> EmbeddingModel:
+    """The network of ``settings.model``.
+
+    Args:
+        settings: of the run.
+        mean, std: of the channels of the images that the small network sees. Other networks bring their own, of three
+            channels, against which grey images broadcast.
+
+    Raises:
+        UserError: the network, or the weights that it should start from, cannot be had.
     """
     if settings.model == "small":
-        photos = not isinstance(data.train, TensorImages)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if photos else image_statistics(data.train.images)
-        return EmbeddingModel(*_small_cnn(len(mean)), mean, std, settings)
-    network = _resnet50(settings.weights)
-    num_features = network.fc.in_features
-    network.fc = nn.Identity()
-    # Grey images broadcast against the three channels of ImageNet's statistics.
-    return EmbeddingModel(network, num_features, IMAGENET_MEAN, IMAGENET_STD, settings)
+        backbone = Backbone(*_small_cnn(len(mean)), mean, std)
+    elif settings.model.startswith(TIMM):
+        backbone = timm_network(settings.model, settings.weights, settings.image_size)
+    else:
+        backbone = resnet(settings.model, settings.weights)
+    return EmbeddingModel(backbone.network, backbone.num_features, backbone.mean, backbone.std, settings)
 
 
 def image_statistics(images: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -103,25 +114,3 @@ def _small_cnn(channels: int) -> tuple[nn.Module, int]:
         ]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten()), channels * 16
-
-
-def _resnet50(weights: str) -> torchvision.models.ResNet:
-    if weights == "imagenet":
-        try:
-            return torchvision.models.resnet50(weights=torchvision.models.ResNet50_Weights.IMAGENET1K_V1)
-        except OSError as error:  # no network, or no place to keep the file
-            raise UserError(
-                f"--weights imagenet cannot be downloaded: {error}. Give the file resnet50-0676ba61.pth as --weights "
-                "PATH, or start from --weights none"
-            ) from error
-    network = torchvision.models.resnet50(weights=None)
-    if weights == "none":
-        return network
-    if not Path(weights).is_file():
-        raise UserError(f"--weights is {weights}, but must be imagenet, none, or a file of a ResNet-50's weights")
-    try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, ...
-    except Exception as error:
-        raise UserError(f"--weights {weights} does not hold the weights of torchvision's ResNet-50: {error}") from error
-    return network

@@ -48,6 +48,21 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def rows_to_main(self, own: torch.Tensor, rows: list[int]) -> torch.Tensor | None:
+        """The rows of all processes, in order, in the main one; None in the others.
+
+        Args:
+            own: this process's rows, of shape (rows[rank], d).
+            rows: how many each process has; no two may differ by more than one.
+        """
+        if self.world == 1:
+            return own
+        # Parts of one shape, as gather needs.
+        own = torch.nn.functional.pad(own, (0, 0, 0, max(rows) - len(own)))
+        parts = [torch.empty_like(own) for _ in rows] if self.main else None
+        dist.gather(own, parts)
+        return torch.cat([part[:count] for part, count in zip(parts, rows)]) if self.main else None
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.world == 1:
@@ -59,6 +74,11 @@ class Processes:
 
 def on_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Computing in the dtype that ``precision`` names; "float32" leaves all as it is."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def start(device: str) -> tuple[Processes, torch.device]:

@@ -1,46 +1,30 @@
-"""Training of one model with one loss and one seed, resumable after any step to the same bits."""
+"""Training of one model with one loss and one seed: the steps, and nothing else."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from fastpair import bounds
 from fastpair.cached import CachedLoss
-from fastpair.losses import LinearCrossEntropyLoss
 
 from .data import Preprocessing, RetrievalData, TensorImages, Views, batches_per_epoch, epoch_batches, load
 from .errors import UserError
-from .evaluation import Gallery, embed, embed_test
 from .losses import LOSSES
 from .model import build_model
-from .processes import Processes, on_gpu
-from .runfolder import write_atomically
+from .processes import Processes, autocast, on_gpu
 from .settings import Settings, flag, show
+from .stopping import Interrupted, Stop
 
-# The unseen classes are looked at before, after, and in between at most this often.
-EVALUATIONS_DURING_TRAINING = 5
-EVALUATION_BATCH = 128
-# The bounds are measured on so many training images, the same all the time, and at most so often after the start.
-BOUNDS_IMAGES = 1024
-BOUNDS_POINTS = 24
-# PCE's lambda: a constant, so that its curve is one of one function. As a bound on CE it would have to be smaller.
-BOUNDS_LAMBDA = 1.0
 # Losses are read from the device after so many steps: each time, the host waits for it.
 READ_EVERY = 20
-# What decides which of the evaluations is the best.
-SELECTION = "cosine/recall@1"
 
 
-class Interrupted(Exception):
-    """Training was stopped by a signal, and its state is saved."""
+class Diverged(Exception):
+    """The loss is no longer finite."""
 
 
 class Trainer:
@@ -53,11 +37,9 @@ class Trainer:
         data: the images.
         device: where the model lives.
         processes: those that share the work; each gets its share of every batch.
-        folder: where the states ``LOSS-SEED.last.pt`` and ``LOSS-SEED.best.pt`` are kept; where there is one,
-            training continues from it. None keeps nothing.
 
     Raises:
-        UserError: the checkpoint cannot be read, or the model cannot be made.
+        UserError: the model cannot be made, or there are too few images.
     """
 
     def __init__(
@@ -68,10 +50,9 @@ class Trainer:
         data: RetrievalData,
         device: torch.device,
         processes: Processes,
-        folder: Path | None = None,
     ):
         self.loss, self.seed, self.settings, self.data = loss, seed, settings, data
-        self.device, self.processes, self.folder = device, processes, folder
+        self.device, self.processes = device, processes
         self.choice = LOSSES[loss]
         self.per_class = settings.per_class if self.choice.pairs else 1
         photos = not isinstance(data.train, TensorImages)
@@ -81,14 +62,22 @@ class Trainer:
                 f"{flag('batch_size')} is {settings.batch_size}, but must be at least 2 for each of {processes.world} "
                 "processes"
             )
-        self.steps_per_epoch = batches_per_epoch(len(data.train), settings.batch_size, processes.world)
+        n = len(data.train)
+        if settings.drop_last:
+            self.steps_per_epoch = n // settings.batch_size
+            needs = f"a whole batch of {settings.batch_size}, without which {flag('drop_last')} leaves nothing"
+        else:
+            self.steps_per_epoch = batches_per_epoch(n, settings.batch_size, processes.world)
+            needs = f"{processes.world} processes"
         if self.steps_per_epoch == 0:
-            raise UserError(f"{len(data.train)} images to train on are too few for {processes.world} processes")
+            raise UserError(f"{n} images to train on are too few for {needs}")
 
         # The model is made before the loss, so that every loss starts from the same network.
         torch.manual_seed(seed)
         self.model = build_model(settings, data).to(device)
-        self.criterion = self.choice.build(data.num_train_classes, self.model.embedding_size, settings).to(device)
+        outputs = data.published_outputs if settings.published_outputs else data.num_train_classes
+        given = settings.settings_of(loss)
+        self.criterion = self.choice.build(outputs, self.model.embedding_size, settings, **given).to(device)
         self.network = self._parallel(self.model)
         if settings.compile:
             self.network = torch.compile(self.network)
@@ -99,17 +88,10 @@ class Trainer:
 
         self.epoch = self.step_of_epoch = 0
         self.seconds = 0.0
-        self.losses: list[float] = []
-        self.evaluations: list[dict[str, float]] = []
-        self.bounds: list[dict[str, float]] = []
-        self._unread: list[Tensor] = []
-        self.board = None
-        if settings.tensorboard and folder is not None and processes.main:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(folder / "tensorboard" / self.name)
-        if folder is not None and self.checkpoint("last").exists():
-            self._load()
+    @property
+    def name(self) -> str:
+        return f"{self.loss}-{self.seed}"
 
     # ---- what is trained, and how
 
@@ -139,76 +121,71 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return self.steps_per_epoch * self.settings.epochs
+        planned = self.steps_per_epoch * self.settings.epochs
+        return planned if self.settings.max_steps is None else min(planned, self.settings.max_steps)
 
     @property
     def steps(self) -> int:
         return self.epoch * self.steps_per_epoch + self.step_of_epoch
 
+    @property
+    def finished(self) -> bool:
+        return self.steps >= self.total_steps
+
     def autocast(self) -> torch.autocast:
-        precision = self.settings.precision
-        return torch.autocast(self.device.type, getattr(torch, precision), enabled=precision != "float32")
+        return autocast(self.device, self.settings.precision)
 
     # ---- training
 
-    def fit(self, log: Callable[[str], None]) -> None:
-        """Train up to the last epoch, saving the state after each.
+    def train_epoch(self, stop: Stop, report: Callable[[list[float]], None]) -> None:
+        """Train to the end of the epoch in progress, or of the training.
 
         Args:
-            log: called with a line of text after every evaluation, in the main process.
+            stop: asked after every step whether to stop there.
+            report: called now and then with the losses of the steps since the last call.
 
         Raises:
-            UserError: the loss is no longer finite.
-            Interrupted: a signal asked to stop; the state after the step in progress is saved.
+            Diverged: a loss is not finite.
+            Interrupted: ``stop`` was asked to; the step in progress is complete.
         """
-        epochs = self.settings.epochs
-        every = math.ceil(epochs / (EVALUATIONS_DURING_TRAINING + 1))
-        points = math.ceil(epochs / BOUNDS_POINTS)
-        if not self.evaluations:
-            self._evaluate(log)
-            self._measure_bounds()
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.steps,
-            desc=self.name,
-            unit="step",
-            disable=None if self.processes.main else True,
-        )
-        with bar, _signals() as stop:
-            while self.epoch < epochs:
-                self._train_one_epoch(bar, stop)
-                if self.epoch % every == 0 or self.epoch == epochs:
-                    self._evaluate(log)
-                if self.epoch % points == 0 or self.epoch == epochs:
-                    self._measure_bounds()
-                self._save()
-                if self.processes.any(bool(stop)):
-                    raise Interrupted
-        if self.board is not None:
-            self.board.close()
-
-    def _train_one_epoch(self, bar: tqdm, stop: list) -> None:
         self.network.train()
         start = time.perf_counter()
-        for views, labels in self.batches():
-            self._unread.append(self.train_step(views, labels))
-            self.step_of_epoch += 1
-            bar.update()
-            if len(self._unread) >= READ_EVERY:
-                self._read_losses(bar)
-            # The processes have to stop at the same step. That they ask each other makes the device wait, too.
-            ask = self.processes.world == 1 or self.step_of_epoch % READ_EVERY == 0
-            if ask and self.step_of_epoch < self.steps_per_epoch and self.processes.any(bool(stop)):
-                self._read_losses(bar)
-                self.seconds += time.perf_counter() - start
-                self._save()
-                raise Interrupted
-        self._read_losses(bar)
-        self.epoch, self.step_of_epoch = self.epoch + 1, 0
-        self.seconds += time.perf_counter() - start
+        unread: list[Tensor] = []
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of what remains of the epoch: images (views, n, c, h, w) and labels (n,)."""
+        def read() -> None:
+            losses = torch.stack(unread).tolist() if unread else []
+            unread.clear()
+            finite = list(takewhile(math.isfinite, losses))
+            report(finite)
+            if len(finite) < len(losses):
+                number, lr = self.steps - len(losses) + len(finite) + 1, show(self.settings.lr)
+                raise Diverged(
+                    f"the {self.loss} loss is {losses[len(finite)]} at step {number}; {flag('lr')} {lr} may be too high"
+                )
+
+        left = min(self.steps_per_epoch, self.total_steps - self.epoch * self.steps_per_epoch)
+        try:
+            for views, labels in self.batches():
+                unread.append(self.train_step(views, labels))
+                self.step_of_epoch += 1
+                if len(unread) >= READ_EVERY:
+                    read()
+                # The processes have to stop at the same step. That they ask each other makes the device wait, too.
+                ask = self.processes.world == 1 or self.step_of_epoch % READ_EVERY == 0
+                if ask and self.step_of_epoch < left and stop.asked():
+                    read()
+                    raise Interrupted
+            read()
+        finally:
+            self.seconds += time.perf_counter() - start
+        if self.step_of_epoch == self.steps_per_epoch:
+            self.epoch, self.step_of_epoch = self.epoch + 1, 0
+
+    def batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of what remains of the epoch: images (views, n, c, h, w) and labels (n,).
+
+        ``workers`` read them; None: as many as the settings say.
+        """
         batches = epoch_batches(
             self.data.train.labels,
             self.settings.batch_size,
@@ -220,8 +197,12 @@ class Trainer:
             world=self.processes.world,
             skip=self.step_of_epoch,
         )
+        # Those of the epoch that are to be trained with: fewer where the last is left out, or the steps are limited.
+        batches = islice(batches, min(self.steps_per_epoch - self.step_of_epoch, self.total_steps - self.steps))
         views = Views(self.data.train, self.preprocessing, augmented=True)
-        return load(views, batches, num_workers=self.settings.workers, pin_memory=on_gpu(self.device))
+        workers = self.settings.workers if workers is None else workers
+        options = {"num_workers": workers, "pin_memory": on_gpu(self.device)}
+        return load(views, batches, device=self.device, **options)
 
     def train_step(self, views: Tensor, labels: Tensor) -> Tensor:
         """Learn from this process's share of a batch; returns the loss of the whole, a tensor of one element."""
@@ -246,90 +227,16 @@ class Trainer:
         embeddings = self.choice.prepare(embeddings)
         return self.criterion(*(embeddings.chunk(2) if self.choice.two_views else (embeddings, labels)))
 
-    def _read_losses(self, bar: tqdm) -> None:
-        if not self._unread:
-            return
-        losses = torch.stack(self._unread).tolist()
-        self._unread.clear()
-        for loss in losses:
-            self.losses.append(loss)
-            self._show({"loss": loss}, len(self.losses))
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the {self.loss} loss is {loss} at step {len(self.losses)}; {flag('lr')} {show(self.settings.lr)} "
-                    "may be too high"
-                )
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    # ---- its state
 
-    # ---- looking at it
-
-    def _show(self, values: dict[str, float], step: int) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-
-    @property
-    def name(self) -> str:
-        return f"{self.loss}-{self.seed}"
-
-    def _embedding(self) -> dict:
+    def embedding(self) -> dict:
+        """How :func:`evaluation.embed` is to work here."""
         return {
-            "batch_size": EVALUATION_BATCH,
+            "batch_size": self.settings.evaluation_batch,
             "workers": self.settings.workers,
             "device": self.device,
             "processes": self.processes,
         }
-
-    def embed_test(self) -> Gallery:
-        """The images of unseen classes, embedded."""
-        with self.autocast():
-            return embed_test(self.model, self.data, self.preprocessing, **self._embedding())
-
-    def _evaluate(self, log: Callable[[str], None]) -> None:
-        metrics = self.embed_test().metrics(self.settings.recall_at)
-        best = max((past[SELECTION] for past in self.evaluations), default=-1.0)
-        self.evaluations.append({"step": self.steps, **metrics})
-        self._show(metrics, self.steps)
-        if metrics[SELECTION] > best:
-            self._write("best", {"model": self.model.state_dict(), "evaluation": self.evaluations[-1]})
-        if self.processes.main:
-            log(
-                f"{self.name}: step {self.steps} of {self.total_steps}, "
-                f"Recall@1 {100 * metrics[SELECTION]:.1f} %, MAP@R {100 * metrics['cosine/map@r']:.1f} %"
-            )
-
-    def _measure_bounds(self) -> None:
-        """What the paper's losses are on some training images, whichever of them is trained with."""
-        if not self.settings.log_bounds:
-            return
-        generator = torch.Generator().manual_seed(self.seed)
-        index = torch.randperm(len(self.data.train), generator=generator)[:BOUNDS_IMAGES]
-        embeddings = embed(self.model, self.data.train, self.preprocessing, index, **self._embedding())
-        embeddings, labels = self.choice.prepare(embeddings).to(self.device), self.data.train.labels[index]
-        classifiers = [module for module in self.criterion.modules() if isinstance(module, LinearCrossEntropyLoss)]
-        classifier = {"weight": classifiers[0].weight, "bias": classifiers[0].bias} if classifiers else {}
-        terms = bounds.terms(embeddings, labels.to(self.device), lam=BOUNDS_LAMBDA, **classifier)
-        self.bounds.append({"step": self.steps, **terms})
-
-    def result(self) -> dict:
-        """What ``metrics.json`` says about this training; metrics are fractions of 1."""
-        return {
-            "before": _metrics(self.evaluations[0]),
-            "after": _metrics(self.evaluations[-1]),
-            "best": max(self.evaluations, key=lambda evaluation: evaluation[SELECTION]),
-            "steps": self.steps,
-            "training_seconds": round(self.seconds, 2),
-            "history": {"loss": self.losses, "evaluations": self.evaluations, "bounds": self.bounds},
-        }
-
-    # ---- its state on disk
-
-    def checkpoint(self, which: str) -> Path:
-        return self.folder / f"{self.name}.{which}.pt"
-
-    def _write(self, which: str, state: dict) -> None:
-        if self.folder is not None and self.processes.main:
-            write_atomically(self.checkpoint(which), lambda file: torch.save(state, file))
 
     def _stateful(self) -> dict:
         return {
@@ -339,53 +246,25 @@ class Trainer:
             "scaler": self.scaler,
         }
 
-    # What a checkpoint holds as it is.
-    VALUES = ("epoch", "step_of_epoch", "seconds", "losses", "evaluations", "bounds")
+    # What a state holds as it is.
+    VALUES = ("epoch", "step_of_epoch", "seconds")
 
-    def _save(self) -> None:
+    def state_dict(self) -> dict:
+        """All that :meth:`load_state_dict` needs to go on to the same bits; every process has to ask for it."""
         random = torch.cuda.get_rng_state(self.device) if on_gpu(self.device) else torch.get_rng_state()
         states = {name: part.state_dict() for name, part in self._stateful().items()}
         values = {name: getattr(self, name) for name in self.VALUES}
-        self._write("last", {**states, **values, "random": self.processes.gather(random)})
+        return {**states, **values, "random": self.processes.gather(random)}
 
-    def _load(self) -> None:
-        path = self.checkpoint("last")
-        try:
-            # The generators' states must stay on the CPU; load_state_dict moves the rest to where it belongs.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            for name, part in self._stateful().items():
-                part.load_state_dict(state[name])
-            for name in self.VALUES:
-                setattr(self, name, state[name])
-            random = state["random"][self.processes.rank]
-            if self.processes.main and not self.checkpoint("best").is_file():
-                raise FileNotFoundError(f"{self.checkpoint('best').name}, which belongs to it, is missing")
-        # torch.load has no error of its own: a damaged file is a RuntimeError, an EOFError, a KeyError, ...
-        except Exception as error:
-            raise UserError(f"cannot continue from the checkpoint {path}: {error}") from error
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a :meth:`state_dict` whose tensors are on the CPU."""
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        for name in self.VALUES:
+            setattr(self, name, state[name])
+        # The generators' states must stay on the CPU; load_state_dict moves the rest to where it belongs.
+        random = state["random"][self.processes.rank]
         if on_gpu(self.device):
             torch.cuda.set_rng_state(random, self.device)
         else:
             torch.set_rng_state(random)
-
-
-def _metrics(evaluation: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in evaluation.items() if name != "step"}
-
-
-@contextmanager
-def _signals() -> Iterator[list]:
-    """A list that a first Ctrl-C, or a SIGTERM, makes true; a second Ctrl-C stops at once."""
-    received: list = []
-
-    def remember(number, frame):
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        received.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,7 +6,7 @@ from pathlib import Path
 from . import cars, cub, folder, glyphs, inshop, sop
 from .batches import Batch, batches_per_epoch, epoch_batches, evaluation_batches
 from .images import FileImages, Images, RetrievalData, TensorImages
-from .preprocessing import Preprocessing, Views, load
+from .preprocessing import Preprocessing, Views, finish, load
 
 __all__ = [
     "DATASETS",
@@ -20,6 +20,7 @@ __all__ = [
     "batches_per_epoch",
     "epoch_batches",
     "evaluation_batches",
+    "finish",
     "load",
 ]
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import UserError
+from .reading import check_header, read_rgb
 
 
 class Images(Protocol):
@@ -27,8 +26,12 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pixels(self, index: int) -> torch.Tensor:
-        """One image as it is, uint8 of shape (channels, height, width)."""
+    def pixels(self, index: int, scaled_to: int | None = None) -> torch.Tensor:
+        """One image as it is, uint8 of shape (channels, height, width), or nearly: its shorter side will be scaled to
+        ``scaled_to`` pixels at most."""
+
+    def key(self, index: int) -> str | None:
+        """What tells this image from all others, on this machine; None where it lies in memory."""
 
     def fingerprint(self, digest) -> None:
         """Feed ``digest``, an object of hashlib, with what tells these images from others."""
@@ -50,8 +53,11 @@ class TensorImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, index: int) -> torch.Tensor:
+    def pixels(self, index: int, scaled_to: int | None = None) -> torch.Tensor:
         return self.images[index]
+
+    def key(self, index: int) -> str | None:
+        return None
 
     def fingerprint(self, digest) -> None:
         for tensor in (self.images, self.labels):
@@ -88,20 +94,29 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, index: int) -> torch.Tensor:
-        """See :class:`Images`.
+    def file(self, index: int) -> Path:
+        return self.root / self.paths[index]
+
+    def pixels(self, index: int, scaled_to: int | None = None) -> torch.Tensor:
+        """See :class:`Images` and :func:`read_rgb`, which raises UserError."""
+        return read_rgb(self.file(index), scaled_to)
+
+    def key(self, index: int) -> str | None:
+        """Path, size and time of the file.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: the file is missing.
         """
-        file = self.root / self.paths[index]
+        file = self.file(index)
         try:
-            with Image.open(file) as image:
-                pixels = np.array(image.convert("RGB"))
-        # Damaged files make Pillow's decoders raise almost anything, SyntaxError and struct.error among it.
-        except Exception as error:
-            raise UserError(f"cannot read the image {file}: {error}") from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+            status = file.stat()
+        except OSError as error:
+            raise UserError(f"cannot read the image {file}: {error.strerror}") from error
+        return f"{file.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+    def check_header(self, index: int) -> None:
+        """See :func:`reading.check_header`, which raises UserError."""
+        check_header(self.file(index))
 
     def fingerprint(self, digest) -> None:
         """Feed ``digest`` with the paths, the sizes of the files and the labels: to read 100,000 files takes too long.
@@ -127,11 +142,17 @@ class RetrievalData:
         query: what to search with.
         gallery: what to search among, of the same classes and counted as ``query`` counts them; None: the queries
             search among themselves, leaving themselves out.
+        outputs: how many outputs a classifier has in the paper's code, where that is more than the classes.
     """
 
     train: Images
     query: Images
     gallery: Images | None = None
+    outputs: int | None = None
+
+    @property
+    def published_outputs(self) -> int:
+        return self.outputs or self.num_train_classes
 
     @property
     def num_train_classes(self) -> int:
