@@ -17,6 +17,10 @@ FASTPAIR_INLINE T closeness_slope(Metric metric, T closeness) {
   return closeness == T(0) ? T(0) : T(-1) / closeness;  // a distance of zero has no direction
 }
 
+// A scale whose derivative is made of those by the rows, which are multiples of the scale. Instead of zero it is a
+// number that is lost beside every score.
+FASTPAIR_INLINE double learnable_scale(double scale) { return scale == 0 ? 1e-30 : scale; }
+
 // None: a value for each anchor or row. Totals, of pair losses: the sums and counts that the mean is made of.
 enum class Reduction { Mean, Sum, None, Totals };
 

@@ -506,3 +506,15 @@ def test_another_formula_is_another_library():
         warnings.simplefilter("error")
         x, labels = batch()
         torch.testing.assert_close(one(-x, labels), one(x, labels))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_listed_pairs_of_a_loss_without_parameters(backend):
+    settings = {"distance": "dot", "reduction": "sum"}
+    loss = CustomPairLoss(lambda s, p: -s, lambda s, p: s * s, lambda P, N, p: P.sum + N.sum, **settings)
+    x = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    i, j, k = torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([2, 3])
+    with fastpair.use_backend(backend):
+        value = loss(x, torch.arange(8) // 2, indices_tuple=(i, j, i, k))
+    s = x @ x.T
+    torch.testing.assert_close(value, (s[i, k].square() - s[i, j]).sum())

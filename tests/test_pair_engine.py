@@ -304,7 +304,6 @@ def test_bad_settings(name):
         make(**settings)
 
 
-@needs_cpu_kernels
 @pytest.mark.parametrize("labels", [[3], [0, 1, 2], [5, 5, 5]], ids=["one", "distinct", "equal"])
 @pytest.mark.parametrize("references", [None, 0, 4])
 @pytest.mark.parametrize(
@@ -327,3 +326,32 @@ def test_gradients_without_pairs_are_zeros(loss, references, labels):
         with fastpair.use_backend("reference"):
             want = torch.autograd.grad(loss(x, labels, *sides), trained)
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["supcon", "contrastive", "triplet_margin"])
+def test_embeddings_without_columns(name):
+    x = torch.randn(5, 0, requires_grad=True)
+    loss = getattr(FP, f"{name}_loss")(x, torch.tensor([0, 0, 1, 1, 1]), distance="dot")
+    assert torch.autograd.grad(loss, x)[0].shape == (5, 0) and loss.isfinite()
+
+
+def test_learned_parameters_are_differentiated_once_with_the_rows():
+    x = torch.randn(12, 8, dtype=torch.float64, requires_grad=True)
+    temperature = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    for of, by in ((x, temperature), (temperature, x)):
+        loss = FP.supcon_loss(x, torch.arange(12) // 3, temperature=temperature)
+        (gradient,) = torch.autograd.grad(loss, of, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            torch.autograd.grad(gradient.sum(), by)
+
+
+def test_a_scale_of_zero():
+    """Whose gradient is not zero, though those of the rows are."""
+    x, y = torch.randn(2, 9, 5, dtype=torch.float64)
+    inputs = {"embeddings": x, "ref_emb": y}
+    inputs |= {name: torch.tensor(value, dtype=torch.float64) for name, value in (("scale", 0.0), ("bias", -1.0))}
+    got, want = (
+        value_and_gradients(partial(FP.siglip_loss, distance="dot", backend=backend), inputs, tuple(inputs))
+        for backend in ("cpu", "reference")
+    )
+    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)

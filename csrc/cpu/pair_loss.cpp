@@ -222,7 +222,7 @@ class PairLoss {
   PairLoss(const PairKernels<T>& loss, const PairLossArguments& args, const ListedKinds* listed = nullptr)
       : loss_(loss),
         args_(args),
-        params_(args.learned ? floating_vector<double>(*args.learned) : args.params),
+        params_(parameters(loss, args)),
         learns_by_terms_(args.grad_learned && loss.learned > 0),
         learns_by_rows_(args.grad_learned && loss.learned == 0),
         batch_(args, learns_by_rows_),
@@ -242,6 +242,12 @@ class PairLoss {
   }
 
  private:
+  static std::vector<double> parameters(const PairKernels<T>& loss, const PairLossArguments& args) {
+    std::vector<double> values = args.learned ? floating_vector<double>(*args.learned) : args.params;
+    if (args.grad_learned && loss.learned == 0) values[loss.scale - 1] = learnable_scale(values[loss.scale - 1]);
+    return values;
+  }
+
   template <typename Sweep>
   PairLossResults run(Sweep sweep) {
     const bool gradients = batch_.gradients();

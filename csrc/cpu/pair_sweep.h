@@ -500,7 +500,7 @@ class PairSweep {
     if (row_tasks + col_tasks == 0) return;
     // Long products of few blocks: their columns are shared out.
     const int64_t threads = torch::stable::get_num_threads(), columns = x_.columns;
-    const int64_t shares = std::clamp<int64_t>(2 * threads / (row_tasks + col_tasks), 1, (columns + 63) / 64);
+    const int64_t shares = std::clamp<int64_t>(2 * threads / (row_tasks + col_tasks), 1, columns / 64 + 1);
     const int64_t width = (columns + shares - 1) / shares;
     parallel_for((row_tasks + col_tasks) * shares, [&](int64_t task_and_share) {
       const int64_t task = task_and_share / shares, begin = std::min(task_and_share % shares * width, columns);

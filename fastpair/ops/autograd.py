@@ -92,15 +92,16 @@ class _FusedLoss(torch.autograd.Function):
         if not vector:
             gradients = scaled_(gradients, wanted, grad)
         of_op, learn = call.parted(tensors)
+        causes = (*of_op[: len(wanted)], *learn)
         by_learned = (None,) * len(learn)
         if learn:
             if wanted[LEARNED]:
                 each = call.split(gradients[LEARNED], learn)
-                by_learned = input_gradients(each, ctx.needs_input_grad[-len(learn) :], learn, grad)
+                by_learned = input_gradients(each, ctx.needs_input_grad[-len(learn) :], learn, grad, causes)
             wanted = wanted[:LEARNED]
         inputs = of_op[: len(wanted)]
         others = (None,) * (len(of_op) - len(inputs))
-        return None, *input_gradients(gradients, wanted, inputs, grad), *others, *by_learned
+        return None, *input_gradients(gradients, wanted, inputs, grad, causes), *others, *by_learned
 
 
 def scaled_(gradients: Sequence[Tensor], wanted: Sequence[bool], factor: Tensor) -> Sequence[Tensor]:
@@ -127,12 +128,13 @@ class _NotTwice(torch.autograd.Function):
         )
 
 
-def input_gradients(gradients, wanted, inputs, grad: Tensor) -> list[Tensor | None]:
-    """The gradients that ``backward`` returns for ``inputs``, given those computed and the incoming one."""
+def input_gradients(gradients, wanted, inputs, grad: Tensor, causes: tuple) -> list[Tensor | None]:
+    """The gradients that ``backward`` returns for ``inputs``, given those computed and the incoming one. ``causes``: all
+    that they are functions of beside it."""
     # Rounded to half precision only after scaling by the incoming gradient, so that a loss scale saves small ones.
     # Even a conversion to the same dtype costs microseconds.
     return [
-        once(g if g.dtype == x.dtype else g.to(x.dtype), grad, *inputs) if want else None
+        once(g if g.dtype == x.dtype else g.to(x.dtype), grad, *causes) if want else None
         for g, want, x in zip(gradients, wanted, inputs)
     ]
 

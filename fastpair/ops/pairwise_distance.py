@@ -25,7 +25,7 @@ class _PairwiseDistance(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         with torch.no_grad():
             gradients = operator("pairwise_distance_backward", ctx.backend)(grad, x, y, ctx.metric, *wanted)
-        return *input_gradients(gradients, wanted, (x, y), grad), None, None
+        return *input_gradients(gradients, wanted, (x, y), grad, (x, y)), None, None
 
 
 def pairwise_distance(x: Tensor, y: Tensor | None, metric: str, backend: str | None) -> Tensor:

@@ -26,6 +26,8 @@ def learn(params: Sequence[float | Tensor]) -> bool:
 
 def stacked(params: Sequence[float | Tensor], like: Tensor) -> Tensor:
     """The parameters (P,) as one tensor."""
+    if not params:
+        return like.new_empty(0, dtype=accumulate_dtype(like.dtype))
     values, least = [single(value, like) for value in params], accumulate_dtype(like.dtype)
     dtype = functools.reduce(torch.promote_types, (value.dtype for value in values if isinstance(value, Tensor)), least)
     # Made on the device: a copy to it would have to wait for it.
