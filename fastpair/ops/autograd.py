@@ -129,8 +129,8 @@ class _NotTwice(torch.autograd.Function):
 
 
 def input_gradients(gradients, wanted, inputs, grad: Tensor, causes: tuple) -> list[Tensor | None]:
-    """The gradients that ``backward`` returns for ``inputs``, given those computed and the incoming one. ``causes``: what
-    else they are functions of."""
+    """The gradients that ``backward`` returns for ``inputs``, given those computed and the incoming one. ``causes``: of
+    what else they are functions."""
     # Rounded to half precision only after scaling by the incoming gradient, so that a loss scale saves small ones.
     # Even a conversion to the same dtype costs microseconds.
     return [
