@@ -56,6 +56,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Host-side facts about fastpair's compiled kernels.";
   m.def("add_loss", &fastpair::add_loss, "Loads the library of a pair loss that was compiled for this machine.");
   m.def("build_info", &build_info,
-        "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus, cxx_flags) and what it "
+        "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus, cxx_flags) and "
+        "what it "
         "found on this machine (simd_level: \"avx512\", \"avx2\" or \"baseline\"; has_blas: bool).");
 }
