@@ -180,10 +180,9 @@ struct Params {
     for (size_t k = 0; k < std::size(of); ++k) of[k] = p.params[k];
   }
 
-  // `scale`: the number of the scale among them, from 1 on, of losses that learn one.
-  __device__ Params(const PairLossProblem& p, int count, int scale) : Params(p) {
-    for (int k = 0; p.learned && scale > 0 && k < count; ++k) of[k] = p.learned[k];
-    if (p.by_learned && scale > 0) of[scale - 1] = learnable_scale(of[scale - 1]);
+  __device__ Params(const PairLossProblem& p, int learned) : Params(p) {
+    if (!p.learned) return;
+    for (int k = 0; k < learned; ++k) of[k] = p.learned[k];
   }
 };
 
@@ -197,7 +196,7 @@ struct Loss {
   const AnchorWeights anchor_weights;
 
   __device__ explicit Loss(const PairLossProblem& p)
-      : p(p), params(p, Terms::PARAMS, Terms::SCALE), terms(params.of), anchor_weights(p, Terms::SEPARATE_MEANS) {}
+      : p(p), params(p, LEARNS ? Terms::PARAMS : 0), terms(params.of), anchor_weights(p, Terms::SEPARATE_MEANS) {}
 
   template <Kind KIND>
   __device__ __forceinline__ float by_negatives_lse(float closeness, float negatives_lse) const {
