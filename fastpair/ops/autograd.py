@@ -19,7 +19,7 @@ from fastpair.ops.registration import DIFFERENTIABLE, operator
 VECTORS = ("none", "totals")
 
 
-# Where an operator takes the parameters of a loss: tensors that learn, or in the settings.
+# Where an operator takes the parameters of a loss: as a tensor, among the tensors; as numbers, among the settings.
 LEARNED, PARAMS = 2, 1
 
 

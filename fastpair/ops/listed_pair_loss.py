@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastpair.ops.autograd import fused_loss
-from fastpair.ops.parameters import learn
+from fastpair.ops.parameters import separated
 
 
 def listed_pair_loss(
@@ -29,6 +29,6 @@ def listed_pair_loss(
     (anchor, positive, negative). ``backend``: one that has the operator."""
     anchors, positives, *other = lists[:-1]
     tensors = (embeddings, ref_emb, None, anchors, positives, *(other or [None]), lists[-1])
-    learned = params if learn(params) else ()
-    settings = (loss, [] if learned else list(map(float, params)), distance, swap, repeats, reduction)
+    numbers, learned = separated(params)
+    settings = (loss, numbers, distance, swap, repeats, reduction)
     return fused_loss("listed_pair_loss", backend, tensors, settings, (weights, anchor_scalars, ref_scalars), learned)

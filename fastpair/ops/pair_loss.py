@@ -11,7 +11,7 @@ from fastpair.backends.call import PairLossCall
 from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.ops import checks, prefixes
 from fastpair.ops.autograd import fused_loss
-from fastpair.ops.parameters import learn, stacked
+from fastpair.ops.parameters import separated, stacked
 from fastpair.ops.relation import Relation
 
 # On a GPU a score matrix of up to this many elements is held whole, as the launches for visiting it in parts would cost
@@ -46,8 +46,8 @@ def pair_loss(
     if given.ref_emb is not None and given.ref_emb.dtype != embeddings.dtype:
         embeddings, ref_emb = checks.one_dtype(embeddings, given.ref_emb)
         given = given._replace(ref_emb=ref_emb)
-    learned = params if learn(params) else ()
-    settings = (loss, [] if learned else list(map(float, params)), distance, two_sided, reduction)
+    numbers, learned = separated(params)
+    settings = (loss, numbers, distance, two_sided, reduction)
     is_added = added.is_added(loss)
     lacking = ("cuda",) if loss in TRIPLETS or is_added else ()
     if loss in TRIPLETS and not given.by_labels:
@@ -78,6 +78,6 @@ def pair_loss(
             call = call._replace(learned=stacked(learned, embeddings))
         return dense.in_blocks(call) if is_added else dense.pair_loss(call)
     if of_prefixes is not None:
-        settings = (*settings[:2], *of_prefixes, distance, two_sided, reduction)
+        settings = (loss, numbers, *of_prefixes, distance, two_sided, reduction)
         return fused_loss("prefix_pair_loss", backend, tensors, settings, further, learned)
     return fused_loss("pair_loss", backend, tensors, settings, further, learned)

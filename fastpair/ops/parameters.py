@@ -24,6 +24,11 @@ def learn(params: Sequence[float | Tensor]) -> bool:
     return any(isinstance(value, Tensor) for value in params)
 
 
+def separated(params: Sequence[float | Tensor]) -> tuple[list[float], Sequence[float | Tensor]]:
+    """The parameters as numbers and none that learn; or no numbers and all of them, if tensors are among them."""
+    return ([], params) if learn(params) else (list(map(float, params)), ())
+
+
 def stacked(params: Sequence[float | Tensor], like: Tensor) -> Tensor:
     """The parameters (P,) as one tensor."""
     if not params:
