@@ -5,9 +5,12 @@ What is exponentiated has to be the very number whose maximum was taken: scores 
 against the reference in float64, of the same rounded inputs.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
+from allpairspy import AllPairs
 from support import cast, value_and_gradients
 
 import fastpair.functional as FP
@@ -17,17 +20,26 @@ DISTANCES = (*SIMILARITIES, "sqeuclidean", "euclidean", "unit_sqeuclidean", "uni
 TEMPERATURES = (1e-3, 0.03, 1.0, 10.0)
 SCALES = (1e-12, 1e-6, 1e-3, 1.0, 1e2, 1e3, 1e4, 1e6, 1e12)
 HALF_SCALES = (1e-3, 1e-1, 1.0, 1e2, 1e3)
+WIDE = (torch.float64, torch.float32, torch.bfloat16)
+EVERY_SCALE = [(dtype, scale) for dtype in WIDE for scale in SCALES] + [(torch.float16, s) for s in HALF_SCALES]
 # A result that dense PyTorch happens to get right to the last bit is no yardstick. And float64 has nothing wider to be
 # held against: terms in the thousands are rounded on both sides.
 FLOOR = {torch.float64: 1e-12, torch.float32: 8e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
-def pairs(function, settings=lambda t: {}, distances=DISTANCES, temperatures=TEMPERATURES):
-    return [
-        (partial(function, **settings(t), distance=distance), ("embeddings",), f"{distance} {t:g}")
-        for distance in distances
-        for t in temperatures
-    ]
+@dataclass(frozen=True)
+class Swept:
+    """A loss, with distances and temperatures to try."""
+
+    function: Callable
+    settings: Callable = lambda t: {}
+    trained: tuple[str, ...] = ("embeddings",)
+    distances: tuple[str | None, ...] = DISTANCES
+    temperatures: tuple[float, ...] = TEMPERATURES
+
+    def call(self, distance, t):
+        more = {} if distance is None else {"distance": distance}
+        return partial(self.function, **self.settings(t), **more)
 
 
 def temperature(t):
@@ -35,41 +47,39 @@ def temperature(t):
 
 
 def classes(function, name, settings):
-    return [(partial(function, **settings(t)), ("embeddings", name), f"{t:g}") for t in TEMPERATURES]
+    return Swept(function, settings, ("embeddings", name), (None,))
 
 
-ONCE = (1.0,)
+ONCE, VIEWS = (1.0,), ("embeddings", "ref_emb")
+PLAIN = {"distances": (None,), "temperatures": ONCE}
 GRID = {
-    "contrastive": pairs(FP.contrastive_loss, temperatures=ONCE),
-    "contrastive-squared": pairs(FP.contrastive_loss, lambda t: {"power": 2}, temperatures=ONCE),
-    "snca": pairs(FP.snca_loss, temperature),
-    "supcon": pairs(FP.supcon_loss, temperature),
-    "ntxent": pairs(FP.ntxent_loss, temperature),
-    "multi_similarity": pairs(FP.multi_similarity_loss, lambda t: {"alpha": 1 / t, "beta": 3 / t}),
-    "circle": pairs(FP.circle_loss, lambda t: {"gamma": 1 / t}, SIMILARITIES),
-    "lifted_structure": pairs(FP.generalized_lifted_structure_loss, temperatures=ONCE),
-    "triplet": pairs(FP.triplet_margin_loss, temperatures=ONCE),
-    "triplet-hard": pairs(FP.triplet_margin_loss, lambda t: {"triplets_per_anchor": "hard"}, temperatures=ONCE),
+    "contrastive": Swept(FP.contrastive_loss, temperatures=ONCE),
+    "contrastive-squared": Swept(FP.contrastive_loss, lambda t: {"power": 2}, temperatures=ONCE),
+    "snca": Swept(FP.snca_loss, temperature),
+    "supcon": Swept(FP.supcon_loss, temperature),
+    "ntxent": Swept(FP.ntxent_loss, temperature),
+    "multi_similarity": Swept(FP.multi_similarity_loss, lambda t: {"alpha": 1 / t, "beta": 3 / t}),
+    "circle": Swept(FP.circle_loss, lambda t: {"gamma": 1 / t}, distances=SIMILARITIES),
+    "lifted_structure": Swept(FP.generalized_lifted_structure_loss, temperatures=ONCE),
+    "triplet": Swept(FP.triplet_margin_loss, temperatures=ONCE),
+    "triplet-hard": Swept(FP.triplet_margin_loss, lambda t: {"triplets_per_anchor": "hard"}, temperatures=ONCE),
     # A sum: its mean is over the terms that are not zero, of which rounding makes or unmakes those of 1e-320.
-    "triplet-smooth": pairs(
+    "triplet-smooth": Swept(
         FP.triplet_margin_loss, lambda t: {"smooth_loss": True, "reduction": "sum"}, temperatures=ONCE
     ),
-    "info_nce": [
-        (partial(FP.info_nce_loss, temperature=t, distance=distance), ("embeddings", "ref_emb"), f"{distance} {t:g}")
-        for distance in DISTANCES
-        for t in TEMPERATURES
-    ],
-    "siglip": [(partial(FP.siglip_loss, scale=1 / t), ("embeddings", "ref_emb"), f"{t:g}") for t in TEMPERATURES],
+    "info_nce": Swept(FP.info_nce_loss, temperature, VIEWS),
+    "siglip": Swept(FP.siglip_loss, lambda t: {"scale": 1 / t}, VIEWS, (None,)),
     "proxy_anchor": classes(FP.proxy_anchor_loss, "proxies", lambda t: {"alpha": 1 / t}),
     "normalized_softmax": classes(FP.normalized_softmax_loss, "weight", temperature),
     "cosface": classes(FP.cosface_loss, "weight", lambda t: {"scale": 1 / t}),
     "arcface": classes(FP.arcface_loss, "weight", lambda t: {"scale": 1 / t}),
     "proxy_nca": classes(FP.proxy_nca_loss, "proxies", lambda t: {"softmax_scale": 1 / t}),
-    "linear_cross_entropy": [
-        (partial(FP.linear_cross_entropy, label_smoothing=s), ("embeddings", "weight"), f"{s:g}") for s in (0, 0.1)
-    ],
-    "spce": [(FP.spce_loss, ("embeddings",), "")],
-    "pce": [(partial(FP.pce_loss, lam=0.3), ("embeddings",), "")],
+    "linear_cross_entropy": Swept(FP.linear_cross_entropy, trained=("embeddings", "weight"), **PLAIN),
+    "linear_cross_entropy-smooth": Swept(
+        FP.linear_cross_entropy, lambda t: {"label_smoothing": 0.1}, ("embeddings", "weight"), **PLAIN
+    ),
+    "spce": Swept(FP.spce_loss, **PLAIN),
+    "pce": Swept(FP.pce_loss, lambda t: {"lam": 0.3}, **PLAIN),
 }
 
 
@@ -81,7 +91,7 @@ def inputs_for(function, trained, scale, dtype, n, d):
         return (torch.randn(count, d, generator=generator, dtype=torch.float64) * scale).to(dtype)
 
     tensors = {"embeddings": rows(n)}
-    name = function.func.__name__ if isinstance(function, partial) else function.__name__
+    name = function.func.__name__
     if name not in ("info_nce_loss", "siglip_loss"):
         tensors["labels"] = torch.arange(n) * 7 % classes
     for other in trained[1:]:
@@ -105,14 +115,19 @@ def rounded(inputs, seed):
         yield name, t
 
 
-def faults(calls, scales, dtype, backend, n, d, device="cpu"):
-    """What a backend gets wrong in the ``calls`` of a loss, a line each."""
+def faults(of, scales, backend, n, d, device="cpu"):
+    """What a backend gets wrong of a loss, a line each. ``scales``: pairs of a dtype and a scale. These, distances and
+    temperatures meet each other in pairs, not in all combinations."""
     found = []
-    for function, trained, label in calls:
-        for scale in scales:
-            inputs = inputs_for(function, trained, scale, dtype, n, d)
-            faults = faults_of_one(function, trained, inputs, backend, device)
-            found += [f"{label}, scale {scale:g}: {fault}" for fault in faults]
+    # A single value has no part in an array.
+    varied = [values for values in (of.distances, of.temperatures) if len(values) > 1]
+    for (dtype, scale), *more in AllPairs([scales, *varied]) if varied else [[each] for each in scales]:
+        distance = more.pop(0) if len(of.distances) > 1 else of.distances[0]
+        t = more.pop(0) if more else of.temperatures[0]
+        function = of.call(distance, t)
+        inputs = inputs_for(function, of.trained, scale, dtype, n, d)
+        faults = faults_of_one(function, of.trained, inputs, backend, device)
+        found += [f"{distance}, temperature {t:g}, {dtype}, scale {scale:g}: {fault}" for fault in faults]
     return "\n".join(found)
 
 

@@ -262,6 +262,11 @@ def with_weights(make, n, d, pattern, generator):
     return {**inputs, "weights": weights * (torch.rand(n, generator=generator) < 0.8)}
 
 
+def has_reduction(known: dict) -> bool:
+    """Of values that a covering array puts together."""
+    return known.get("reduction", "mean") in known["loss"].reductions
+
+
 RELATED = {
     "-".join([name, *(str(v) for v in settings.values() if isinstance(v, str)), *by, *(["refs"] * references)]): loss(
         name,
@@ -304,6 +309,22 @@ WEIGHTED = {
     for name, of in {**RELATED, **LOSSES}.items()
     if of.dense.func.__name__.removesuffix("_loss") in (*DEFINITIONS, "triplet_margin") and "pairs" not in name
 }
+# One of every way through the layers above the kernels: an operator's inputs, and which of them have gradients.
+LAYERS = [
+    "contrastive-euclidean",
+    "contrastive-cosine-refs",
+    "supcon-euclidean-learned-refs",
+    "triplet_margin-unit_euclidean-hard",
+    "info_nce",
+    "info_nce-learned",
+    "siglip",
+    "proxy_anchor",
+    "arcface",
+    "center",
+    "linear_cross_entropy-smooth-ignore",
+    "spce_loss",
+    "pce_loss",
+]
 every_relation = pytest.mark.parametrize("loss", RELATED.values(), ids=RELATED.keys())
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())

@@ -3,6 +3,7 @@
 import dense
 import pytest
 import torch
+from covering import covering
 from support import error, needs_cpu_kernels, value_and_gradients
 
 from fastpair import losses as ours
@@ -50,10 +51,8 @@ def assert_agree(our_loss, their_loss, inputs, trained):
             assert error(got[name], want[name]) <= 1e-5, (name, dtype)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("references", [False, True])
-@pytest.mark.parametrize("seed", range(6))
-def test_contrastive_loss(distance, references, seed):
+@covering(distance=DISTANCES.keys(), seed=range(6), references=[False, True])
+def test_contrastive_loss(distance, seed, references):
     inputs, (low, high, _) = random_batch(seed, references)
     for name in ("embeddings", "ref_emb"):
         if name in inputs:
@@ -93,10 +92,8 @@ PAIR_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
-@pytest.mark.parametrize("references", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_pair_losses(name, references, seed):
+@covering(name=PAIR_LOSSES.keys(), seed=range(4), references=[False, True])
+def test_pair_losses(name, seed, references):
     # Theirs builds a matrix of positive by negative pairs, or a list of all triplets.
     inputs, numbers = random_batch(seed, references, classes=6)
     if name in ("NTXentLoss", "TripletMarginLoss"):

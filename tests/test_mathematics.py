@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import covering
 from hypothesis import given, settings
 from support import (
     BACKENDS,
@@ -18,7 +19,7 @@ from support import (
     batch_and_references,
     embeddings,
     error,
-    every_loss,
+    has_reduction,
     soft_assignments,
     value_and_gradients,
 )
@@ -38,18 +39,22 @@ def data():
 # ---- an independent source for every formula
 
 
-@each_backend
-@every_loss
-def test_dense_formula(loss, backend):
-    """The reference itself is right: it agrees with formulas typed a second time."""
-    for n, d, pattern in ((1, 3, "one"), (9, 4, "few"), (33, 5, "pairs"), (12, 4, "distinct")):
-        inputs = loss.inputs(n, d, pattern, torch.Generator().manual_seed(n))
-        for reduction in loss.reductions:
-            incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
-            run = partial(loss.fused, reduction=reduction, backend=backend)
-            got = value_and_gradients(run, inputs, loss.trained, incoming)
-            want = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
-            assert max(error(got[name], want[name]) for name in want) <= TOLERANCE[torch.float64]
+@covering(
+    has_reduction,
+    loss=LOSSES,
+    reduction=(*REDUCTIONS, "totals"),
+    shape=[(9, 4, "few"), (33, 5, "pairs"), (12, 4, "distinct"), (1, 3, "one")],
+)
+def test_dense_formula(loss, reduction, shape):
+    """The reference itself is right, and what kernels compute: it agrees with formulas typed a second time."""
+    n, d, pattern = shape
+    inputs = loss.inputs(n, d, pattern, torch.Generator().manual_seed(n))
+    incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
+    want = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
+    for backend in BACKENDS:
+        run = partial(loss.fused, reduction=reduction, backend=backend)
+        got = value_and_gradients(run, inputs, loss.trained, incoming)
+        assert max(error(got[name], want[name]) for name in want) <= TOLERANCE[torch.float64]
 
 
 @each_backend

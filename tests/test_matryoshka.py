@@ -7,6 +7,7 @@ from functools import partial
 import dense
 import pytest
 import torch
+from covering import covering
 from custom_losses import multi_similarity
 from support import BACKENDS, cast, error, needs_cpu_kernels, value_and_gradients
 
@@ -22,7 +23,6 @@ from fastpair.metrics import METRICS
 pair_loss_operator = sys.modules["fastpair.ops.pair_loss"]
 DIMS, WEIGHTS = (3, 8, 16, 21), (0.5, 1.0, 0.0, 2.0)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
-dims_and_weights = pytest.mark.parametrize("dims, weights", [(DIMS, WEIGHTS), ((16, 3), None), ((21,), (3.0,))])
 
 
 def inputs_of(n: int, m: int | None = None, d: int = 24, classes: int = 7) -> dict:
@@ -58,32 +58,43 @@ def assert_same(run, want, inputs, trained=("embeddings",), incoming=None, toler
         assert error(got[name], want[name]) <= tolerance, name
 
 
-@dims_and_weights
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("distance", ["cosine", "dot", "unit_euclidean", "sqeuclidean"])
-@pytest.mark.parametrize("of", DEFINITIONS.values(), ids=DEFINITIONS)
-def test_pair_losses(of, distance, backend, dims, weights):
-    if of.name == "circle" and not METRICS[distance].similarity:
-        pytest.skip("a loss of similarities")
+def of_similarities(known):
+    return known["of"].name != "circle" or METRICS[known.get("distance", "cosine")].similarity
+
+
+@covering(
+    of_similarities,
+    of=DEFINITIONS,
+    distance=["cosine", "dot", "unit_euclidean", "sqeuclidean"],
+    backend=BACKENDS,
+    prefixes={"four": (DIMS, WEIGHTS), "two": ((16, 3), None), "one": ((21,), (3.0,))},
+    references=[False, True],
+)
+def test_pair_losses(of, distance, backend, prefixes, references):
+    dims, weights = prefixes
     loss = losses.MatryoshkaLoss(getattr(losses, of.module)(distance=distance), dims, weights)
     want = by_hand(getattr(dense, f"{of.name}_loss"), dims, weights, distance=distance)
-    for inputs, trained in ((inputs_of(70), ("embeddings",)), (inputs_of(40, 67), ("embeddings", "ref_emb"))):
-        with fastpair.use_backend(backend):
-            assert_same(loss, want, inputs, trained)
+    inputs, trained = (inputs_of(40, 67), ("embeddings", "ref_emb")) if references else (inputs_of(70), ("embeddings",))
+    with fastpair.use_backend(backend):
+        assert_same(loss, want, inputs, trained)
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("n", [1, 2, 33, 300, 700])
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", ["supcon", "multi_similarity", "ntxent", "contrastive"])
-def test_sizes(name, dtype, n):
+@covering(
+    n=[1, 2, 33, 300, 700],
+    name=["supcon", "multi_similarity", "ntxent", "contrastive"],
+    dtype=TOLERANCE.keys(),
+    references=[False, True],
+)
+def test_sizes(n, name, dtype, references):
     formula, settings = getattr(dense, f"{name}_loss"), {"distance": "cosine"}
     loss = losses.MatryoshkaLoss(getattr(losses, DEFINITIONS[name].module)(**settings), DIMS, WEIGHTS)
-    for inputs, trained in ((inputs_of(n), ("embeddings",)), (inputs_of(n, 2 * n + 5), ("ref_emb", "embeddings"))):
-        want = value_and_gradients(by_hand(formula, DIMS, WEIGHTS, **settings), inputs, trained)
-        got = value_and_gradients(loss, cast(inputs, dtype), trained)
-        for key in want:
-            assert error(got[key], want[key]) <= TOLERANCE[dtype], key
+    inputs = inputs_of(n, 2 * n + 5) if references else inputs_of(n)
+    trained = tuple(inputs.keys() & {"embeddings", "ref_emb"})
+    want = value_and_gradients(by_hand(formula, DIMS, WEIGHTS, **settings), inputs, trained)
+    got = value_and_gradients(loss, cast(inputs, dtype), trained)
+    for key in want:
+        assert error(got[key], want[key]) <= TOLERANCE[dtype], key
 
 
 @needs_cpu_kernels
@@ -173,9 +184,7 @@ def test_direct_calls_of_the_operator_check_prefixes():
             torch.ops.fastpair.prefix_pair_loss(*(plain | wrong).values())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("name", ["supcon", "contrastive"])
+@covering(name=["supcon", "contrastive"], reduction=["sum", "none"], backend=BACKENDS)
 def test_reductions(name, reduction, backend):
     settings = {"distance": "cosine", "reduction": reduction}
     loss = losses.MatryoshkaLoss(getattr(losses, DEFINITIONS[name].module)(**settings), DIMS, WEIGHTS)
@@ -199,10 +208,8 @@ def test_means_are_made_of_totals(name):
     assert_same(mean, losses.MatryoshkaLoss(module(), DIMS, WEIGHTS), inputs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("distance", ["cosine", "dot", "euclidean"])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_info_nce(symmetric, distance, backend):
+@covering(distance=["cosine", "dot", "euclidean"], symmetric=[True, False], backend=BACKENDS)
+def test_info_nce(distance, symmetric, backend):
     x, y = (torch.randn(50, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     loss = losses.InfoNCELoss(0.3, symmetric, distance, learn_temperature=True).double()
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from covering import covering
 from support import METRICS, error, needs_cpu_kernels, value_and_gradients
 
 import fastpair
@@ -51,21 +52,23 @@ def random_batch(seed, references):
     return inputs
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("references", [False, True])
-def test_agreement_on_mined_lists(name, miner, references):
+@covering(
+    # Theirs reads the pair (positive, negative) from the rows of the anchors.
+    lambda known: not ("swap" in known["name"] and known.get("references", False)),
+    name=LOSSES.keys(),
+    miner=MINERS.keys(),
+    references=[False, True],
+    seed=range(2),
+)
+def test_agreement_on_mined_lists(name, miner, references, seed):
     our_loss, their_loss = LOSSES[name]
-    if references and "swap" in name:
-        pytest.skip("theirs reads the pair (positive, negative) from the rows of the anchors")
-    for seed in range(2):
-        inputs = random_batch(seed, references)
-        mined = MINERS[miner](*inputs.values())
-        trained = ("embeddings", "ref_emb") if references else ("embeddings",)
-        got = value_and_gradients(lambda m=mined, **batch: our_loss(**batch, indices_tuple=m), inputs, trained)
-        want = value_and_gradients(lambda m=mined, **batch: their_loss(**batch, indices_tuple=m), inputs, trained)
-        for result in want:
-            assert error(got[result], want[result]) <= 1e-9, result
+    inputs = random_batch(seed, references)
+    mined = MINERS[miner](*inputs.values())
+    trained = ("embeddings", "ref_emb") if references else ("embeddings",)
+    got = value_and_gradients(partial(our_loss, indices_tuple=mined), inputs, trained)
+    want = value_and_gradients(partial(their_loss, indices_tuple=mined), inputs, trained)
+    for result in want:
+        assert error(got[result], want[result]) <= 1e-9, result
 
 
 # Those that users write: see test_custom.py.
@@ -235,36 +238,32 @@ WITHIN = {torch.float64: 1e-10, torch.float32: 5e-5}
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("kind", ["few", "many", "triplets"])
-@pytest.mark.parametrize("references", [0, 50])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_kernel_is_the_plain_loss(name, references, kind):
+@covering(
+    name=FUNCTIONS.keys(),
+    kind=["few", "many", "triplets"],
+    dtype=[torch.float64, torch.float32, torch.bfloat16],
+    reduction=["mean", "sum", "none"],
+    references=[0, 50],
+    weighted=[False, True],
+)
+def test_kernel_is_the_plain_loss(name, kind, dtype, reduction, references, weighted):
     loss, generator = FUNCTIONS[name], torch.Generator().manual_seed(len(name))
     lists = lists_of(kind, 70, references or 70, not references, generator)
-    weights = torch.rand(70, generator=generator, dtype=torch.float64)
-    incoming = torch.randn(70, generator=generator, dtype=torch.float64)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        inputs = sides(70, references, 9, generator, dtype)
-        wide = {key: t.double() for key, t in inputs.items()}
-        for given in ({}, {"reduction": "sum"}, {"weights": weights.to(dtype)}, {"reduction": "none"}):
-            incoming_now = incoming if given.get("reduction") == "none" else None
-            got, plain, want = (
-                value_and_gradients(
-                    partial(loss, labels=None, indices_tuple=lists, backend=backend, **given_now),
-                    side,
-                    tuple(side),
-                    incoming_now,
-                )
-                for backend, side, given_now in (
-                    ("cpu", inputs, given),
-                    ("reference", inputs, given),
-                    ("reference", wide, {k: v.double() if k == "weights" else v for k, v in given.items()}),
-                )
-            )
-            for result, truth in want.items():
-                assert got[result].dtype == plain[result].dtype
-                within = max(2 * error(plain[result], truth), torch.finfo(dtype).eps, WITHIN.get(dtype, 0))
-                assert error(got[result], truth) <= within, (dtype, given, result)
+    weights = torch.rand(70, generator=generator, dtype=torch.float64).to(dtype)
+    incoming = torch.randn(70, generator=generator, dtype=torch.float64) if reduction == "none" else None
+    inputs = sides(70, references, 9, generator, dtype)
+
+    def run(backend, dtype):
+        side = {key: t.to(dtype) for key, t in inputs.items()}
+        given = {"weights": weights.to(dtype)} if weighted else {}
+        of = partial(loss, labels=None, indices_tuple=lists, reduction=reduction, backend=backend, **given)
+        return value_and_gradients(of, side, tuple(side), incoming)
+
+    got, plain, want = run("cpu", dtype), run("reference", dtype), run("reference", torch.float64)
+    for result, truth in want.items():
+        assert got[result].dtype == plain[result].dtype
+        within = max(2 * error(plain[result], truth), torch.finfo(dtype).eps, WITHIN.get(dtype, 0))
+        assert error(got[result], truth) <= within, result
 
 
 @needs_cpu_kernels
@@ -310,9 +309,7 @@ def test_kernel_of_maxima_and_learned_parameters(kind):
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("name", ["supcon", "ntxent"])
-@pytest.mark.parametrize("kind", ["few", "many"])
-@pytest.mark.parametrize("references", [0, 30])
+@covering(name=["supcon", "ntxent"], kind=["few", "many"], references=[0, 30])
 def test_temperature_that_learns(name, kind, references):
     generator = torch.Generator().manual_seed(6)
     lists = lists_of(kind, 40, references or 40, not references, generator)

@@ -3,7 +3,8 @@
 import dense
 import pytest
 import torch
-from support import DTYPES, METRICS, TOLERANCE, embeddings, error, every_dtype, needs_cpu_kernels
+from covering import covering
+from support import DTYPES, METRICS, TOLERANCE, embeddings, error, needs_cpu_kernels
 
 import fastpair
 import fastpair.functional as FP
@@ -44,21 +45,21 @@ def assert_accurate(x, y, metric, incoming):
         assert error(g, w, floor=0.1) <= tolerance
 
 
-@every_metric
-@every_dtype
-@pytest.mark.parametrize(
-    ("n", "m", "d"), [(1, 1, 1), (2, 3, 5), (63, 65, 7), (129, 127, 33), (128, 1, 64), (1, 257, 9), (300, 290, 3)]
+@covering(
+    shape=[(1, 1, 1), (2, 3, 5), (63, 65, 7), (129, 127, 33), (128, 1, 64), (1, 257, 9), (300, 290, 3)],
+    metric=METRICS,
+    dtype=DTYPES,
 )
-def test_two_sides(metric, dtype, n, m, d):
+def test_two_sides(shape, metric, dtype):
+    n, m, d = shape
     generator = torch.Generator().manual_seed(n)
     x, y = embeddings(n, d, generator).to(dtype), embeddings(m, d, generator).to(dtype)
     assert_accurate(x, y, metric, torch.randn(n, m, generator=generator).to(dtype))
 
 
-@every_metric
-@every_dtype
-@pytest.mark.parametrize(("n", "d"), [(1, 4), (2, 1), (65, 12), (130, 31)])
-def test_one_side(metric, dtype, n, d):
+@covering(metric=METRICS, shape=[(1, 4), (2, 1), (65, 12), (130, 31)], dtype=DTYPES)
+def test_one_side(metric, shape, dtype):
+    n, d = shape
     generator = torch.Generator().manual_seed(n)
     x = embeddings(n, d, generator).to(dtype)
     assert_accurate(x, None, metric, torch.randn(n, n, generator=generator).to(dtype))
@@ -76,10 +77,9 @@ def test_layouts_and_incoming_gradients(metric):
     torch.testing.assert_close(expanded, FP.pairwise_distance(x, y[:1].repeat(33, 1), metric), rtol=1e-6, atol=1e-6)
 
 
-@every_metric
-@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0), (0, None)])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_empty_sides(metric, n, m, backend):
+@covering(metric=METRICS, sides=[(0, 3), (3, 0), (0, 0), (0, None)], backend=["cpu", "reference"])
+def test_empty_sides(metric, sides, backend):
+    n, m = sides
     leaves = [torch.ones(size, 4, requires_grad=True) for size in (n, m) if size is not None]
     out = FP.pairwise_distance(*leaves, metric=metric, backend=backend)
     assert out.shape == (n, n if m is None else m)

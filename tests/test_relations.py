@@ -6,14 +6,15 @@ import dense
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import covering
 from support import (
     BACKENDS,
+    REDUCTIONS,
     RELATED,
     WEIGHTED,
     assert_matches_oracle,
     cast,
     error,
-    every_relation,
     needs_cpu_kernels,
     value_and_gradients,
 )
@@ -23,45 +24,43 @@ from fastpair import losses
 
 
 @needs_cpu_kernels
-@every_relation
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_kernels(loss, dtype):
+@covering(
+    loss=RELATED,
+    dtype=[torch.float64, torch.float32, torch.bfloat16],
+    reduction=["mean", "none", "totals"],
+)
+def test_kernels(loss, dtype, reduction):
     inputs = cast(loss.inputs(70, 8, "few", torch.Generator().manual_seed(0)), dtype)
-    for reduction in ("mean", "none", "totals"):
-        incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
-        assert_matches_oracle(loss, inputs, reduction, incoming)
+    incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
+    assert_matches_oracle(loss, inputs, reduction, incoming)
 
 
-@every_relation
-@pytest.mark.parametrize("n", [1, 30])
-def test_dense_evaluation(loss, n):
+@covering(loss=RELATED, reduction=(*REDUCTIONS, "totals"), n=[1, 30])
+def test_dense_evaluation(loss, reduction, n):
     inputs = loss.inputs(n, 6, "few", torch.Generator().manual_seed(n))
-    for reduction in loss.reductions:
-        incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
-        got, want = (
-            value_and_gradients(run, inputs, loss.trained, incoming)
-            for run in (
-                partial(loss.fused, reduction=reduction, backend="reference"),
-                partial(loss.dense, reduction=reduction),
-            )
+    incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
+    got, want = (
+        value_and_gradients(run, inputs, loss.trained, incoming)
+        for run in (
+            partial(loss.fused, reduction=reduction, backend="reference"),
+            partial(loss.dense, reduction=reduction),
         )
-        for name in want:
-            assert error(got[name], want[name]) < 1e-10, (name, reduction)
+    )
+    for name in want:
+        assert error(got[name], want[name]) < 1e-10, name
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_weights(name):
+@covering(loss=WEIGHTED, reduction=["mean", "none", "totals"])
+def test_weights(loss, reduction):
     """The kernels and the dense evaluation: a mean is one of weights, not of anchors."""
-    loss = WEIGHTED[name]
     inputs = loss.inputs(20, 5, "few", torch.Generator().manual_seed(0))
-    for reduction in loss.reductions:
-        incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
-        want = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
-        for backend in BACKENDS:
-            run = partial(loss.fused, reduction=reduction, backend=backend)
-            got = value_and_gradients(run, inputs, loss.trained, incoming)
-            for key in want:
-                assert error(got[key], want[key]) < 1e-9, (key, reduction, backend)
+    incoming = torch.randn(loss.shape(inputs, reduction), dtype=torch.float64)
+    want = value_and_gradients(partial(loss.dense, reduction=reduction), inputs, loss.trained, incoming)
+    for backend in BACKENDS:
+        run = partial(loss.fused, reduction=reduction, backend=backend)
+        got = value_and_gradients(run, inputs, loss.trained, incoming)
+        for key in want:
+            assert error(got[key], want[key]) < 1e-9, (key, backend)
 
 
 @needs_cpu_kernels
@@ -71,13 +70,11 @@ def test_several_tiles(name):
     assert_matches_oracle(loss, loss.inputs(290, 5, "few", torch.Generator().manual_seed(1)))
 
 
-@every_relation
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_empty_batch(loss, backend):
+@covering(loss=RELATED, reduction=["mean", "none"], backend=BACKENDS)
+def test_empty_batch(loss, reduction, backend):
     inputs = loss.inputs(0, 4, "few", torch.Generator())
-    for reduction in ("mean", "none"):
-        got = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
-        assert all((t == 0).all() for t in got.values())
+    got = value_and_gradients(partial(loss.fused, reduction=reduction, backend=backend), inputs, loss.trained)
+    assert all((t == 0).all() for t in got.values())
 
 
 def test_no_label_in_a_set():

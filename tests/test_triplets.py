@@ -10,6 +10,7 @@ import dense
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import covering
 from support import REDUCTIONS, cast, class_labels, embeddings, error, needs_cpu_kernels, value_and_gradients
 
 import fastpair.functional as FP
@@ -18,10 +19,9 @@ from fastpair.numerics import unit_rows
 
 pytestmark = needs_cpu_kernels
 
-KINDS = [(smooth, chosen) for smooth in (False, True) for chosen in ("all", "semihard", "facenet")]
-kinds = pytest.mark.parametrize(("smooth", "chosen"), KINDS, ids=lambda v: {True: "smooth", False: "hinge"}.get(v, v))
 METRICS = ("cosine", "dot", "unit_euclidean", "unit_sqeuclidean", "euclidean", "sqeuclidean")
-metrics = pytest.mark.parametrize("distance", METRICS)
+SMOOTH, CHOSEN = {"hinge": False, "smooth": True}, ("all", "semihard", "facenet")
+kinds = covering(chosen=CHOSEN, smooth=SMOOTH)
 
 
 def labels_of(pattern, n, generator):
@@ -142,60 +142,64 @@ SHAPES = [
 ]
 
 
-@kinds
-@metrics
-@pytest.mark.parametrize(("n", "m", "pattern"), SHAPES, ids=lambda v: str(v))
-def test_every_reduction(n, m, pattern, distance, smooth, chosen):
+@covering(shape=SHAPES, distance=METRICS, chosen=CHOSEN, smooth=SMOOTH, reduction=(*REDUCTIONS, "totals"))
+def test_every_reduction(shape, distance, chosen, smooth, reduction):
+    n, m, pattern = shape
     inputs = random_batch(n, 6, pattern, m)
-    assert_matches(inputs, reductions=(*REDUCTIONS, "totals"), **settings_of(smooth, chosen, distance))
+    assert_matches(inputs, reductions=(reduction,), **settings_of(smooth, chosen, distance))
 
 
-@kinds
-@pytest.mark.parametrize(
-    ("n", "m", "pattern", "distance"),
-    [(700, None, "pairs", "cosine"), (700, None, "sevenths", "unit_euclidean"), (350, 400, "halves", "euclidean")],
+@covering(
+    batch=[
+        (700, None, "pairs", "cosine"),
+        (700, None, "sevenths", "unit_euclidean"),
+        (350, 400, "halves", "euclidean"),
+    ],
+    chosen=CHOSEN,
+    smooth=SMOOTH,
 )
-def test_larger_batches(n, m, pattern, distance, smooth, chosen):
+def test_larger_batches(batch, chosen, smooth):
+    n, m, pattern, distance = batch
     inputs = random_batch(n, 9, pattern, m)
     assert_matches(inputs, **settings_of(smooth, chosen, distance, 0.1))
 
 
-@kinds
-@metrics
-@pytest.mark.parametrize("margin", [0.0, -0.2, 5.0])
-def test_margins(margin, distance, smooth, chosen):
-    for pattern in ("few", "halves"):
-        inputs = random_batch(110, 4, pattern)
-        assert_matches(inputs, **settings_of(smooth, chosen, distance, margin))
+@covering(distance=METRICS, margin=[0.0, -0.2, 5.0], chosen=CHOSEN, smooth=SMOOTH, pattern=["few", "halves"])
+def test_margins(distance, margin, chosen, smooth, pattern):
+    inputs = random_batch(110, 4, pattern)
+    assert_matches(inputs, **settings_of(smooth, chosen, distance, margin))
 
 
-@kinds
-@metrics
-def test_float32(distance, smooth, chosen):
+@covering(distance=METRICS, chosen=CHOSEN, smooth=SMOOTH, sides=[(24, None), (20, 30)], reduction=REDUCTIONS)
+def test_float32(distance, chosen, smooth, sides, reduction):
     """Few enough triplets that none lies on a kink."""
-    for seed, (n, m) in enumerate([(24, None), (20, 30)]):
-        inputs = random_batch(n, 12, "pairs", m, seed)
-        settings = settings_of(smooth, chosen, distance, 0.2)
-        assert_matches(cast(inputs, torch.float32), 1e-5, reductions=REDUCTIONS, **settings)
+    n, m = sides
+    inputs = random_batch(n, 12, "pairs", m)
+    settings = settings_of(smooth, chosen, distance, 0.2)
+    assert_matches(cast(inputs, torch.float32), 1e-5, reductions=(reduction,), **settings)
 
 
-@kinds
-@pytest.mark.parametrize("distance", ["dot", "sqeuclidean"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ties(dtype, distance, smooth, chosen):
+@covering(
+    batch=[(200, None, "halves"), (260, None, "few"), (90, 130, "few"), (64, None, "pairs")],
+    margin=[1.0, 2.0, 0.0],
+    chosen=CHOSEN,
+    smooth=SMOOTH,
+    distance=["dot", "sqeuclidean"],
+    dtype=[torch.float32, torch.float64],
+)
+def test_ties(batch, margin, chosen, smooth, distance, dtype):
     """Embeddings with small integers, each twice: distances that are equal, and those that the margin just separates,
     are so exactly. A triplet on the edge has hinge loss zero, and it is not semi-hard; of FaceNet's negatives any of
     equally far ones may be chosen."""
+    n, m, pattern = batch
     results = ("value",) if chosen == "facenet" else None
-    for n, m, pattern in ((200, None, "halves"), (260, None, "few"), (90, 130, "few"), (64, None, "pairs")):
-        inputs = random_batch(n, 3, pattern, m)
-        for name in trained(inputs):
-            inputs[name] = (2 * inputs[name]).round()
-            inputs[name][len(inputs[name]) // 2 :] = inputs[name][: (len(inputs[name]) + 1) // 2]
-        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-        for margin in (1.0, 2.0, 0.0):
-            settings = settings_of(smooth, chosen, distance, margin)
-            assert_matches(cast(inputs, dtype), tolerance, results=results, **settings)
+    inputs = random_batch(n, 3, pattern, m)
+    for name in trained(inputs):
+        inputs[name] = (2 * inputs[name]).round()
+        inputs[name][len(inputs[name]) // 2 :] = inputs[name][: (len(inputs[name]) + 1) // 2]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    settings = settings_of(smooth, chosen, distance, margin)
+    assert_matches(cast(inputs, dtype), tolerance, results=results, **settings)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
@@ -235,9 +239,8 @@ def test_the_mean_over_the_triplets_of_facenet(backend):
     assert run(x, None, pairs=torch.tensor([[0, 1, -1, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]), margin=5.0) == 1.0
 
 
-@kinds
-@metrics
-def test_duplicates(distance, smooth, chosen):
+@covering(distance=METRICS, chosen=CHOSEN, smooth=SMOOTH)
+def test_duplicates(distance, chosen, smooth):
     """Distances of exactly zero."""
     inputs = random_batch(120, 5, "few")
     inputs["embeddings"][60:] = inputs["embeddings"][:60]
@@ -248,19 +251,23 @@ def test_duplicates(distance, smooth, chosen):
     assert_matches(inputs, **settings_of(smooth, chosen, distance, 0.25))
 
 
-@kinds
-@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
-def test_own_copies_among_the_references(distance, smooth, chosen):
+@covering(
+    batch=[(60, 90, "few"), (150, 170, "halves")],
+    chosen=CHOSEN,
+    smooth=SMOOTH,
+    distance=["cosine", "euclidean"],
+    reduction=REDUCTIONS,
+)
+def test_own_copies_among_the_references(batch, chosen, smooth, distance, reduction):
     """They count for nothing, wherever they lie and of whatever class they are there."""
-    for n, m, pattern in ((60, 90, "few"), (150, 170, "halves")):
-        inputs = random_batch(n, 7, pattern, m)
-        own = torch.randperm(m)[:n]
-        inputs["ref_emb"][own] = inputs["embeddings"]
-        inputs["ref_labels"][own[::2]] = inputs["labels"][::2]
-        own[::5] = -1
-        inputs["exclude_self"] = own
-        settings = settings_of(smooth, chosen, distance, 0.2)
-        assert_matches(inputs, reductions=REDUCTIONS, **settings)
+    n, m, pattern = batch
+    inputs = random_batch(n, 7, pattern, m)
+    own = torch.randperm(m)[:n]
+    inputs["ref_emb"][own] = inputs["embeddings"]
+    inputs["ref_labels"][own[::2]] = inputs["labels"][::2]
+    own[::5] = -1
+    inputs["exclude_self"] = own
+    assert_matches(inputs, reductions=(reduction,), **settings_of(smooth, chosen, distance, 0.2))
 
 
 def test_the_batch_as_its_own_references():
@@ -278,23 +285,27 @@ def test_the_batch_as_its_own_references():
         assert torch.equal(alone[name], sides[name])
 
 
-@kinds
-@metrics
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("n", "pattern"), [(8, "one"), (40, "few"), (140, "halves")])
-def test_bad_embeddings_show_in_the_loss(n, pattern, bad, distance, smooth, chosen):
+@covering(
+    distance=METRICS,
+    bad=[math.nan, math.inf, -math.inf],
+    batch=[(8, "one"), (40, "few"), (140, "halves")],
+    chosen=CHOSEN,
+    smooth=SMOOTH,
+    reduction=REDUCTIONS,
+)
+def test_bad_embeddings_show_in_the_loss(distance, bad, batch, chosen, smooth, reduction):
+    n, pattern = batch
     inputs = cast(random_batch(n, 5, pattern), torch.float32)
     if pattern == "one":
         inputs["labels"][: n // 2] = 1
     inputs["embeddings"][n // 2 + 1, 2] = bad
     run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen, distance=distance)
-    for reduction in REDUCTIONS:
-        result = value_and_gradients(partial(run, reduction=reduction), inputs, ("embeddings",))
-        assert not result["value"].isfinite().all()
-        assert not result["embeddings"].isfinite().all()
-        if math.isnan(bad):
-            want = run(**inputs, reduction=reduction, backend="reference")
-            assert torch.equal(result["value"].isnan(), want.isnan())
+    result = value_and_gradients(partial(run, reduction=reduction), inputs, ("embeddings",))
+    assert not result["value"].isfinite().all()
+    assert not result["embeddings"].isfinite().all()
+    if math.isnan(bad):
+        want = run(**inputs, reduction=reduction, backend="reference")
+        assert torch.equal(result["value"].isnan(), want.isnan())
 
 
 @kinds
@@ -322,16 +333,14 @@ def test_the_others_stay_finite_beside_a_bad_anchor(smooth, chosen):
     torch.testing.assert_close(value[others], clean[others])
 
 
-@kinds
-@pytest.mark.parametrize("references", [False, True])
-def test_same_bits_from_run_to_run(smooth, chosen, references, threads):
+@covering(chosen=CHOSEN, smooth=SMOOTH, pattern=["pairs", "halves"], references=[False, True])
+def test_same_bits_from_run_to_run(chosen, smooth, pattern, references, threads):
     run = partial(FP.triplet_margin_loss, smooth_loss=smooth, triplets_per_anchor=chosen)
-    for pattern in ("pairs", "halves"):
-        inputs = cast(random_batch(301, 19, pattern, 290 if references else None), torch.float32)
-        first = value_and_gradients(run, inputs, trained(inputs))
-        for _ in range(3):
-            again = value_and_gradients(run, inputs, trained(inputs))
-            assert all(torch.equal(again[name], first[name]) for name in first)
+    inputs = cast(random_batch(301, 19, pattern, 290 if references else None), torch.float32)
+    first = value_and_gradients(run, inputs, trained(inputs))
+    for _ in range(3):
+        again = value_and_gradients(run, inputs, trained(inputs))
+        assert all(torch.equal(again[name], first[name]) for name in first)
     # With few triplets no rounding takes one to the other side of a margin.
     inputs = cast(random_batch(24, 19, "pairs"), torch.float32)
     threads(1)
@@ -378,11 +387,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 # ---- other libraries
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize("chosen", ["all", "semihard"])
-@pytest.mark.parametrize("distance", ["unit_euclidean", "cosine"])
-@pytest.mark.parametrize("references", [False, True])
-@pytest.mark.parametrize("seed", range(4))
+@covering(
+    seed=range(4),
+    distance=["unit_euclidean", "cosine"],
+    references=[False, True],
+    smooth=SMOOTH,
+    chosen=["all", "semihard"],
+)
 def test_against_pytorch_metric_learning(seed, distance, references, smooth, chosen):
     distances = pytest.importorskip("pytorch_metric_learning.distances")
     losses = pytest.importorskip("pytorch_metric_learning.losses")

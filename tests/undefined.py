@@ -24,26 +24,25 @@ NAN, INFINITY = float("nan"), float("inf")
 # What is bad, and whether as a whole row or as an element.
 CASES = [(bad, whole) for bad in (NAN, INFINITY, -INFINITY) for whole in (True, False)]
 FEW = [(NAN, True), (INFINITY, False)]
+BY_ROWS = ("none", "totals")
 
 
 # Relative and absolute.
 TOLERANCE = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-4, 1e-5), torch.bfloat16: (4e-2, 2e-2)}
 
 
-def faults(loss, n, backend, device="cpu", few=False, d=6, dtype=torch.float32):
+def faults(loss, case, n, backend, reduction="none", dtype=torch.float32, device="cpu", d=6):
+    bad, whole = case
     clean = cast(loss.inputs(n, d, "few", torch.Generator().manual_seed(0)), dtype)
+    run, plain = (partial(of, reduction=reduction) for of in (loss.fused, loss.dense))
     for name in clean.keys() & {"embeddings", "ref_emb", "weight", "proxies", "centers"}:
-        for bad, whole in FEW if few else CASES:
-            inputs = clean | {name: clean[name].clone()}
-            inputs[name][min(4, len(clean[name]) - 1), slice(None) if whole else 2] = bad
-            for reduction in ("none",) if few else set(loss.reductions) & {"none", "totals"}:
-                run = partial(loss.fused, reduction=reduction)
-                plain = partial(loss.dense, reduction=reduction)
-                want = value_and_gradients(plain, cast(inputs, torch.float64), loss.trained)
-                moved = {k: t.to(device) for k, t in inputs.items()}
-                got = value_and_gradients(partial(run, backend=backend), moved, loss.trained)
-                for fault in compared({k: t.cpu() for k, t in got.items()}, want, bad, loss):
-                    yield f"{bad} in {'a row' if whole else 'an element'} of {name}, {reduction}: {fault}"
+        inputs = clean | {name: clean[name].clone()}
+        inputs[name][min(4, len(clean[name]) - 1), slice(None) if whole else 2] = bad
+        want = value_and_gradients(plain, cast(inputs, torch.float64), loss.trained)
+        moved = {k: t.to(device) for k, t in inputs.items()}
+        got = value_and_gradients(partial(run, backend=backend), moved, loss.trained)
+        for fault in compared({k: t.cpu() for k, t in got.items()}, want, bad, loss):
+            yield f"{bad} in {'a row' if whole else 'an element'} of {name}, {reduction}: {fault}"
 
 
 def compared(got, want, bad, loss):

@@ -23,5 +23,5 @@ def test_lengths(loss, dtype, backend, device):
         scales = (1.0, 1e6) if dtype == torch.float32 else (1e-12,)
     # Kernels that make products want rows of 16 elements, or 32.
     d = 6 if device == "cpu" else 16
-    found = faults(GRID[loss], scales, dtype, backend, 24, d, device)
+    found = faults(GRID[loss], [(dtype, scale) for scale in scales], backend, 24, d, device)
     assert not found, found
