@@ -38,7 +38,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import backbones, bounds, model, plots, runfolder, settings, training  # noqa: E402
+from fastpair_dml import backbones, bounds, evaluation, model, plots, runfolder, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
@@ -989,6 +989,19 @@ def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatc
     assert train_dml.main([*options, "--evaluation-batch", "4", "--output", str(output)]) == 130
     assert "stopping after the batch that is embedded; again to stop at once" in capfd.readouterr().err
     assert embedded == 2, "of six batches"
+
+
+def test_ctrl_c_does_not_wait_for_a_search(monkeypatch, tmp_path, options, capfd):
+    def stopped(*arguments, **how):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the search went on")
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "nearest_neighbors", stopped)
+        assert train_dml.main([*options, "--output", str(output)]) == 130
+    errors = capfd.readouterr().err
+    assert "\nstopping\n" in errors and f"--output {output} --resume continues the run" in errors
 
 
 @pytest.mark.parametrize(
