@@ -44,7 +44,7 @@ from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
 from fastpair_dml.history import History  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
-from fastpair_dml.plan import check_images  # noqa: E402
+from fastpair_dml.plan import Took, check_images, together  # noqa: E402
 from fastpair_dml.processes import Processes  # noqa: E402
 from fastpair_dml.report import table  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
@@ -562,6 +562,16 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(monkeypatch, tmp_path, capsy
     for image in (data / "images").glob("008*/*.jpg"):
         image.write_bytes(b"torn")
     assert "4 of 32 images cannot be read. The first: " in error_of(capsys, [*arguments, "--dry-run"])
+
+
+def test_readers_beyond_the_cores_shorten_no_plan():
+    reading, computing = Took(0.8, 0.8), Took(0.1, 0.2)
+    seconds = {
+        (workers, cores): together(reading, computing, workers, cores) for workers in (0, 1, 4, 8) for cores in (2, 16)
+    }
+    assert seconds[0, 2] == seconds[0, 16] == pytest.approx(0.9), "one after the other"
+    assert seconds[1, 2] == seconds[1, 16] == 0.8 and seconds[4, 16] == 0.2 and seconds[8, 16] == 0.1
+    assert seconds[4, 2] == seconds[8, 2] == pytest.approx((0.8 + 0.2) / 2), "no core is ever idle"
 
 
 def test_settings_are_shown_with_their_origin_and_the_help_has_the_recipes(capsys):
