@@ -149,14 +149,16 @@ def _look_seconds(trainer: Trainer) -> float:
         with trainer.autocast():
             model(batch[0]).float().cpu()
         times.append(together(read - start, _now() - read, settings.workers, cores()))
-    items = len(data.query if data.gallery is None else data.gallery)
+    searched = data.query if data.gallery is None else data.gallery
+    items = len(searched)
     images = len(data.query) + (0 if data.gallery is None else items)
     embedding = min(times) * max(images / (min(size, len(data.query)) * world), 1)
 
     gallery = torch.randn(items, model.embedding_size, device=device)
     queries = gallery[:SEARCHED]
     start = time.perf_counter()
-    nearest_neighbors(queries, gallery, min(max(settings.recall_at), items))[1].cpu()
+    depth = min(max(*settings.recall_at, int(searched.labels.bincount().max())), items)
+    nearest_neighbors(queries, gallery, depth)[1].cpu()
     searching = (time.perf_counter() - start) * len(data.query) / len(queries) * len(METRICS)
     return embedding + searching
 
