@@ -1,4 +1,4 @@
-"""Retrieval metrics: exact, over row blocks of the scores, without the (n, m) matrix.
+"""Retrieval metrics: exact, over tiles of the scores, without the (n, m) matrix.
 
 Neighbours are ordered by score, equal scores by gallery index. Without a gallery every query is compared with all
 the others ("leave one out"). Queries that have no item of their class in the gallery do not count.
@@ -6,7 +6,7 @@ the others ("leave one out"). Queries that have no item of their class in the ga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 
 import torch
@@ -22,8 +22,9 @@ from fastpair.ops.registration import on_device
 
 __all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
 
-# Scores held at a time; the rest of a block's memory is a small multiple of them.
-BLOCK_ELEMENTS = 1 << 22
+# Scores held at a time, and queries that they are of; the rest of a tile's memory is a small multiple of it. Every tile
+# brings its items into the form that products need, which costs as much as the products with some hundred queries.
+TILE_ELEMENTS, TILE_QUERIES = 1 << 22, 1 << 10
 NO_CLASS_SHARED = "query_labels must share a class with the gallery, got no query with an item of its own class"
 
 
@@ -56,36 +57,62 @@ def nearest_neighbors(
     available = max(len(items) - int(gallery is None), 0)
     if not (1 <= k <= available or (k >= 1 and len(query) == 0)):
         raise ValueError(f"k must be between 1 and {available}, the items to choose from, got {k}")
-    sign = 1 if METRICS[metric].similarity else -1
     # Rounding the scores to half precision would create ties.
     dtype = accumulate_dtype(query.dtype)
-    items = items.to(dtype)
-    scores = query.new_empty((len(query), k), dtype=dtype)
-    indices = torch.empty((len(query), k), dtype=torch.int64, device=query.device)
-    block = max(BLOCK_ELEMENTS // max(len(items), 1), 1)
-    for start in range(0, len(query), block):
-        rows = query[start : start + block].to(dtype)
-        closeness = pairwise_distance(rows, items, metric).mul_(sign)
-        closeness.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        if gallery is None:
-            closeness[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
-        best, order = _top(closeness, k)
-        scores[start : start + block] = best * sign
-        indices[start : start + block] = order
+    # No narrower than what is kept of each row from tile to tile.
+    columns = min(max(TILE_ELEMENTS // TILE_QUERIES, k), max(len(items), 1))
+    blocks = [
+        _closest(rows, items, k, metric, columns, None if gallery is not None else start)
+        for start, rows in _blocks(query.to(dtype), max(TILE_ELEMENTS // columns, 1))
+    ]
+    if not blocks:
+        return query.new_empty((0, k), dtype=dtype), query.new_empty((0, k), dtype=torch.int64)
+    scores, indices = map(torch.cat, zip(*blocks))
     return scores, indices
 
 
-def _top(closeness: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``topk`` with ties in index order, whichever way the device's topk breaks them."""
-    best, order = closeness.topk(k, dim=1)
-    # A row whose k-th value also occurs outside its top k may hold the wrong ones of equal values.
-    last = best[:, -1:]
-    torn = (closeness >= last).sum(1) > k
-    if torn.any():
-        best[torn], order[torn] = (t[:, :k] for t in closeness[torn].sort(dim=1, descending=True, stable=True))
-    order, by_index = order.sort(dim=1)
-    best, by_score = best.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    return best, order.gather(1, by_score)
+def _blocks(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size]
+
+
+def _closest(query: Tensor, items: Tensor, k: int, metric: str, columns: int, own: int | None) -> tuple[Tensor, Tensor]:
+    """:func:`nearest_neighbors` of some rows, over tiles of ``columns`` items.
+
+    ``own``: the index of the first query among the items, each of which is not to find itself; None: they are no items.
+    """
+    sign = 1 if METRICS[metric].similarity else -1
+    # The best so far, in the order of the items: of equal ones the first go before the later.
+    best = query.new_empty((len(query), 0))
+    indices = torch.empty((len(query), 0), dtype=torch.int64, device=query.device)
+    for start, tile in _blocks(items, columns):
+        closeness = pairwise_distance(query, tile.to(query.dtype), metric).mul_(sign)
+        closeness.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        if own is not None and -len(query) < own - start < len(tile):
+            closeness.diagonal(own - start).fill_(-torch.inf)
+        kept = best.shape[1]
+        best = torch.cat([best, closeness], 1)
+        chosen = _largest(best, min(k, best.shape[1]))
+        best = best.gather(1, chosen)
+        known = torch.nn.functional.pad(indices, (0, 1)).gather(1, chosen.clamp(max=kept))
+        indices = torch.where(chosen < kept, known, chosen + (start - kept))
+    best, order = best.sort(dim=1, descending=True, stable=True)
+    return best * sign, indices.gather(1, order)
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Where the k largest values of each row are, in order; of equal ones the first, whichever topk would take."""
+    least = values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    chosen = values >= least
+    places = chosen.nonzero()
+    if len(places) > len(values) * k:
+        torn = chosen.sum(1) > k
+        rows, limit = values[torn], least[torn]
+        equal = rows == limit
+        spare = k - (rows > limit).sum(1, keepdim=True)
+        chosen[torn] &= ~equal | (equal.cumsum(1) <= spare)
+        places = chosen.nonzero()
+    return places[:, 1].view(-1, k)
 
 
 def _check(query: Tensor, query_labels: Tensor, gallery: Tensor | None, gallery_labels: Tensor | None) -> None:

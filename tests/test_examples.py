@@ -38,13 +38,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
-from fastpair_dml import backbones, bounds, model, plots, runfolder, settings, training  # noqa: E402
+from fastpair_dml import backbones, bounds, evaluation, model, plots, runfolder, settings, training  # noqa: E402
 from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
 from fastpair_dml.history import History  # noqa: E402
 from fastpair_dml.losses import LOSSES  # noqa: E402
-from fastpair_dml.plan import check_images  # noqa: E402
+from fastpair_dml.plan import Took, check_images, together  # noqa: E402
 from fastpair_dml.processes import Processes  # noqa: E402
 from fastpair_dml.report import table  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
@@ -564,6 +564,16 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(monkeypatch, tmp_path, capsy
     assert "4 of 32 images cannot be read. The first: " in error_of(capsys, [*arguments, "--dry-run"])
 
 
+def test_readers_beyond_the_cores_shorten_no_plan():
+    reading, computing = Took(0.8, 0.8), Took(0.1, 0.2)
+    seconds = {
+        (workers, cores): together(reading, computing, workers, cores) for workers in (0, 1, 4, 8) for cores in (2, 16)
+    }
+    assert seconds[0, 2] == seconds[0, 16] == pytest.approx(0.9), "one after the other"
+    assert seconds[1, 2] == seconds[1, 16] == 0.8 and seconds[4, 16] == 0.2 and seconds[8, 16] == 0.1
+    assert seconds[4, 2] == seconds[8, 2] == pytest.approx((0.8 + 0.2) / 2), "no core is ever idle"
+
+
 def test_settings_are_shown_with_their_origin_and_the_help_has_the_recipes(capsys):
     assert train_dml.main(["--recipe", "sop", "--as-published", "--lr", "0.1", "--show-settings"]) == 0
     shown = capsys.readouterr().out
@@ -989,6 +999,19 @@ def test_ctrl_c_says_what_it_waits_for_and_stops_inside_an_evaluation(monkeypatc
     assert train_dml.main([*options, "--evaluation-batch", "4", "--output", str(output)]) == 130
     assert "stopping after the batch that is embedded; again to stop at once" in capfd.readouterr().err
     assert embedded == 2, "of six batches"
+
+
+def test_ctrl_c_does_not_wait_for_a_search(monkeypatch, tmp_path, options, capfd):
+    def stopped(*arguments, **how):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the search went on")
+
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "nearest_neighbors", stopped)
+        assert train_dml.main([*options, "--output", str(output)]) == 130
+    errors = capfd.readouterr().err
+    assert "\nstopping\n" in errors and f"--output {output} --resume continues the run" in errors
 
 
 @pytest.mark.parametrize(

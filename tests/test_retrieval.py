@@ -62,7 +62,7 @@ def test_brute_force_with_ties(n, m, d, block, seed):
     if not any(shared):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "BLOCK_ELEMENTS", block)
+        patch.setattr(retrieval, "TILE_ELEMENTS", block)
         depths = (1, 2, 5, 1000)
         recall = retrieval.recall_at_k(query, query_labels, gallery, gallery_labels, k=depths, metric=metric)
         precision = retrieval.map_at_r(query, query_labels, gallery, gallery_labels, metric=metric)
@@ -89,7 +89,7 @@ def test_brute_force(metric, dtype, pattern, leave_one_out, monkeypatch):
     want = brute_force(query, query_labels, gallery, gallery_labels, metric, (1, 2, 4, 8))
     narrow = [None if t is None else t.to(dtype) for t in (query, gallery)]
     for block in (77, 78 * 7, 1 << 22):
-        monkeypatch.setattr(retrieval, "BLOCK_ELEMENTS", block)
+        monkeypatch.setattr(retrieval, "TILE_ELEMENTS", block)
         arguments = (narrow[0], query_labels, narrow[1], gallery_labels)
         assert retrieval.recall_at_k(*arguments, metric=metric) == pytest.approx(want[0], abs=1e-6)
         assert retrieval.map_at_r(*arguments, metric=metric) == pytest.approx(want[1], abs=1e-6)

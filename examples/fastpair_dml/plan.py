@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -12,15 +13,15 @@ from fastpair.retrieval import nearest_neighbors
 from .data import FileImages, RetrievalData, Views, evaluation_batches, load
 from .errors import UserError
 from .evaluation import METRICS
-from .processes import on_gpu
+from .processes import cores, on_gpu
 from .settings import Settings, show
 from .trainer import Trainer
 from .training import EVALUATIONS, duration, looks_every, peak_mebibytes
 
 # Steps that are timed after the first, which a device needs to get ready, and the seconds after which one is enough.
 TIMED_STEPS, PATIENCE = 3, 20.0
-# Queries whose search is timed.
-SEARCHED = 256
+# Queries whose search is timed: as many as are searched for at once.
+SEARCHED = 1024
 
 
 def check_images(data: RetrievalData, whole: bool, threads: int) -> str:
@@ -75,8 +76,8 @@ def describe_plan(settings: Settings, trainers: Iterator[Trainer]) -> Iterator[s
         )
         del trainer
     yield (
-        f"estimate: {duration(seconds)} in all, from {TIMED_STEPS} steps of each loss; without bounds, pictures and "
-        "checkpoints"
+        f"estimate: {duration(seconds)} in all, from {TIMED_STEPS} steps of each loss, with {cores():g} CPU cores a "
+        "process; without bounds, pictures and checkpoints"
     )
 
 
@@ -94,25 +95,43 @@ def _network(trainer: Trainer) -> Iterator[str]:
     yield f"measured: Recall@{show(settings.recall_at)} and MAP@R, cosine and L2"
 
 
+class Took(NamedTuple):
+    """What a part of the work took: seconds, and seconds of CPU cores."""
+
+    seconds: float
+    core_seconds: float
+
+    def __sub__(self, before: "Took") -> "Took":
+        return Took(self.seconds - before.seconds, self.core_seconds - before.core_seconds)
+
+
+def _now() -> Took:
+    return Took(time.perf_counter(), time.process_time())
+
+
+def together(reading: Took, computing: Took, workers: int, cores: float) -> float:
+    """Seconds for a batch that is read in this process and computed with, where ``workers`` read ahead on ``cores``."""
+    if not workers:
+        return reading.seconds + computing.seconds
+    # Readers beyond the cores only wait for each other, and all wait for cores that compute.
+    shared = (reading.core_seconds + computing.core_seconds) / cores
+    return max(reading.seconds / workers, computing.seconds, shared)
+
+
 def _step_seconds(trainer: Trainer) -> tuple[float, float]:
     """What a step takes once the device is warm, and the loss of the first batch."""
     trainer.network.train()
-    clock, reading, learning, losses = time.perf_counter(), [], [], []
+    clock, reading, computing, losses = _now(), [], [], []
     for views, labels in trainer.batches(workers=0):
-        read = time.perf_counter()
+        read = _now()
         # Its value: a GPU has to be waited for.
         losses.append(trainer.train_step(views, labels).item())
         reading.append(read - clock)
-        learning.append(time.perf_counter() - read)
-        if len(losses) > TIMED_STEPS or learning[-1] > PATIENCE:
+        clock = _now()
+        computing.append(clock - read)
+        if len(losses) > TIMED_STEPS or computing[-1].seconds > PATIENCE:
             break
-        clock = time.perf_counter()
-    return _together(min(reading), min(learning), trainer.settings.workers), losses[0]
-
-
-def _together(reading: float, computing: float, workers: int) -> float:
-    """Seconds for a batch that is read in this process and computed with, where ``workers`` read ahead."""
-    return max(reading / workers, computing) if workers else reading + computing
+    return together(min(reading), min(computing), trainer.settings.workers, cores()), losses[0]
 
 
 @torch.no_grad()
@@ -124,20 +143,22 @@ def _look_seconds(trainer: Trainer) -> float:
     model.eval()
     times = []
     for _ in range(2):  # the first warms up
-        start = time.perf_counter()
+        start = _now()
         batch, _ = next(load(views, evaluation_batches(len(data.query), size, 0, 1), device=device, num_workers=0))
-        read = time.perf_counter()
+        read = _now()
         with trainer.autocast():
             model(batch[0]).float().cpu()
-        times.append(_together(read - start, time.perf_counter() - read, settings.workers))
-    items = len(data.query if data.gallery is None else data.gallery)
+        times.append(together(read - start, _now() - read, settings.workers, cores()))
+    searched = data.query if data.gallery is None else data.gallery
+    items = len(searched)
     images = len(data.query) + (0 if data.gallery is None else items)
     embedding = min(times) * max(images / (min(size, len(data.query)) * world), 1)
 
     gallery = torch.randn(items, model.embedding_size, device=device)
     queries = gallery[:SEARCHED]
     start = time.perf_counter()
-    nearest_neighbors(queries, gallery, min(max(settings.recall_at), items))[1].cpu()
+    depth = min(max(*settings.recall_at, int(searched.labels.bincount().max())), items)
+    nearest_neighbors(queries, gallery, depth)[1].cpu()
     searching = (time.perf_counter() - start) * len(data.query) / len(queries) * len(METRICS)
     return embedding + searching
 

@@ -53,7 +53,10 @@ def plot_curves(path: Path, results: dict[str, dict[int, dict]], report: str) ->
         axes.plot(steps, losses, color=_colour(number), alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(losses), color=_colour(number), linewidth=1.8)
         axes.set_title(name, fontsize=9, loc="left", pad=3)
-        axes.set_ylim(bottom=min(0, losses.min()))
+        # A loss that hardly changes lies far from zero, by its own margin too near to the upper edge to be seen.
+        bottom, top = min(0, losses.min()), max(0, losses.max())
+        axes.set_ylim(bottom, top + (0.05 * (top - bottom) or 1))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         if number % rows == rows - 1 or number == len(results) - 1:
             axes.set_xlabel("step")
@@ -236,6 +239,7 @@ def _line(axes: Axes, steps: Sequence[int], values: Sequence[float], label: str,
     again = number // len(COLOURS)
     marker, line = MARKERS[(number + again) % len(MARKERS)], LINES[again % len(LINES)]
     axes.plot(steps, values, color=_colour(number), linestyle=line, marker=marker, markersize=4, label=label)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _colour(number: int) -> str:

@@ -76,6 +76,12 @@ def on_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def cores() -> float:
+    """CPU cores for each of the processes that share this machine."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Computing in the dtype that ``precision`` names; "float32" leaves all as it is."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")

@@ -22,7 +22,7 @@ class Stop:
     def __init__(self, processes: Processes):
         self.processes = processes
         self.waits_for = "the work in progress"
-        self._received = False
+        self._received = self._at_once = False
 
     def asked(self) -> bool:
         """Whether any process was asked to stop; all of them have to ask at the same places."""
@@ -36,6 +36,21 @@ class Stop:
         """
         if self.asked():
             raise Interrupted
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For long work that leaves nothing behind: what asks to stop is not remembered, but stops it.
+
+        Raises:
+            Interrupted: a signal has come to this process, now or before.
+        """
+        self._at_once = True
+        try:
+            if self._received:
+                raise Interrupted
+            yield
+        finally:
+            self._at_once = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -53,5 +68,8 @@ class Stop:
         self._received = True
         if self.processes.main:
             again = "; again to stop at once" if number == signal.SIGINT else ""
+            how = "stopping" if self._at_once else f"stopping after {self.waits_for}{again}"
             # Not print: the signal may have come in the middle of one.
-            os.write(2, f"\nstopping after {self.waits_for}{again}\n".encode())
+            os.write(2, f"\n{how}\n".encode())
+        if self._at_once:
+            raise Interrupted

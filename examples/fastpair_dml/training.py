@@ -181,11 +181,18 @@ class Training:
             )
         self.stop.waits_for = "the search for neighbours"
 
-        def search() -> tuple[dict[str, float], list[list[int]]]:
-            metrics, nearest = gallery.measure(self.settings.recall_at, self.settings.figure_neighbours)
+        def search() -> tuple[dict[str, float], list[list[int]]] | None:
+            try:
+                with self.stop.at_once():
+                    metrics, nearest = gallery.measure(self.settings.recall_at, self.settings.figure_neighbours)
+            except Interrupted:
+                return None
             return metrics, nearest.cpu()[self.queries].tolist()
 
-        metrics, neighbours = self.processes.from_main(search)
+        found = self.processes.from_main(search)
+        if found is None:  # which the other processes have to hear
+            raise Interrupted
+        metrics, neighbours = found
         history.evaluation_seconds += time.perf_counter() - start
         history.add_evaluation({"step": trainer.steps, **metrics}, neighbours)
         self.board.show(metrics, trainer.steps)
