@@ -6,6 +6,7 @@
 #   make gpu     on a machine with a GPU, with its own PyTorch, ten minutes: build, smoke, tests and benchmarks, or STAGE alone
 #   make sanitize  on such a machine: the CUDA kernels under compute-sanitizer's memcheck and racecheck
 #   make sanitize-cpu  the CPU kernels under the compiler's sanitizers, of addresses, undefined behaviour and threads
+#   make mutants  plant deliberate faults into a copy, one by one: each has to be caught by the suite; takes hours
 #   make lint    ruff and clang-format, without changing a file
 #   make bench   measure time and memory against PyTorch
 #   make docs    the site, into build/site: built strictly, with its pictures and tables
@@ -49,7 +50,7 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 # Six losses, of each kind one, in every dtype on both backends.
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
-.PHONY: demo test test-cpu test-gpu test-clients gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+.PHONY: demo test test-cpu test-gpu test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce \
@@ -76,6 +77,10 @@ test-gpu:
 test-clients: $(CLIENTS)/installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest -q tests/clients
 	$(CLIENTS)/bin/python -m benchmarks.clients --quick
+
+# MUTANTS='--only "tile|stride" --pytest "-n 2"': see tests/mutants/__main__.py.
+mutants: $(VENV)/installed
+	PYTHONPATH=tests $(VENV)/bin/python -m mutants $(MUTANTS)
 
 # With the PyTorch that PYTHON has, which has to match the driver. A stage ends after its seconds at the latest, its output
 # is in GPU_RESULTS/gpu-<stage>.log; that one failed does not keep the next from running.

@@ -444,6 +444,22 @@ def oracle(loss: Loss, inputs: dict, reduction: str = "mean", incoming=None) -> 
     return value_and_gradients(run, cast(inputs, torch.float64), loss.trained, incoming)
 
 
+def equally_hard(n: int) -> dict:
+    """Rows with small integers, sorted by label: many of an anchor's pairs are equally hard."""
+    inputs = batch(n, 2, "few", torch.Generator().manual_seed(n))
+    return {"embeddings": (2 * inputs["embeddings"]).round(), "labels": inputs["labels"].sort().values}
+
+
+def first_of_the_hardest(embeddings: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+    """The sum of the hinge losses of each anchor's hardest positive and negative, of equals the first."""
+    d = (embeddings[:, None] - embeddings[None, :]).square().sum(2)
+    same, own, rows = labels[:, None] == labels[None, :], torch.eye(len(d), dtype=torch.bool), torch.arange(len(d))
+    # Of numpy's it is documented which of equals they are.
+    positive = torch.where(same & ~own, d.detach(), -torch.inf).numpy().argmax(1)
+    negative = torch.where(same, torch.inf, d.detach()).numpy().argmin(1)
+    return torch.relu(d[rows, positive] - d[rows, negative] + margin).sum()
+
+
 def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
     """The loss with margins moved by a few 1e-6, so that rounding in float32 takes no score to their other side, where
     a term and its slope of 1 come or go."""

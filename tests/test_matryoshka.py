@@ -67,7 +67,7 @@ def of_similarities(known):
     of=DEFINITIONS,
     distance=["cosine", "dot", "unit_euclidean", "sqeuclidean"],
     backend=BACKENDS,
-    prefixes={"four": (DIMS, WEIGHTS), "two": ((16, 3), None), "one": ((21,), (3.0,))},
+    prefixes={"four": (DIMS, WEIGHTS), "two": ((16, 3), (0.5, 2.0)), "one": ((21,), None)},
     references=[False, True],
 )
 def test_pair_losses(of, distance, backend, prefixes, references):

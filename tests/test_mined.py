@@ -266,10 +266,21 @@ def test_kernel_is_the_plain_loss(name, kind, dtype, reduction, references, weig
         assert error(got[result], truth) <= within, result
 
 
+def hardest_pairs():
+    """A formula that users write, with maxima."""
+    return ours.CustomPairLoss(
+        positive=lambda s, p: -s,
+        negative=lambda s, p: s,
+        anchor=lambda P, N, p: softplus(P.max + N.max),
+        needs=("positives", "negatives"),
+        distance="euclidean",
+    )
+
+
 @needs_cpu_kernels
 @pytest.mark.parametrize("kind", ["few", "many", "triplets"])
 def test_kernel_of_maxima_and_learned_parameters(kind):
-    """A formula that users write, with maxima; numbers of rows; a scale and a bias that learn."""
+    """Maxima; numbers of rows; a scale and a bias that learn."""
     generator = torch.Generator().manual_seed(5)
     lists = lists_of(kind, 40, 30, False, generator)
     inputs = sides(40, 30, 6, generator, torch.float64)
@@ -277,13 +288,6 @@ def test_kernel_of_maxima_and_learned_parameters(kind):
         "anchor_scalars": {"slack": torch.rand(40, generator=generator, dtype=torch.float64)},
         "ref_scalars": {"trust": torch.rand(30, generator=generator, dtype=torch.float64)},
     }
-    hardest = ours.CustomPairLoss(
-        positive=lambda s, p: -s,
-        negative=lambda s, p: s,
-        anchor=lambda P, N, p: softplus(P.max + N.max),
-        needs=("positives", "negatives"),
-        distance="euclidean",
-    )
     trusted = ours.CustomPairLoss(
         positive=lambda s, p: -p.scale * p.ref.trust * s,
         negative=lambda s, p: p.scale * (s - p.anchor.slack),
@@ -293,7 +297,7 @@ def test_kernel_of_maxima_and_learned_parameters(kind):
     )
     bias = torch.rand(30, generator=generator, dtype=torch.float64)
     for loss, given in (
-        (hardest, {}),
+        (hardest_pairs(), {}),
         (trusted, numbers),
         (partial(FP.supcon_loss, distance="sqeuclidean"), {"ref_bias": bias}),
     ):
@@ -306,6 +310,22 @@ def test_kernel_of_maxima_and_learned_parameters(kind):
             results.append([value, *torch.autograd.grad(value, [*leaves.values(), *learned])])
         for got, want in zip(*results):
             torch.testing.assert_close(got, want)
+
+
+@needs_cpu_kernels
+def test_maxima_of_hundreds_of_listed_pairs():
+    """Of one anchor, more than are visited together: the hardest negative is among the last, then among the first."""
+    generator = torch.Generator().manual_seed(7)
+    inputs, numbers = sides(12, 700, 4, generator, torch.float64), torch.arange(700)
+    for closest in (690, 110):
+        inputs["ref_emb"][closest] = inputs["embeddings"][3] + 0.01
+        lists = (torch.full((100,), 3), numbers[:100], torch.full((600,), 3), numbers[100:])
+        results = []
+        for backend in ("cpu", "reference"):
+            with fastpair.use_backend(backend):
+                run = partial(hardest_pairs(), labels=None, indices_tuple=lists)
+                results.append(value_and_gradients(run, inputs, tuple(inputs)))
+        assert all(error(results[0][name], want) <= 1e-10 for name, want in results[1].items())
 
 
 @needs_cpu_kernels

@@ -64,6 +64,17 @@ def test_pairs_of_an_anchor_with_itself(loss, backend):
 
 
 @against
+def test_an_anchor_that_is_its_own_only_negative(loss):
+    """The reference that an anchor is may have another label: it is no negative for that."""
+    generator = torch.Generator().manual_seed(11)
+    inputs = loss.inputs(6, 5, "one", generator)
+    inputs["ref_labels"][2] += 1
+    given = {"exclude_self": torch.tensor([2, 2, -1, 2, 0, -1])}
+    got = value_and_gradients(partial(loss.fused, **given, backend="cpu"), inputs, loss.trained)
+    assert_close(got, value_and_gradients(partial(loss.dense, **given), inputs, loss.trained))
+
+
+@against
 @each_backend
 def test_the_embeddings_as_references(loss, backend):
     """The tensor itself leaves self-pairs out, whatever the labels are; a copy does not."""
@@ -76,6 +87,9 @@ def test_the_embeddings_as_references(loss, backend):
         value = run(leaf, labels, ref_emb=leaf, ref_labels=ref_labels)
         (gradient,) = torch.autograd.grad(value, leaf)
         assert_close({"value": value.detach(), "embeddings": gradient}, alone)
+    others = labels.flip(0)
+    want = loss.dense(x, labels, x.clone(), others, exclude_self=True)
+    assert_close({"v": run(x, labels, ref_emb=x, ref_labels=others)}, {"v": want})
     copied = run(x, labels, ref_emb=x.clone(), ref_labels=labels)
     assert_close({"v": copied}, {"v": loss.dense(x, labels, x.clone(), labels)})
     included = run(x, labels, exclude_self=False)

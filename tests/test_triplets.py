@@ -11,7 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from covering import covering
-from support import REDUCTIONS, cast, class_labels, embeddings, error, needs_cpu_kernels, value_and_gradients
+from support import (
+    REDUCTIONS,
+    cast,
+    class_labels,
+    embeddings,
+    equally_hard,
+    error,
+    first_of_the_hardest,
+    needs_cpu_kernels,
+    value_and_gradients,
+)
 
 import fastpair.functional as FP
 from fastpair.metrics import SIMILARITIES
@@ -200,6 +210,19 @@ def test_ties(batch, margin, chosen, smooth, distance, dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     settings = settings_of(smooth, chosen, distance, margin)
     assert_matches(cast(inputs, dtype), tolerance, results=results, **settings)
+
+
+HARD = {"triplets_per_anchor": "hard", "distance": "sqeuclidean", "margin": 0.3, "reduction": "sum"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_first_of_equally_hard_pairs(count, threads):
+    """In the order of the labels, however the matrix is cut into tiles."""
+    threads(count)
+    inputs = equally_hard(200)
+    got = value_and_gradients(partial(FP.triplet_margin_loss, **HARD), inputs, ("embeddings",))
+    want = value_and_gradients(partial(first_of_the_hardest, margin=0.3), inputs, ("embeddings",))
+    assert all(error(got[name], want[name]) <= 1e-12 for name in want)
 
 
 @pytest.mark.parametrize("smooth", [False, True])

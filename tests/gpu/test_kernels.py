@@ -20,8 +20,10 @@ from support import (
     assert_matches_oracle,
     cast,
     embeddings,
+    equally_hard,
     error,
     every_loss,
+    first_of_the_hardest,
     has_reduction,
     oracle,
     pair_loss,
@@ -290,6 +292,15 @@ def test_duplicates(loss, backend, device):
     results = ("value",) if "hard" in loss.fused.keywords.values() else None
     inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
     assert_matches_oracle(loss, inputs, "mean", results=results, backend=backend)
+
+
+def test_the_first_of_equally_hard_pairs(backend, device):
+    inputs = cast(equally_hard(150), torch.float32)
+    settings = {"triplets_per_anchor": "hard", "distance": "sqeuclidean", "margin": 0.3, "reduction": "sum"}
+    run = partial(FP.triplet_margin_loss, **settings, backend=backend)
+    got = value_and_gradients(run, {name: t.to(device) for name, t in inputs.items()}, ("embeddings",))
+    want = value_and_gradients(partial(first_of_the_hardest, margin=0.3), inputs, ("embeddings",))
+    assert all(error(got[name], want[name].double()) <= 1e-6 for name in want)
 
 
 @covering(has_reduction, loss=LOSSES, n=[0, 2], reduction=["mean", "none", "totals"])
