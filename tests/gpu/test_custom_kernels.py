@@ -1,6 +1,8 @@
 """Losses that users write on the Triton kernels: values and gradients against formulas typed in PyTorch, and what the
 compiler makes of them."""
 
+from itertools import cycle, islice
+
 import pytest
 import torch
 from covering import covering
@@ -74,8 +76,7 @@ def test_formulas_of_every_kind(name, distance, reduction, references, backend, 
 
 
 @of_triton
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", CUSTOM)
+@pytest.mark.parametrize(("name", "dtype"), zip(CUSTOM, cycle(["bfloat16", "float16"])))
 def test_half_precision(name, dtype, backend, device):
     """The products read, and, where exponentials are bounded or none are taken, made by the kernels."""
     for d in (17, 16):
@@ -84,10 +85,10 @@ def test_half_precision(name, dtype, backend, device):
 
 @of_triton
 def test_several_rectangles(backend, device, monkeypatch):
-    monkeypatch.setattr(pairs, "HEIGHT", 64)
+    monkeypatch.setattr(pairs, "HEIGHT", 128)
     monkeypatch.setattr(pairs, "WIDTH", 128)
     for name in ("lse_and_mean", "parts"):
-        assert_is(CUSTOM[name], *inputs_of(150, 160, 5, torch.float32, device), "cosine", "mean", True)
+        assert_is(CUSTOM[name], *inputs_of(140, 135, 5, torch.float32, device), "cosine", "mean", True)
 
 
 @of_triton
@@ -123,12 +124,14 @@ def test_distances_of_zero(distance, backend, device):
 
 
 @of_triton
-@covering(name=LEARNING.keys(), references=[False, True], reduction=["mean", "none"])
+@pytest.mark.parametrize(
+    ("name", "references", "reduction"), zip(LEARNING, cycle([False, True]), cycle(["mean", "mean", "none"]))
+)
 def test_parameters_that_learn_and_numbers_of_rows(name, references, reduction, backend, device, monkeypatch):
     """In several rectangles: a pair counts once for each of its samples that is an anchor."""
-    monkeypatch.setattr(pairs, "HEIGHT", 64)
+    monkeypatch.setattr(pairs, "HEIGHT", 128)
     monkeypatch.setattr(pairs, "WIDTH", 128)
-    x, y, labels, ref_labels = inputs_of(150, 160, 5, torch.float32, device)
+    x, y, labels, ref_labels = inputs_of(140, 135, 5, torch.float32, device)
     w, q = (torch.rand(len(t), generator=torch.Generator().manual_seed(3)).to(device) for t in (x, y))
     results = []
     for name_of, dtype in (("triton", torch.float32), ("reference", torch.float64)):
@@ -170,7 +173,7 @@ def test_bias_and_threshold(name, arguments, backend, device):
 @of_triton
 def test_results_of_the_operators(backend, device):
     """As many as their schemas have: the dispatcher reads no more."""
-    for name, arguments in operator_calls():
+    for name, arguments in islice(operator_calls(), 0, None, 7):
         if name in ("pair_loss", "labelled_pair_loss"):
             arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
             results = registration._function(name, "triton")(*arguments)

@@ -14,7 +14,7 @@ v2 = pytest.importorskip("torchvision.transforms.v2")
 Image = pytest.importorskip("PIL.Image")
 stats = pytest.importorskip("scipy.stats")
 
-import example_trees as trees  # noqa: E402
+import trees  # noqa: E402
 from fastpair_dml.data import (  # noqa: E402
     DATASETS,
     Batch,

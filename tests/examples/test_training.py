@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from example_trees import (
+from trees import (
     make_cars_annos,
     make_cub,
     make_image_folder,
@@ -34,7 +34,7 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 torchvision = pytest.importorskip("torchvision")
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
@@ -120,12 +120,12 @@ def same_state(one, other):
 
 
 def shallow_resnet(monkeypatch):
-    """One block in each stage of ResNet-50, for the time."""
+    """One narrow block in each stage of ResNet-50, for the time that its checkpoints take."""
     from torchvision.models import resnet
 
     def make(weights):
         assert weights is None
-        return resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1])
+        return resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8)
 
     monkeypatch.setattr("torchvision.models.resnet50", make)
 
@@ -133,8 +133,7 @@ def shallow_resnet(monkeypatch):
 @pytest.mark.parametrize("tree", TREES)
 def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsys, tree):
     tiny_counts(monkeypatch)
-    if tree != "cub":  # once is enough for the network as it is
-        shallow_resnet(monkeypatch)
+    shallow_resnet(monkeypatch)
     recipe, data = tree, TREES[tree](tmp_path)
     options = ["--recipe", recipe, "--data-dir", str(data), "--loss", "ce,multi_similarity", *SMALL]
     if tree == "inshop":
@@ -184,9 +183,9 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
     driver = tmp_path / "driver.py"
     driver.write_text(
         f"import sys\nsys.path[:0] = {[str(EXAMPLES), str(Path(__file__).parent), str(EXAMPLES.parent)]!r}\n"
-        "import pytest, example_trees, train_dml, test_examples\n"
-        "example_trees.tiny_counts(pytest.MonkeyPatch())\n"
-        "test_examples.shallow_resnet(pytest.MonkeyPatch())\n"
+        "import pytest, trees, train_dml, test_training\n"
+        "trees.tiny_counts(pytest.MonkeyPatch())\n"
+        "test_training.shallow_resnet(pytest.MonkeyPatch())\n"
         f"for tree, options in {runs!r}.items():\n"
         "    for resume in ([], ['--resume']):\n"
         f"        output = {str(tmp_path)!r} + '/two-' + tree\n"

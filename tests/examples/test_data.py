@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("torchvision")
 Image = pytest.importorskip("PIL.Image")
 
-import example_trees as trees  # noqa: E402
+import trees  # noqa: E402
 from fastpair_dml.data import (  # noqa: E402
     DATASETS,
     Batch,

@@ -19,9 +19,9 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 pytest.importorskip("torchvision")
 
-import example_trees as trees  # noqa: E402
+import trees  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 import train_dml  # noqa: E402
 import use_dml  # noqa: E402
