@@ -256,6 +256,20 @@ def time_growth(seconds: float, quick: bool) -> Iterator[dict]:
         yield timed("supcon", {"n": n, "d": d}, runs, seconds)
 
 
+def time_small(seconds: float, quick: bool) -> Iterator[dict]:
+    """Batches as metric learning has them, where what surrounds the products weighs as much as they do."""
+    sizes = [(64, 128), (128, DIM)] if quick else [(64, 128), (256, DIM), (512, DIM), (1024, DIM), (2048, DIM)]
+    works = [(name, n, d) for n, d in sizes for name in ("supcon", "contrastive")]
+    if not quick:
+        works += [(name, 128, DIM) for name in WITH_RIVALS]
+    for name, n, d in works:
+        losses, x, labels = pair_losses_at(name, n, d)
+        runs = {"product": partial(product, x, x), **checked_steps(losses, [x], labels)}
+        yield timed(name, {"n": n, "d": d}, runs, seconds)
+    for n, classes, d in ((128, 100, 128), (128, 1000, 128), *(() if quick else ((1024, 11318, DIM),))):
+        yield cross_entropy_row(n, classes, d, seconds)
+
+
 def cross_entropy_row(n: int, classes: int, d: int, seconds: float) -> dict:
     x, weight, labels = classifier(n, classes, d)
     losses = {
@@ -364,6 +378,7 @@ def measure_memory(seconds: float, quick: bool) -> Iterator[dict]:
 
 PARTS = {
     **{name: partial(time_pair_loss, name) for name in PAIR_LOSSES},
+    "small": time_small,
     "growth": time_growth,
     "cross_entropy": time_cross_entropy,
     "spce": time_spce,

@@ -20,7 +20,7 @@ from fastpair.numerics import accumulate_dtype
 from fastpair.ops import checks
 from fastpair.ops.registration import on_device
 
-__all__ = ["map_at_r", "nearest_neighbors", "recall_at_k"]
+__all__ = ["map_at_r", "nearest_neighbors", "recall_and_map", "recall_at_k"]
 
 # Scores held at a time, and queries that they are of; the rest of a tile's memory is a small multiple of it. Every tile
 # brings its items into the form that products need, which costs as much as the products with some hundred queries.
@@ -132,11 +132,12 @@ def _matches(
     gallery: Tensor | None,
     gallery_labels: Tensor | None,
     metric: str,
-    depth: int | None,
+    depth: int = 0,
+    whole_class: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """For the queries that count: whether neighbour r is of the query's class (n', depth); how many items are (n',).
 
-    ``depth`` None means as deep as the largest class."""
+    ``depth``: how many neighbours, if there are as many; ``whole_class``: at least as many as the largest class has."""
     _check(query, query_labels, gallery, gallery_labels)
     item_labels = query_labels if gallery is None else gallery_labels
     classes, counts = item_labels.unique(return_counts=True)
@@ -148,7 +149,7 @@ def _matches(
     if not counted.any():
         raise ValueError(NO_CLASS_SHARED)
     available = len(item_labels) - int(gallery is None)
-    depth = int(relevant.max()) if depth is None else min(depth, available)
+    depth = min(max(depth, int(relevant.max()) if whole_class else 0), available)
     _, indices = nearest_neighbors(query, gallery, depth, metric=metric)
     match = item_labels[indices] == query_labels[:, None]
     return match[counted], relevant[counted]
@@ -180,9 +181,7 @@ def recall_at_k(
 
     Source: Jegou et al., TPAMI 2011; as used for metric learning by Oh Song et al., CVPR 2016.
     """
-    depths = [k] if isinstance(k, Integral) else list(k) if isinstance(k, Sequence) else []
-    if not depths or not all(isinstance(depth, Integral) and depth >= 1 for depth in depths):
-        raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
+    depths = _depths(k)
     _check(query, query_labels, gallery, gallery_labels)
     options.distance("metric", metric)
     if len(query) and choose_backend(query.device.type, dtype=query.dtype, large=True) == "triton":
@@ -193,6 +192,17 @@ def recall_at_k(
             raise ValueError(NO_CLASS_SHARED)
         return {depth: (rank < depth).double().mean().item() for depth in depths}
     match, _ = _matches(query, query_labels, gallery, gallery_labels, metric, max(depths))
+    return _recalls(match, depths)
+
+
+def _depths(k: int | Sequence[int]) -> list[int]:
+    depths = [k] if isinstance(k, Integral) else list(k) if isinstance(k, Sequence) else []
+    if not depths or not all(isinstance(depth, Integral) and depth >= 1 for depth in depths):
+        raise ValueError(f"k must be one or several integers >= 1, got {k!r}")
+    return depths
+
+
+def _recalls(match: Tensor, depths: list[int]) -> dict[int, float]:
     return {depth: match[:, :depth].any(1).double().mean().item() for depth in depths}
 
 
@@ -212,7 +222,27 @@ def map_at_r(
 
     Source: Musgrave et al., "A metric learning reality check", ECCV 2020 (arXiv 2003.08505), eq. 6.
     """
-    match, relevant = _matches(query, query_labels, gallery, gallery_labels, metric, None)
+    return _mean_precision(*_matches(query, query_labels, gallery, gallery_labels, metric, whole_class=True))
+
+
+@torch.no_grad()
+def recall_and_map(
+    query: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    *,
+    k: int | Sequence[int] = (1, 2, 4, 8),
+    metric: str = "cosine",
+) -> tuple[dict[int, float], float]:
+    """What :func:`recall_at_k` and :func:`map_at_r` return, from scores that are computed once for both."""
+    depths = _depths(k)
+    matches = _matches(query, query_labels, gallery, gallery_labels, metric, max(depths), whole_class=True)
+    return _recalls(matches[0], depths), _mean_precision(*matches)
+
+
+def _mean_precision(match: Tensor, relevant: Tensor) -> float:
+    """MAP@R, given which neighbours are of the query's class, at least R of them, and R."""
     rank = torch.arange(1, match.shape[1] + 1, device=match.device)
     match = match & (rank <= relevant[:, None])
     precision = match.cumsum(1) / rank

@@ -25,6 +25,8 @@ namespace {
 constexpr int64_t WORK_BUDGET = int64_t(56) << 20;
 // The most classes in a task: its class weights stay in the second-level cache.
 constexpr int64_t CLASS_BLOCK = 256;
+// Where there are no more classes than that, a task is one of rows: the most of them.
+constexpr int64_t ROW_BLOCK = 128;
 
 template <typename T>
 void set_zero(T* data, int64_t count) {
@@ -50,20 +52,90 @@ struct LinearCrossEntropy {
   // Each is null where it is not wanted, and overwritten where it is.
   T *grad_embeddings, *grad_weight, *grad_bias;
 
-  // Returns the rows' losses. One pass over blocks of rows: the logits of a block are made, turned into their gradients
-  // in place, and used for all three gradients. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
+  // Returns the rows' losses. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
   std::vector<double> run() const;
+
+ private:
+  bool gradients() const { return grad_embeddings || grad_weight || grad_bias; }
+
+  // With tasks of classes: one pass over blocks of rows, the logits of a block being made, turned into their gradients
+  // in place, and used for all three gradients.
+  void run_by_classes(std::vector<double>& losses) const;
+
+  // With tasks of rows, which need no sums over tasks for a row, then tasks of classes for their gradients.
+  void run_by_rows(std::vector<double>& losses) const;
+
+  // The loss of a row, given the sums over its logits relative to the maximum.
+  double loss_of(T maximum, double sum_exp, double above, T target_logit) const {
+    const double log_sum = std::log(sum_exp), lse = maximum + log_sum;
+    const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (log_sum - above / classes);
+    return (1 - label_smoothing) * (lse - target_logit) + smooth;
+  }
+
+  // Turns the logits of row r, of the classes [first, first + width), into the derivatives by them, `shift` and
+  // `normaliser` making exponentials of them probabilities: two factors rather than exp(-lse), whose rounding error
+  // would grow with the logits.
+  void write_slopes(T* logits, int64_t r, int64_t first, int64_t width, T shift, T normaliser, T target_slope) const {
+    const T scale = row_weights[r];
+    kernels<T>().row_probabilities(logits, width, shift, scale * normaliser, -scale * T(label_smoothing / classes));
+    const int64_t own = labels[r] - first;
+    if (own >= 0 && own < width) logits[own] = (logits[own] - scale * T(1 - label_smoothing)) * target_slope;
+  }
 };
 
 template <typename T>
 std::vector<double> LinearCrossEntropy<T>::run() const {
-  const Kernels<T>& k = kernels<T>();
-  const bool gradients = grad_embeddings || grad_weight || grad_bias;
   std::vector<double> losses(rows);
   set_zero(grad_weight, rows == 0 ? classes * d : 0);
   set_zero(grad_bias, classes);
   if (rows == 0) return losses;
+  const int64_t bytes = (rows * (classes + d) + classes * d) * int64_t(sizeof(T));
+  classes <= CLASS_BLOCK&& bytes <= WORK_BUDGET ? run_by_rows(losses) : run_by_classes(losses);
+  return losses;
+}
 
+template <typename T>
+void LinearCrossEntropy<T>::run_by_rows(std::vector<double>& losses) const {
+  const Kernels<T>& k = kernels<T>();
+  const Scratch<T> logits(rows * classes), copied_rows(rows * d), copied_weights(classes * d);
+  const T* const x = embeddings(0, rows, copied_rows.get());
+  const T* const w = weight(0, classes, copied_weights.get());
+
+  const int64_t row_block = task_length(rows, ROW_BLOCK);
+  parallel_for((rows + row_block - 1) / row_block, [&](int64_t task) {
+    const int64_t begin = task * row_block, count = std::min(row_block, rows - begin);
+    T* const block = logits.get() + begin * classes;
+    gemm(Op::None, Op::Transpose, count, classes, d, x + begin * d, d, w, d, false, block, classes);
+    for (int64_t r = begin; r < begin + count; ++r) {
+      T* const row = logits.get() + r * classes;
+      T maximum, sum_exp, above;
+      const T target_slope = target.apply(row + labels[r]);
+      k.row_softmax(row, classes, bias, &maximum, &sum_exp, &above);
+      // Where the maximum is infinite, the sums are relative to zero.
+      const double total = sum_exp == T(0) ? 0 : sum_exp * std::exp(double(maximum) - maximum);
+      losses[r] = loss_of(maximum, total, above + classes * (double(shift_of(maximum)) - maximum), row[labels[r]]);
+      if (gradients()) write_slopes(row, r, 0, classes, maximum, T(1 / total), target_slope);
+    }
+    if (grad_embeddings) {
+      gemm(Op::None, Op::None, count, d, classes, block, classes, w, d, false, grad_embeddings + begin * d, d);
+    }
+  });
+  if (!grad_weight && !grad_bias) return;
+
+  const int64_t class_block = task_length(classes, CLASS_BLOCK);
+  parallel_for((classes + class_block - 1) / class_block, [&](int64_t task) {
+    const int64_t first = task * class_block, width = std::min(class_block, classes - first);
+    const T* const block = logits.get() + first;
+    if (grad_weight) {
+      gemm(Op::Transpose, Op::None, width, d, rows, block, classes, x, d, false, grad_weight + first * d, d);
+    }
+    for (int64_t r = 0; grad_bias && r < rows; ++r) k.add_to(grad_bias + first, block + r * classes, width);
+  });
+}
+
+template <typename T>
+void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
+  const Kernels<T>& k = kernels<T>();
   const int64_t class_block = task_length(classes, CLASS_BLOCK);
   const int64_t class_blocks = (classes + class_block - 1) / class_block;
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), class_blocks);
@@ -124,26 +196,18 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
         const int64_t width = std::min(class_block, classes - b * class_block);
         above += part.above + width * (double(shift_of(part.maximum)) - maximum);
       }
-      const double log_sum = std::log(sum_exp), lse = maximum + log_sum;
-      // Two factors rather than exp(-lse), whose rounding error would grow with the logits.
       shift[r] = maximum;
       normaliser[r] = T(1 / sum_exp);
-      const double smooth = label_smoothing == 0 ? 0 : label_smoothing * (log_sum - above / classes);
-      losses[begin + r] = (1 - label_smoothing) * (lse - target_logit[r]) + smooth;
+      losses[begin + r] = loss_of(maximum, sum_exp, above, target_logit[r]);
     });
-    if (!gradients) continue;
+    if (!gradients()) continue;
 
     set_zero(partial_gradient.get(), grad_embeddings ? threads * row_block * d : 0);
     for_class_blocks([&](int64_t t, int64_t b, int64_t first, int64_t width, const T* w) {
       T* block = logits.get() + b * row_block * class_block;
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
-        const T scale = row_weights[begin + r];
-        k.row_probabilities(row, width, shift[r], scale * normaliser[r], -scale * T(label_smoothing / classes));
-        const int64_t label = labels[begin + r];
-        if (label >= first && label < first + width) {
-          row[label - first] = (row[label - first] - scale * T(1 - label_smoothing)) * target_slope[r];
-        }
+        write_slopes(row, begin + r, first, width, shift[r], normaliser[r], target_slope[r]);
         if (grad_bias) k.add_to(grad_bias + first, row, width);
       }
       if (grad_weight) {
@@ -162,7 +226,6 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
       });
     }
   }
-  return losses;
 }
 
 // The rows' weights in the gradient: the incoming gradients, or those of the reduction.

@@ -47,10 +47,12 @@ class Relation {
       own_sets_ = words_of(*of_side(args.labels, args.ref_labels, flipped), true);
       other_sets_ = words_of(*of_side(args.labels, args.ref_labels, !flipped), false);
     } else {
-      for (int64_t i = 0; i < anchors.n; ++i) {
-        const auto stretch = std::equal_range(others.labels.begin(), others.labels.end(), anchors.labels[i]);
-        begin[i] = stretch.first - others.labels.begin();
-        end[i] = stretch.second - others.labels.begin();
+      // Both sides are sorted.
+      for (int64_t i = 0, first = 0, last = 0; i < anchors.n; ++i) {
+        while (first < others.n && others.labels[first] < anchors.labels[i]) ++first;
+        while (last < others.n && others.labels[last] <= anchors.labels[i]) ++last;
+        begin[i] = first;
+        end[i] = last;
       }
     }
     if (args.ids) {

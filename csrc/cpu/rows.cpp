@@ -34,9 +34,17 @@ std::vector<int64_t> integer_vector(const Tensor& t) {
 std::vector<int64_t> sorting_order(const std::vector<int64_t>& labels) {
   std::vector<int64_t> order(labels.size());
   std::iota(order.begin(), order.end(), 0);
-  if (!std::is_sorted(labels.begin(), labels.end())) {
+  if (std::is_sorted(labels.begin(), labels.end())) return order;
+  const auto [low, high] = std::ranges::minmax(labels);
+  const uint64_t range = uint64_t(high) - uint64_t(low);
+  if (range > 4 * labels.size()) {
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
+    return order;
   }
+  std::vector<int64_t> next(range + 2);  // by label, where its next sample goes
+  for (const int64_t label : labels) ++next[label - low + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  for (size_t i = 0; i < labels.size(); ++i) order[next[labels[i] - low]++] = i;
   return order;
 }
 

@@ -69,15 +69,19 @@ struct Samples {
     if (want_gradient) make_gradient(x, in_order);
 
     const Kernels<T>& k = kernels<T>();
+    const T* const plain = is_plain<T>(x) ? static_cast<const T*>(x.const_data_ptr()) : nullptr;
     with_floating(x, [&](const auto data) {
       parallel_rows(n, d, [&](int64_t r) {
         T* row = storage.get() + r * d;
-        if (!in_place) copy_row(x, data, order[r], row);
-        if (unit_prefixes) find_prefix_norms(r);
+        const T* from = plain ? plain + order[r] * d : row;
+        if (!plain) copy_row(x, data, order[r], row);
         if (unit) {
-          const T inverse = inverse_norms[r] = inverse_norm(k.dot(row, row, d));
-          for (int64_t j = 0; j < d; ++j) row[j] *= inverse;
+          inverse_norms[r] = inverse_norm(k.dot(from, from, d));
+          k.scaled(inverse_norms[r], from, d, row);
+        } else if (plain && !in_place) {
+          std::copy_n(from, d, row);
         }
+        if (unit_prefixes) find_prefix_norms(r);
         if (!center.empty()) {
           for (int64_t j = 0; j < d; ++j) row[j] -= center[j];
         }
@@ -100,9 +104,7 @@ struct Samples {
   }
 
   void scale_gradient(T factor) {
-    parallel_rows(n, d, [&](int64_t r) {
-      for (int64_t j = 0; j < d; ++j) gradient[r * d + j] *= factor;
-    });
+    parallel_rows(n, d, [&](int64_t r) { kernels<T>().scaled(factor, gradient + r * d, d, gradient + r * d); });
     for (T& sum : slope_sums) sum *= factor;
   }
 
@@ -138,7 +140,7 @@ struct Samples {
       } else if (inverse_norms.empty() && norms.empty()) {
         std::copy(g, g + d, to);
       } else {  // in place where the rows are in order
-        for (int64_t j = 0; j < d; ++j) to[j] = scale * (g[j] - along * row[j]);
+        k.scaled_difference(scale, g, along, row, d, to);
       }
     });
     return out;

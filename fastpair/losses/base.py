@@ -95,7 +95,7 @@ class PairLoss(RegularizedLoss):
         ignore_above: float | None = None,
         **of_rows: Mapping[str, Tensor] | None,
     ) -> Tensor:
-        if unknown := of_rows.keys() - self.of_rows:
+        if of_rows and (unknown := of_rows.keys() - self.of_rows):
             raise TypeError(f"{type(self).__name__} has no argument {min(unknown)!r}")
         loss = self._function(
             embeddings,

@@ -42,6 +42,12 @@ def pair_loss(
     swap = settings.get("swap", False)
     distance = settings["distance"] = distance_name(settings["distance"])
     loss, params = _resolved(name, settings, embeddings)
+    if (
+        not (swap or learn(params))
+        and ref_emb is ref_labels is indices_tuple is exclude_self is pairs is None
+        and ids is ref_ids is weights is ref_bias is ignore_above is None
+    ):
+        return ops.labelled_pair_loss(loss, params, embeddings, labels, distance, settings["reduction"], backend)
     if swap and indices_tuple is None:
         raise ValueError("swap must be False without indices_tuple, which says what triplets to swap in; got True")
     return over_pairs(
@@ -88,7 +94,7 @@ def _formula_of(name: str, *values: float | str) -> tuple[str, list[float]]:
     settings = dict(zip(options.RULES[name], values))
     options.check_settings(name, settings)
     of = PAIR_LOSSES[name]
-    return of.picked(settings), of.params(settings, METRICS[settings["distance"]].similarity)
+    return of.picked(settings), list(map(float, of.params(settings, METRICS[settings["distance"]].similarity)))
 
 
 def over_pairs(

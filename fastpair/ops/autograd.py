@@ -38,8 +38,8 @@ class _Call(NamedTuple):
     settings: tuple
     wanted: tuple[bool, ...]
     leading: int
-    parameters: tuple[float | None, ...]
-    as_numbers: bool
+    parameters: tuple[float | None, ...] = ()
+    as_numbers: bool = False
 
     def run(self, tensors: tuple, row_grad: Tensor | None, wanted: tuple[bool, ...]) -> tuple:
         settings = self.settings
@@ -72,12 +72,12 @@ class _FusedLoss(torch.autograd.Function):
     def forward(ctx, call, *tensors):
         ctx.call = call
         ctx.save_for_backward(*tensors)
+        if call.settings[-1] not in VECTORS:
+            value, *ctx.gradients = call.run(tensors, None, call.wanted)
+            return value
         # The weights of a vector's elements in the gradient are known only in backward: the operator runs again there.
-        vector = call.settings[-1] in VECTORS
-        wanted_now = (False,) * len(call.wanted) if vector else call.wanted
-        value, *gradients = call.run(tensors, None, wanted_now)
-        ctx.gradients = None if vector else gradients
-        return value
+        ctx.gradients = None
+        return call.run(tensors, None, (False,) * len(call.wanted))[0]
 
     @staticmethod
     def backward(ctx, grad):
@@ -91,6 +91,10 @@ class _FusedLoss(torch.autograd.Function):
                 _, *gradients = call.run(tensors, grad if vector else None, wanted)
         if not vector:
             gradients = scaled_(gradients, wanted, grad)
+        if not call.parameters:
+            inputs = tensors[: len(wanted)]
+            others = (None,) * (len(tensors) - len(inputs))
+            return None, *input_gradients(gradients, wanted, inputs, grad, inputs), *others
         of_op, learn = call.parted(tensors)
         causes = (*of_op[: len(wanted)], *learn)
         by_learned = (None,) * len(learn)
@@ -133,10 +137,12 @@ def input_gradients(gradients, wanted, inputs, grad: Tensor, causes: tuple) -> l
     what else they are functions."""
     # Rounded to half precision only after scaling by the incoming gradient, so that a loss scale saves small ones.
     # Even a conversion to the same dtype costs microseconds.
-    return [
-        once(g if g.dtype == x.dtype else g.to(x.dtype), grad, *causes) if want else None
-        for g, want, x in zip(gradients, wanted, inputs)
+    rounded = [
+        (g if g.dtype == x.dtype else g.to(x.dtype)) if want else None for g, want, x in zip(gradients, wanted, inputs)
     ]
+    if torch.is_grad_enabled():
+        return [None if g is None else once(g, grad, *causes) for g in rounded]
+    return rounded
 
 
 def once(gradient: Tensor, *causes: Tensor) -> Tensor:
@@ -166,8 +172,10 @@ def fused_loss(
     the loss if tensors are among them, which then are the operator's third tensor."""
     refuse_transforms()
     op, grad_mode = operator(name, backend), torch.is_grad_enabled()
-    learn = tuple(value for value in params if isinstance(value, Tensor))
     wanted = [grad_mode and t is not None and t.requires_grad for t in tensors[: DIFFERENTIABLE[name]]]
+    if not (params or torch.compiler.is_compiling()):
+        return _FusedLoss.apply(_Call(op, settings, tuple(wanted), len(tensors)), *tensors, *further)
+    learn = tuple(value for value in params if isinstance(value, Tensor))
     if learn:
         wanted[LEARNED] = grad_mode and any(value.requires_grad for value in learn)
     parameters = tuple(None if isinstance(value, Tensor) else value for value in params)

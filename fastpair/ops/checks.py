@@ -190,7 +190,11 @@ def no_pairs(indices_tuple=None, ref_emb=None, ref_labels=None) -> None:
 def beside(owner: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:
     """Labels and the like on the device of their rows: data loaders leave them on the CPU. One that is given twice
     stays one tensor."""
-    if all(not isinstance(value, Tensor) or value.device == owner.device for value in values):
+    device = owner.device
+    for value in values:
+        if isinstance(value, Tensor) and value.device != device:
+            break
+    else:
         return values
     moved = {id(value): value.to(owner.device) for value in values if isinstance(value, Tensor) and not value.is_meta}
     return tuple(moved.get(id(value), value) for value in values)

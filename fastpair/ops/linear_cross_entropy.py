@@ -48,11 +48,17 @@ def linear_cross_entropy(
     bias = bias[0] if bias else None
     if weight.shape[0] == 0:
         raise ValueError(f"{weight_name} must have at least one row, one a class, got shape {tuple(weight.shape)}")
-    checks.class_range(labels, weight.shape[0], ignore_index)
-    ignore_index = NO_LABEL if ignore_index is None else ignore_index
     tensors = (embeddings, weight, bias, labels)
-    settings = (logits, scale, margin, label_smoothing, ignore_index, reduction)
+    ignored = NO_LABEL if ignore_index is None else ignore_index
+    settings = (logits, scale, margin, label_smoothing, ignored, reduction)
     backend = choose_backend(device, backend, embeddings.dtype, large=is_large(embeddings, weight, MOST_LOGITS))
+    if backend == "cpu" and not torch.compiler.is_compiling():
+        try:
+            return fused_loss("linear_cross_entropy", backend, tensors, settings)
+        except RuntimeError:  # the kernel looks at each label anyway: the check is to say what is wrong
+            checks.class_range(labels, weight.shape[0], ignore_index)
+            raise
+    checks.class_range(labels, weight.shape[0], ignore_index)
     if backend == "reference":
         return dense.linear_cross_entropy(CrossEntropyCall(*tensors, None, *settings, *(False,) * 3))
     return fused_loss("linear_cross_entropy", backend, tensors, settings)

@@ -12,7 +12,7 @@ from fastpair.formulas.pair_losses import TRIPLETS
 from fastpair.ops import checks, prefixes
 from fastpair.ops.autograd import fused_loss
 from fastpair.ops.parameters import separated, stacked
-from fastpair.ops.relation import Relation
+from fastpair.ops.relation import Relation, relation
 
 # On a GPU a score matrix of up to this many elements is held whole, as the launches for visiting it in parts would cost
 # the host more: see benchmarks/PREDICTIONS.md.
@@ -27,6 +27,25 @@ def is_large(x: Tensor, y: Tensor, most_scores: int = MOST_SCORES) -> bool:
     return not x.is_cpu and (
         x.shape[0] * y.shape[0] > most_scores or x.numel() > MOST_ELEMENTS or y.numel() > MOST_ELEMENTS
     )
+
+
+def labelled_pair_loss(
+    loss: str,
+    params: list[float],
+    embeddings: Tensor,
+    labels: Tensor,
+    distance: str,
+    reduction: str,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`pair_loss` of a batch's own pairs that labels alone make: the most frequent call, by the shortest way
+    where it runs on a CPU."""
+    given = relation(embeddings, labels, None, None)
+    plain = given.labels.ndim == 1 and not added.is_added(loss) and prefixes.asked_for() is None
+    if embeddings.is_cpu and plain and choose_backend("cpu", backend, embeddings.dtype) == "cpu":
+        tensors = (embeddings, None, given.labels, None, None)
+        return fused_loss("labelled_pair_loss", "cpu", tensors, (loss, params, distance, False, reduction))
+    return pair_loss(loss, params, embeddings, given, distance, reduction, backend)
 
 
 def pair_loss(

@@ -138,6 +138,10 @@ struct Kernels {
 
   void (*add_to)(T* x, const T* y, int64_t n);
 
+  // out = factor x, and factor (x - along y); `out` may be x.
+  void (*scaled)(T factor, const T* x, int64_t n, T* out);
+  void (*scaled_difference)(T factor, const T* x, T along, const T* y, int64_t n, T* out);
+
   T (*dot)(const T* x, const T* y, int64_t n);
   T (*squared_distance)(const T* x, const T* y, int64_t n);
 

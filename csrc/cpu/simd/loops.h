@@ -839,6 +839,18 @@ void add_to(T* __restrict x, const T* __restrict y, int64_t n) {
 }
 
 template <typename T>
+void scaled(T factor, const T* x, int64_t n, T* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) out[j] = factor * x[j];
+}
+
+template <typename T>
+void scaled_difference(T factor, const T* x, T along, const T* y, int64_t n, T* out) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) out[j] = factor * (x[j] - along * y[j]);
+}
+
+template <typename T>
 T dot(const T* x, const T* y, int64_t n) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -972,6 +984,8 @@ constexpr Kernels<T> KERNELS = {
     .prefix_scores = &prefix_scores<T>,
     .prefix_slopes = &prefix_slopes<T>,
     .add_to = &add_to<T>,
+    .scaled = &scaled<T>,
+    .scaled_difference = &scaled_difference<T>,
     .dot = &dot<T>,
     .squared_distance = &squared_distance<T>,
     .gathered_scores = &gathered_scores<T>,
