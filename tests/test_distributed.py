@@ -47,6 +47,11 @@ SECONDS = 240
 def results(tmp_path_factory):
     """What each rank of each world computed, the worlds side by side."""
     folders = {world: tmp_path_factory.mktemp(f"world{world}") for world in WORLDS}
+    # What users write is compiled once, not by each process.
+    for name in LOSSES:
+        if name.startswith("custom"):
+            for case in cases(2, name):
+                in_one_process(case, 2)
     processes, tests = [], Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests, tests.parent)))}
     try:

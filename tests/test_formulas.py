@@ -259,8 +259,7 @@ def test_losses_can_be_compiled_before_they_are_called():
 import torch
 import fastpair.functional as FP
 x, labels = torch.randn(16, 8, requires_grad=True), torch.arange(16) // 2
-for loss in (FP.contrastive_loss, FP.circle_loss):
-    torch.compile(loss, fullgraph=True, backend="aot_eager")(x, labels, backend="reference").backward()
+torch.compile(FP.circle_loss, fullgraph=True, backend="aot_eager")(x, labels, backend="reference").backward()
 print("compiled")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
