@@ -2,6 +2,7 @@
 which a fault that needs two of them shows. All combinations would be many times as many tests."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations, product
 
 import pytest
 from allpairspy import AllPairs
@@ -12,12 +13,29 @@ def covering(allowed: Callable[[dict], bool] | None = None, **parameters: Mappin
     values belong together; it is asked about the first parameters of a test before there are others."""
     values = {name: of if isinstance(of, Mapping) else {_text(v): v for v in of} for name, of in parameters.items()}
 
-    def chosen(row: list[str]) -> dict:
+    def chosen(row: Iterable[str]) -> dict:
         return {name: values[name][key] for name, key in zip(values, row)}
 
-    rows = AllPairs([list(of) for of in values.values()], lambda row: allowed is None or allowed(chosen(row)))
-    tests = [pytest.param(*chosen(row).values(), id="-".join(row)) for row in rows]
-    return pytest.mark.parametrize(list(values), tests)
+    def fits(row: Iterable[str]) -> bool:
+        return allowed is None or allowed(chosen(row))
+
+    names = [list(of) for of in values.values()]
+    rows = [tuple(row) for row in AllPairs(names, fits)]
+    places = list(combinations(range(len(names)), 2))
+    met = {(i, j, row[i], row[j]) for row in rows for i, j in places}
+    # Where some values do not belong together, the search leaves out pairs that have a test.
+    for i, j in places if allowed else ():
+        for one, other in product(names[i], names[j]):
+            if (i, j, one, other) in met:
+                continue
+            choices = [{i: [one], j: [other]}.get(at, of) for at, of in enumerate(names)]
+            row = next(filter(fits, product(*choices)), None)
+            if row is not None:
+                rows.append(row)
+                met |= {(a, b, row[a], row[b]) for a, b in places}
+    return pytest.mark.parametrize(
+        list(values), [pytest.param(*chosen(row).values(), id="-".join(row)) for row in rows]
+    )
 
 
 def _text(value: object) -> str:

@@ -84,8 +84,10 @@ def test_no_label_in_a_set():
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("by", ["ids", "sets"])
-@pytest.mark.parametrize("name", ["supcon_loss-cosine", "contrastive_loss-euclidean", "ntxent_loss-sqeuclidean"])
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("supcon_loss-cosine", "ids"), ("contrastive_loss-euclidean", "sets"), ("ntxent_loss-sqeuclidean", "ids")],
+)
 def test_more_scores_than_are_kept(name, by):
     loss = RELATED[f"{name}-{by}"]
     inputs = cast(loss.inputs(4400, 4, "pairs", torch.Generator().manual_seed(0)), torch.float64)
