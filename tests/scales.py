@@ -18,7 +18,7 @@ import fastpair.functional as FP
 SIMILARITIES = ("cosine", "dot")
 DISTANCES = (*SIMILARITIES, "sqeuclidean", "euclidean", "unit_sqeuclidean", "unit_euclidean")
 TEMPERATURES = (1e-3, 0.03, 1.0, 10.0)
-SCALES = (1e-12, 1e-6, 1e-3, 1.0, 1e2, 1e3, 1e4, 1e6, 1e12)
+SCALES = (1e-12, 1e-3, 1.0, 1e3, 1e6, 1e12)
 HALF_SCALES = (1e-3, 1e-1, 1.0, 1e2, 1e3)
 WIDE = (torch.float64, torch.float32, torch.bfloat16)
 EVERY_SCALE = [(dtype, scale) for dtype in WIDE for scale in SCALES] + [(torch.float16, s) for s in HALF_SCALES]
