@@ -61,9 +61,9 @@ INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 
 
 def makes_sense(known):
-    loss, (*_, pattern), integers = known["loss"], known.get("shape", [""]), known.get("integers")
+    loss, (*_, pattern), integers = known["loss"], known.get("shape", ["few"]), known.get("integers")
     incoming = known.get("incoming", INCOMING["whole"])
-    fits = not (integers == torch.int8 and pattern == "distinct") and not (
+    fits = not (integers == torch.int8 and pattern not in ("few", "one")) and not (
         integers == torch.uint8 and "ignore_index" in loss.fused.keywords
     )
     return fits and has_reduction(known) and (incoming is INCOMING["whole"] or known["reduction"] == "none")

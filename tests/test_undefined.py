@@ -6,9 +6,10 @@ from undefined import BY_ROWS, CASES, SPREAD, TOLERANCE, faults
 
 
 @needs_cpu_kernels
-@covering(has_reduction, loss=SPREAD, case=CASES, reduction=BY_ROWS, n=[12, 70], count=[1, 2])
-def test_kernels(loss, case, reduction, n, count, threads):
+@covering(has_reduction, loss=SPREAD, case=CASES, reduction=BY_ROWS, size=[(12, 1), (70, 1), (70, 2)])
+def test_kernels(loss, case, reduction, size, threads):
     """By one thread and by two, which cut the matrix of scores at other places."""
+    n, count = size
     threads(count)
     found = list(faults(loss, case, n, "cpu", reduction))
     assert not found, "\n".join(found)
