@@ -90,7 +90,11 @@ std::vector<double> LinearCrossEntropy<T>::run() const {
   set_zero(grad_bias, classes);
   if (rows == 0) return losses;
   const int64_t bytes = (rows * (classes + d) + classes * d) * int64_t(sizeof(T));
-  classes <= CLASS_BLOCK&& bytes <= WORK_BUDGET ? run_by_rows(losses) : run_by_classes(losses);
+  if (classes <= CLASS_BLOCK && bytes <= WORK_BUDGET) {
+    run_by_rows(losses);
+  } else {
+    run_by_classes(losses);
+  }
   return losses;
 }
 

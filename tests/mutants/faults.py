@@ -154,8 +154,8 @@ SWEEPS = [
         "cpu",
         (
             "the gradient by unit rows keeps its length",
-            "to[j] = scale * (g[j] - along * row[j]);",
-            "to[j] = g[j] - along * row[j];",
+            "k.scaled_difference(scale, g, along, row, d, to);",
+            "k.scaled_difference(T(1), g, along, row, d, to);",
         ),
         (
             "the derivative by a scale lacks the norms of distances",
@@ -294,8 +294,8 @@ LOSSES = [
         ),
         (
             "the slope of a margin is left out",
-            "(row[label - first] - scale * T(1 - label_smoothing)) * target_slope[r];",
-            "row[label - first] - scale * T(1 - label_smoothing);",
+            "(logits[own] - scale * T(1 - label_smoothing)) * target_slope;",
+            "logits[own] - scale * T(1 - label_smoothing);",
         ),
         (
             "ignored rows count in the mean of the gradient",
@@ -762,9 +762,9 @@ PYTHON = [
         "fastpair/retrieval.py",
         "cpu",
         (
-            "ties are broken as topk breaks them",
-            "torn = (closeness >= last).sum(1) > k",
-            "torn = (closeness > last).sum(1) > k",
+            "of equally close items the last are taken",
+            "chosen[torn] &= ~equal | (equal.cumsum(1) <= spare)",
+            "chosen[torn] &= ~equal | (equal.flip(1).cumsum(1).flip(1) <= spare)",
         ),
         (
             "hits beyond the size of a class count in MAP@R",
