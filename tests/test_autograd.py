@@ -173,7 +173,7 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("name", "reduction"), zip(LAYERS, cycle(["mean", "none"])))
+@pytest.mark.parametrize(("name", "reduction"), list(zip(LAYERS, cycle(["mean", "none"]))))
 def test_compile(name, reduction):
     """Once for any batch size."""
     loss = LOSSES[name]

@@ -99,7 +99,7 @@ def assert_is(of, loss, x, y, labels, ref_labels=None, distance="cosine", reduct
 
 
 @BACKENDS
-@pytest.mark.parametrize(("name", "dtype"), zip(CUSTOM_FUNCTIONS, cycle([torch.float64, torch.float32])))
+@pytest.mark.parametrize(("name", "dtype"), list(zip(CUSTOM_FUNCTIONS, cycle([torch.float64, torch.float32]))))
 def test_functions(name, dtype, backend):
     of = CUSTOM_FUNCTIONS[name]
     x, labels = batch(dtype=dtype)

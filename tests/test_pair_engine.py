@@ -134,7 +134,7 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(("name", "n"), zip(LARGE, cycle([2200, 4400, 4400])))
+@pytest.mark.parametrize(("name", "n"), list(zip(LARGE, cycle([2200, 4400, 4400]))))
 def test_more_scores_than_are_kept(name, n):
     """Up to 2048 anchors the tiles lie in a square, up to 4096 in panels, beyond they are computed again."""
     generator = torch.Generator().manual_seed(n)

@@ -258,7 +258,7 @@ def test_retrieval(chip, check):
     check(launches, chip)
 
 
-@pytest.mark.parametrize(("logits", "chip"), zip(KINDS, CHIPS))
+@pytest.mark.parametrize(("logits", "chip"), list(zip(KINDS, CHIPS)))
 def test_linear_cross_entropy(logits, chip, check):
     with dry_run(chip) as launches:
         x, weight = torch.zeros(48, 40, dtype=torch.float16), torch.zeros(3000, 40, dtype=torch.float16)
@@ -269,7 +269,9 @@ def test_linear_cross_entropy(logits, chip, check):
     check(launches, chip)
 
 
-@pytest.mark.parametrize(("name", "chip", "distance"), zip(TRIPLETS, cycle(CHIPS), cycle(["cosine", "euclidean"])))
+@pytest.mark.parametrize(
+    ("name", "chip", "distance"), list(zip(TRIPLETS, cycle(CHIPS), cycle(["cosine", "euclidean"])))
+)
 def test_triplets(name, chip, distance, check):
     with dry_run(chip) as launches:
         pair_loss(name, READ, distance, references=True)

@@ -76,7 +76,7 @@ def test_formulas_of_every_kind(name, distance, reduction, references, backend, 
 
 
 @of_triton
-@pytest.mark.parametrize(("name", "dtype"), zip(CUSTOM, cycle(["bfloat16", "float16"])))
+@pytest.mark.parametrize(("name", "dtype"), list(zip(CUSTOM, cycle(["bfloat16", "float16"]))))
 def test_half_precision(name, dtype, backend, device):
     """The products read, and, where exponentials are bounded or none are taken, made by the kernels."""
     for d in (17, 16):
@@ -125,7 +125,7 @@ def test_distances_of_zero(distance, backend, device):
 
 @of_triton
 @pytest.mark.parametrize(
-    ("name", "references", "reduction"), zip(LEARNING, cycle([False, True]), cycle(["mean", "mean", "none"]))
+    ("name", "references", "reduction"), list(zip(LEARNING, cycle([False, True]), cycle(["mean", "mean", "none"])))
 )
 def test_parameters_that_learn_and_numbers_of_rows(name, references, reduction, backend, device, monkeypatch):
     """In several rectangles: a pair counts once for each of its samples that is an anchor."""

@@ -347,7 +347,7 @@ def test_undefined_where_kernels_make_products(name, backend, device):
         assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("name", "distance"), zip(collapsed.CALLS, cycle(["unit_euclidean", "sqeuclidean"])))
+@pytest.mark.parametrize(("name", "distance"), list(zip(collapsed.CALLS, cycle(["unit_euclidean", "sqeuclidean"]))))
 def test_collapsed(name, distance, backend, device, small_rectangles):
     n = 132 if name in ("pairwise_distance", "supcon") else 36
     found = list(collapsed.faults(distance, (n, 16, 1e-6), backend, device, [name]))
@@ -387,7 +387,7 @@ class TensorFloat32(TorchDispatchMode):
 
 
 @of_triton
-@pytest.mark.parametrize(("distance", "spread"), zip(METRICS, cycle([1.0, 1e-2])))
+@pytest.mark.parametrize(("distance", "spread"), list(zip(METRICS, cycle([1.0, 1e-2]))))
 def test_tensor_float_32(distance, spread, backend, device):
     """Distances, which are differences of products, are off by no more than those of dense PyTorch."""
     generator = torch.Generator().manual_seed(4)
