@@ -2,7 +2,7 @@
 which a fault that needs two of them shows. All combinations would be many times as many tests."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 
 import pytest
 from allpairspy import AllPairs
@@ -36,6 +36,11 @@ def covering(allowed: Callable[[dict], bool] | None = None, **parameters: Mappin
     return pytest.mark.parametrize(
         list(values), [pytest.param(*chosen(row).values(), id="-".join(row)) for row in rows]
     )
+
+
+def in_turn(names: Iterable, *others: Iterable) -> list[tuple]:
+    """Each name with one value of every other parameter, which take turns: fewer tests than an array."""
+    return list(zip(names, *map(cycle, others)))
 
 
 def _text(value: object) -> str:

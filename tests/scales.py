@@ -119,11 +119,7 @@ def faults(of, scales, backend, n, d, device="cpu"):
     """What a backend gets wrong of a loss, a line each. ``scales``: pairs of a dtype and a scale. These, distances and
     temperatures meet each other in pairs, not in all combinations."""
     found = []
-    # A single value has no part in an array.
-    varied = [values for values in (of.distances, of.temperatures) if len(values) > 1]
-    for (dtype, scale), *more in AllPairs([scales, *varied]) if varied else [[each] for each in scales]:
-        distance = more.pop(0) if len(of.distances) > 1 else of.distances[0]
-        t = more.pop(0) if more else of.temperatures[0]
+    for (dtype, scale), distance, t in AllPairs([scales, of.distances, of.temperatures]):
         function = of.call(distance, t)
         inputs = inputs_for(function, of.trained, scale, dtype, n, d)
         faults = faults_of_one(function, of.trained, inputs, backend, device)

@@ -444,6 +444,13 @@ def oracle(loss: Loss, inputs: dict, reduction: str = "mean", incoming=None) -> 
     return value_and_gradients(run, cast(inputs, torch.float64), loss.trained, incoming)
 
 
+def strided(t: torch.Tensor) -> torch.Tensor:
+    """The same values between others, as slicing leaves them."""
+    wide = torch.full([*t.shape[:-1], 2 * t.shape[-1] + 1], 77, dtype=t.dtype, device=t.device)
+    wide[..., 1::2] = t
+    return wide[..., 1::2]
+
+
 def equally_hard(n: int) -> dict:
     """Rows with small integers, sorted by label: many of an anchor's pairs are equally hard."""
     inputs = batch(n, 2, "few", torch.Generator().manual_seed(n))

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from functools import partial
-from itertools import cycle
 
 import pytest
 import torch
-from covering import covering
+from covering import covering, in_turn
 from support import (
     LAYERS,
     LOSSES,
@@ -173,7 +172,7 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("name", "reduction"), list(zip(LAYERS, cycle(["mean", "none"]))))
+@pytest.mark.parametrize(("name", "reduction"), in_turn(LAYERS, ["mean", "none"]))
 def test_compile(name, reduction):
     """Once for any batch size."""
     loss = LOSSES[name]

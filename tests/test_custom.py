@@ -9,13 +9,12 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from covering import covering
+from covering import covering, in_turn
 from custom_losses import (
     CUSTOM,
     CUSTOM_FUNCTIONS,
@@ -99,7 +98,7 @@ def assert_is(of, loss, x, y, labels, ref_labels=None, distance="cosine", reduct
 
 
 @BACKENDS
-@pytest.mark.parametrize(("name", "dtype"), list(zip(CUSTOM_FUNCTIONS, cycle([torch.float64, torch.float32]))))
+@pytest.mark.parametrize(("name", "dtype"), in_turn(CUSTOM_FUNCTIONS, [torch.float64, torch.float32]))
 def test_functions(name, dtype, backend):
     of = CUSTOM_FUNCTIONS[name]
     x, labels = batch(dtype=dtype)

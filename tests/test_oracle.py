@@ -19,6 +19,7 @@ from support import (
     needs_cpu_kernels,
     oracle,
     pair_loss,
+    strided,
     value_and_gradients,
 )
 
@@ -40,13 +41,6 @@ LITTLE = [
     (2, 3, "distinct"),
     (5, 1, "few"),  # one dimension: cosines are all 1 or -1
 ]
-
-
-def strided(t):
-    """The same values between others, as slicing leaves them."""
-    wide = torch.full([*t.shape[:-1], 2 * t.shape[-1] + 1], 77, dtype=t.dtype)
-    wide[..., 1::2] = t
-    return wide[..., 1::2]
 
 
 LAYOUTS = {

@@ -4,11 +4,11 @@ import copy
 import inspect
 import pickle
 from functools import partial
-from itertools import cycle
 
 import dense
 import pytest
 import torch
+from covering import in_turn
 from support import (
     LOSSES,
     REDUCTIONS,
@@ -134,7 +134,7 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(("name", "n"), list(zip(LARGE, cycle([2200, 4400, 4400]))))
+@pytest.mark.parametrize(("name", "n"), in_turn(LARGE, [2200, 4400, 4400]))
 def test_more_scores_than_are_kept(name, n):
     """Up to 2048 anchors the tiles lie in a square, up to 4096 in panels, beyond they are computed again."""
     generator = torch.Generator().manual_seed(n)

@@ -16,6 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
+from covering import in_turn  # noqa: E402
 from custom_losses import CUSTOM, LEARNING  # noqa: E402
 from dry_run import dry_run  # noqa: E402
 from host_reads import no_host_reads  # noqa: E402
@@ -258,7 +259,7 @@ def test_retrieval(chip, check):
     check(launches, chip)
 
 
-@pytest.mark.parametrize(("logits", "chip"), list(zip(KINDS, CHIPS)))
+@pytest.mark.parametrize(("logits", "chip"), in_turn(KINDS, CHIPS))
 def test_linear_cross_entropy(logits, chip, check):
     with dry_run(chip) as launches:
         x, weight = torch.zeros(48, 40, dtype=torch.float16), torch.zeros(3000, 40, dtype=torch.float16)
@@ -270,7 +271,7 @@ def test_linear_cross_entropy(logits, chip, check):
 
 
 @pytest.mark.parametrize(
-    ("name", "chip", "distance"), list(zip(TRIPLETS, cycle(CHIPS), cycle(["cosine", "euclidean"])))
+    ("name", "chip", "distance"), in_turn(TRIPLETS, CHIPS, ["cosine", "euclidean"])
 )
 def test_triplets(name, chip, distance, check):
     with dry_run(chip) as launches:

@@ -1,11 +1,11 @@
 """Losses that users write on the Triton kernels: values and gradients against formulas typed in PyTorch, and what the
 compiler makes of them."""
 
-from itertools import cycle, islice
+from itertools import islice
 
 import pytest
 import torch
-from covering import covering
+from covering import covering, in_turn
 from custom_losses import CUSTOM, CUSTOM_FUNCTIONS, LEARNING, expected, infinite_elsewhere, pairs_of, scalars_of
 from support import DTYPES, error, operator_calls
 
@@ -76,7 +76,7 @@ def test_formulas_of_every_kind(name, distance, reduction, references, backend, 
 
 
 @of_triton
-@pytest.mark.parametrize(("name", "dtype"), list(zip(CUSTOM, cycle(["bfloat16", "float16"]))))
+@pytest.mark.parametrize(("name", "dtype"), in_turn(CUSTOM, ["bfloat16", "float16"]))
 def test_half_precision(name, dtype, backend, device):
     """The products read, and, where exponentials are bounded or none are taken, made by the kernels."""
     for d in (17, 16):
@@ -125,7 +125,7 @@ def test_distances_of_zero(distance, backend, device):
 
 @of_triton
 @pytest.mark.parametrize(
-    ("name", "references", "reduction"), list(zip(LEARNING, cycle([False, True]), cycle(["mean", "mean", "none"])))
+    ("name", "references", "reduction"), in_turn(LEARNING, [False, True], ["mean", "mean", "none"])
 )
 def test_parameters_that_learn_and_numbers_of_rows(name, references, reduction, backend, device, monkeypatch):
     """In several rectangles: a pair counts once for each of its samples that is an anchor."""

@@ -3,11 +3,11 @@
 import importlib
 import re
 from functools import partial
-from itertools import cycle
 
 import collapsed
 import pytest
 import torch
+from covering import in_turn
 from info_nce_cases import CASES as INFO_NCE
 from info_nce_cases import differentiated, expected, views
 from made_up import MADE_UP
@@ -25,6 +25,7 @@ from support import (
     first_of_the_hardest,
     oracle,
     pair_loss,
+    strided,
     value_and_gradients,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,18 +68,6 @@ def inputs_of(loss, n, d, pattern, device, dtype=torch.float32, seed=0):
 def incoming_of(loss, inputs, reduction):
     incoming = torch.randn(loss.shape(inputs, reduction), generator=torch.Generator().manual_seed(7))
     return incoming.to(inputs[loss.rows].device)
-
-
-def strided(t):
-    """The same values between others, as slicing leaves them."""
-    wide = torch.full([*t.shape[:-1], 2 * t.shape[-1] + 1], 77, dtype=t.dtype, device=t.device)
-    wide[..., 1::2] = t
-    return wide[..., 1::2]
-
-
-def in_turn(names, reductions):
-    """Each name with one of the reductions."""
-    return [(name, reductions[at % len(reductions)]) for at, name in enumerate(names)]
 
 
 @pytest.mark.parametrize("arranged", [False, True], ids=["plain", "strided"])
@@ -347,7 +336,7 @@ def test_undefined_where_kernels_make_products(name, backend, device):
         assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("name", "distance"), list(zip(collapsed.CALLS, cycle(["unit_euclidean", "sqeuclidean"]))))
+@pytest.mark.parametrize(("name", "distance"), in_turn(collapsed.CALLS, ["unit_euclidean", "sqeuclidean"]))
 def test_collapsed(name, distance, backend, device, small_rectangles):
     n = 132 if name in ("pairwise_distance", "supcon") else 36
     found = list(collapsed.faults(distance, (n, 16, 1e-6), backend, device, [name]))
@@ -387,7 +376,7 @@ class TensorFloat32(TorchDispatchMode):
 
 
 @of_triton
-@pytest.mark.parametrize(("distance", "spread"), list(zip(METRICS, cycle([1.0, 1e-2]))))
+@pytest.mark.parametrize(("distance", "spread"), in_turn(METRICS, [1.0, 1e-2]))
 def test_tensor_float_32(distance, spread, backend, device):
     """Distances, which are differences of products, are off by no more than those of dense PyTorch."""
     generator = torch.Generator().manual_seed(4)
