@@ -56,7 +56,7 @@ def main() -> None:
     leaf = x.clone().requires_grad_()
     backend = choose_backend(device)
     loss = fastpair.losses.SupConLoss()
-    call = operator("pair_loss", backend)
+    call = operator("labelled_pair_loss", backend)
     arguments = (x, None, labels, None, None, None, "supcon", [10.0], "cosine", False, "mean", True, False)
 
     def backward(forward: Callable) -> Callable:
