@@ -74,8 +74,9 @@ def test_the_oldest_torch(headers):
 
 # What each declares is a C function; all else in torch's headers is compiled into the extension.
 SHIMS = ("torch/csrc/stable/c/shim.h", "torch/csrc/inductor/aoti_torch/c/shim.h")
-# Not torch's, though it may lie in torch's library, and weak: where it is missing, the dispatcher's product takes over.
-BLAS = {"sgemm_", "dgemm_"}
+# Not torch's, though they may lie in torch's library, and weak: where they are missing, the dispatcher's product takes
+# over, and nothing sets MKL's threads.
+BLAS = {"sgemm_", "dgemm_", "MKL_Set_Num_Threads_Local"}
 # Of the compiler's start-up files, weak too.
 START_UP = {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
 

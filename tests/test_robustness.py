@@ -38,15 +38,30 @@ def test_interrupts():
         assert times["interrupted"] < 0.7 * times["whole"], (name, times)
 
 
+def preloaded(name: str, folder: Path) -> str:
+    """Compiles what replaces the functions that allocate memory."""
+    library = folder / f"{name}.so"
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    source = FOLDER / f"{name}.cpp"
+    subprocess.run([*compiler, "-O1", "-shared", "-fPIC", "-std=c++20", source, "-o", library, "-ldl"], check=True)
+    return str(library)
+
+
+@needs_cpu_kernels
+@linux_only
+def test_every_output_is_written(tmp_path):
+    paths = os.pathsep.join([str(FOLDER.parent), str(Path(fastpair.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "LD_PRELOAD": preloaded("poisoned_allocations", tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FOLDER / "poisoned.py"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @needs_cpu_kernels
 @linux_only
 def test_allocations_that_fail(tmp_path):
     """Each allocation of a call fails in turn: an exception says so, or the result is right all the same."""
-    shim = tmp_path / "failing_allocations.so"
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    source = FOLDER / "failing_allocations.cpp"
-    subprocess.run([*compiler, "-O1", "-shared", "-fPIC", "-std=c++20", source, "-o", shim, "-ldl"], check=True)
-    found = outcomes("fail_allocations.py", LD_PRELOAD=str(shim))
+    found = outcomes("fail_allocations.py", LD_PRELOAD=preloaded("failing_allocations", tmp_path))
     assert len(found) == 6
     for name, counts in found.items():
         assert counts.pop("refused") > 20, name

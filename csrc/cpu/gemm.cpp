@@ -20,6 +20,9 @@ __attribute__((weak)) void sgemm_(const char*, const char*, const int*, const in
 __attribute__((weak)) void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*,
                                   const double*, const int*, const double*, const int*, const double*, double*,
                                   const int*);
+// MKL's: with how many threads it computes what the calling thread asks for; 0: as many as all others. Returns how many
+// they were.
+__attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
 }
 
 namespace fastpair {
@@ -53,6 +56,20 @@ void gemm_dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T*
   for (int64_t i = 0; i < m; ++i) kernels<T>().add_to(c + i * ldc, product.get() + i * n, n);
 }
 
+// As long as it lives, MKL computes by the calling thread alone. In the parallel region of a team it does so anyway,
+// but after torch.set_num_threads(k) by a sixth slower: it cuts the product for k threads.
+class OneThread {
+ public:
+  OneThread() : before_(applies_ ? MKL_Set_Num_Threads_Local(1) : 0) {}
+  ~OneThread() {
+    if (applies_) MKL_Set_Num_Threads_Local(before_);
+  }
+
+ private:
+  const bool applies_ = Team::current() != nullptr && MKL_Set_Num_Threads_Local != nullptr;
+  const int before_;
+};
+
 template <typename T, typename Blas>
 void row_major(Blas blas, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
                int64_t ldb, bool accumulate, T* c, int64_t ldc) {
@@ -61,6 +78,7 @@ void row_major(Blas blas, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, con
   const int m_ = static_cast<int>(m), n_ = static_cast<int>(n), k_ = static_cast<int>(k);
   const int lda_ = static_cast<int>(lda), ldb_ = static_cast<int>(ldb), ldc_ = static_cast<int>(ldc);
   const T one = 1, beta = accumulate ? 1 : 0;
+  const OneThread only;
   blas(&tb, &ta, &n_, &m_, &k_, &one, b, &ldb_, a, &lda_, &beta, c, &ldc_);
 }
 

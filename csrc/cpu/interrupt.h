@@ -9,8 +9,8 @@ namespace fastpair {
 // computation.
 void set_signal_check(void (*check)());
 
-// One per computation, asked between parts of it, outside of parallel regions. It looks for signals only from time to
-// time, and never in short computations, since looking may wait for other Python threads.
+// One per computation, asked by the calling thread between parts of it, outside of loops that threads share. It looks
+// for signals only from time to time, and never in short computations, since looking may wait for other Python threads.
 class Interruptions {
  public:
   void look();

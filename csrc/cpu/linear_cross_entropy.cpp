@@ -127,13 +127,18 @@ void LinearCrossEntropy<T>::run_by_rows(std::vector<double>& losses) const {
   if (!grad_weight && !grad_bias) return;
 
   const int64_t class_block = task_length(classes, CLASS_BLOCK);
-  parallel_for((classes + class_block - 1) / class_block, [&](int64_t task) {
-    const int64_t first = task * class_block, width = std::min(class_block, classes - first);
+  const int64_t tasks = (classes + class_block - 1) / class_block, shares = column_parts(tasks, d);
+  parallel_for(tasks * shares, [&](int64_t task_and_share) {
+    const int64_t first = task_and_share / shares * class_block, width = std::min(class_block, classes - first);
+    const int64_t share = task_and_share % shares, begin = share * d / shares, end = (share + 1) * d / shares;
     const T* const block = logits.get() + first;
     if (grad_weight) {
-      gemm(Op::Transpose, Op::None, width, d, rows, block, classes, x, d, false, grad_weight + first * d, d);
+      gemm(Op::Transpose, Op::None, width, end - begin, rows, block, classes, x + begin, d, false,
+           grad_weight + first * d + begin, d);
     }
-    for (int64_t r = 0; grad_bias && r < rows; ++r) k.add_to(grad_bias + first, block + r * classes, width);
+    for (int64_t r = 0; grad_bias && share == 0 && r < rows; ++r) {
+      k.add_to(grad_bias + first, block + r * classes, width);
+    }
   });
 }
 
@@ -142,7 +147,7 @@ void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
   const Kernels<T>& k = kernels<T>();
   const int64_t class_block = task_length(classes, CLASS_BLOCK);
   const int64_t class_blocks = (classes + class_block - 1) / class_block;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), class_blocks);
+  const int64_t threads = std::min(thread_count(), class_blocks);
   const int64_t row_bytes = (class_blocks * class_block + (1 + threads) * d) * int64_t(sizeof(T));
   const int64_t passes = (rows * row_bytes + WORK_BUDGET - 1) / WORK_BUDGET;
   const int64_t row_block = (rows + passes - 1) / passes;
@@ -246,15 +251,15 @@ std::vector<T> weights_of_rows(const std::optional<Tensor>& row_grad, Reduction 
 
 // The operator's first output. row_of: the row of each loss; rows without one have loss 0.
 template <typename T>
-Tensor reduced(const Tensor& like, const std::vector<double>& losses, Reduction reduction,
-               const std::vector<int64_t>& row_of, int64_t rows) {
+Tensor reduced(const std::vector<double>& losses, Reduction reduction, const std::vector<int64_t>& row_of,
+               int64_t rows) {
   if (reduction != Reduction::None) {
     const double total = sum(losses);
-    return new_scalar(like, T(reduction == Reduction::Mean ? total / std::max<size_t>(losses.size(), 1) : total));
+    return new_scalar(T(reduction == Reduction::Mean ? total / std::max<size_t>(losses.size(), 1) : total));
   }
   std::vector<T> values(rows, T(0));
   for (size_t r = 0; r < losses.size(); ++r) values[row_of[r]] = T(losses[r]);
-  return new_vector(like, values);
+  return new_vector(values);
 }
 
 // A gradient as it is returned, and where it is written; empty and null where it is not wanted.
@@ -263,8 +268,8 @@ struct Gradient {
   const Tensor tensor;
   T* const data;
 
-  Gradient(const Tensor& like, const std::vector<int64_t>& sizes, bool wanted)
-      : tensor(new_tensor(like, wanted ? sizes : std::vector<int64_t>{0}, scalar_type<T>)),
+  Gradient(const std::vector<int64_t>& sizes, bool wanted)
+      : tensor(new_tensor(wanted ? sizes : std::vector<int64_t>{0}, scalar_type<T>)),
         data(wanted ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr) {}
 };
 
@@ -370,8 +375,8 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
   const bool all = rows == n;
   const std::vector<T> bias_values = bias ? floating_vector<T>(*bias) : std::vector<T>();
 
-  const Gradient<T> dx(embeddings, {n, d}, grad_embeddings);
-  const Gradient<T> dw(embeddings, {classes, d}, grad_weight), db(embeddings, {classes}, grad_bias);
+  const Gradient<T> dx({n, d}, grad_embeddings);
+  const Gradient<T> dw({classes, d}, grad_weight), db({classes}, grad_bias);
   const Scratch<T> counted_gradient(grad_embeddings && !all ? rows * d : 0);
 
   LinearCrossEntropy<T> loss{
@@ -408,7 +413,7 @@ Results compute(const Tensor& embeddings, const Tensor& weight, const std::optio
     set_zero(dx.data, n * d);
     for (int64_t r = 0; r < rows; ++r) std::copy_n(counted_gradient.get() + r * d, d, dx.data + counted[r] * d);
   }
-  return {reduced<T>(embeddings, losses, reduction, counted, n), dx.tensor, dw.tensor, db.tensor};
+  return {reduced<T>(losses, reduction, counted, n), dx.tensor, dw.tensor, db.tensor};
 }
 
 Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -423,10 +428,12 @@ Results linear_cross_entropy(const Tensor& embeddings, const Tensor& weight, con
   STD_TORCH_CHECK(weight.size(0) > 0, "weight must have at least one row");
   STD_TORCH_CHECK(!grad_bias || bias.has_value(), "grad_bias needs a bias");
   STD_TORCH_CHECK(logits == "linear" || !bias, "cosines have no bias");
-  return with_compute_type(embeddings, [&](auto zero) {
-    return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, logits_named(logits, scale, margin),
-                                   label_smoothing, ignore_index, reduction_named(reduction), grad_embeddings,
-                                   grad_weight, grad_bias);
+  return with_team(embeddings.size(0) * weight.size(0), embeddings.size(1), [&] {
+    return with_compute_type(embeddings, [&](auto zero) {
+      return compute<decltype(zero)>(embeddings, weight, bias, labels, row_grad, logits_named(logits, scale, margin),
+                                     label_smoothing, ignore_index, reduction_named(reduction), grad_embeddings,
+                                     grad_weight, grad_bias);
+    });
   });
 }
 
@@ -476,7 +483,7 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
       }
           .run();
 
-  const Gradient<T> dx(embeddings, {n, d}, grad_embeddings);
+  const Gradient<T> dx({n, d}, grad_embeddings);
   if (grad_embeddings) {
     parallel_rows(n, d, [&](int64_t r) {
       const T *direct = dz.get() + r * d, *through_mean = dmeans.get() + class_of[r] * d;
@@ -484,7 +491,7 @@ std::tuple<Tensor, Tensor> compute_spce(const Tensor& embeddings, const Tensor& 
       for (int64_t j = 0; j < d; ++j) to[j] = direct[j] + share * through_mean[j];
     });
   }
-  return {reduced<T>(embeddings, losses, reduction, order, n), dx.tensor};
+  return {reduced<T>(losses, reduction, order, n), dx.tensor};
 }
 
 std::tuple<Tensor, Tensor> spce(const Tensor& embeddings, const Tensor& labels, const std::optional<Tensor>& row_grad,

@@ -105,10 +105,10 @@ void ListedPairs::group_by_column() {
   }
 }
 
-std::optional<Tensor> matrix_of(const PairLists& lists, const Tensor& like, int64_t m, bool repeats) {
-  const int64_t n = like.size(0), listed = lists.others_of(Positive).size() + lists.others_of(Negative).size();
+std::optional<Tensor> matrix_of(const PairLists& lists, int64_t n, int64_t m, bool repeats) {
+  const int64_t listed = lists.others_of(Positive).size() + lists.others_of(Negative).size();
   if (listed * GATHERED_PAIR < n * m) return {};
-  Tensor matrix = new_tensor(like, {n, m}, ScalarType::Char);
+  Tensor matrix = new_tensor({n, m}, ScalarType::Char);
   int8_t* const kinds = static_cast<int8_t*>(matrix.mutable_data_ptr());
   std::memset(kinds, 0, n * m);
   for (const Kind kind : {Positive, Negative}) {

@@ -94,7 +94,7 @@ struct ListedPairs {
 
 // The pairs as a matrix int8 (n, m) of 1, -1 and 0, if there are enough of them for whole rows of scores to be faster.
 // With `repeats`, only if no pair is listed twice; without, a pair that is listed as both kinds is an error.
-std::optional<Tensor> matrix_of(const PairLists& lists, const Tensor& like, int64_t m, bool repeats);
+std::optional<Tensor> matrix_of(const PairLists& lists, int64_t n, int64_t m, bool repeats);
 
 // A pair's rows, gathered, cost as much time as this many entries of a product.
 constexpr int64_t GATHERED_PAIR = 6;

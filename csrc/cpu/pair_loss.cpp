@@ -49,6 +49,9 @@ const PairKernels<T>& find_loss(const PairLossArguments& args) {
   return *loss;
 }
 
+// What the exponentials and logarithms of an anchor take, in operations of the loops over rows.
+constexpr int64_t ANCHOR_WORK = 512;
+
 // What a sum is divided by for a mean over `count`.
 double divisor(double count) { return count > 0 ? count : 1; }
 
@@ -140,14 +143,12 @@ struct Batch {
   // `values`: the losses of the rows, for Reduction::None. `learned`: the gradient by the parameters that learn.
   PairLossResults results(double value, const std::array<double, 4>& totals, const std::vector<T>& values,
                           const std::vector<double>& learned = {}) const {
-    const Tensor& like = args.embeddings;
-    return {args.reduction == Reduction::None     ? new_vector(like, values)
-            : args.reduction == Reduction::Totals ? new_vector(like, std::vector<T>(totals.begin(), totals.end()))
-                                                  : new_scalar(like, T(value)),
-            x.gradient_tensor(like, args.grad_embeddings),
-            y ? y->gradient_tensor(*args.ref_emb, args.grad_ref) : new_tensor(like, {0}, scalar_type<T>),
-            learned.empty() ? std::nullopt
-                            : std::optional(new_vector(like, std::vector<T>(learned.begin(), learned.end())))};
+    return {args.reduction == Reduction::None     ? new_vector(values)
+            : args.reduction == Reduction::Totals ? new_vector(std::vector<T>(totals.begin(), totals.end()))
+                                                  : new_scalar(T(value)),
+            x.gradient_tensor(args.grad_embeddings),
+            y ? y->gradient_tensor(args.grad_ref) : new_tensor({0}, scalar_type<T>),
+            learned.empty() ? std::nullopt : std::optional(new_vector(std::vector<T>(learned.begin(), learned.end())))};
   }
 
  private:
@@ -403,7 +404,7 @@ class PairLoss {
   std::vector<Anchor> anchors_of(const AnchorSide<T>& side, int64_t layer, int64_t begin, int64_t end) const {
     const int64_t first = layer * side.samples.n + begin;
     std::vector<Anchor> anchors(end - begin);
-    parallel_rows(end - begin, 64, [&](int64_t i) {
+    parallel_rows(end - begin, ANCHOR_WORK, [&](int64_t i) {
       anchors[i] = loss_.anchor(params_.data(), scalars_of(side, begin + i).data(),
                                 statistic(side, Positive, first + i), statistic(side, Negative, first + i));
     });
@@ -413,13 +414,13 @@ class PairLoss {
   // Sets the weights of the pairs of the anchors from `begin` on.
   void set_weights(AnchorSide<T>& side, int64_t layer, int64_t begin, const std::vector<Anchor>& anchors) {
     const int64_t first = layer * side.samples.n + begin;
-    for (size_t i = 0; i < anchors.size(); ++i) {
+    parallel_rows(anchors.size(), ANCHOR_WORK, [&](int64_t i) {
       for_kinds([&](Kind kind) {
         const double share = layer_weight(layer) * weight(side, begin + i, kind) / counts_[layer][kind];
         side.set_weight(first + i, kind, kind == Positive ? anchors[i].pos : anchors[i].neg,
                         statistic(side, kind, first + i), share);
       });
-    }
+    });
   }
 
   // The numbers of anchor i that the formula reads.
@@ -480,10 +481,15 @@ class PairLoss {
 
 PairLossResults pair_loss(const PairLossArguments& args) {
   const std::optional<TripletTerms> triplets = triplet_terms(args);
-  return with_compute_type(args.embeddings, [&](auto zero) {
-    using T = decltype(zero);
-    STD_TORCH_CHECK(!triplets || args.prefixes.empty(), args.loss, " must have no prefixes");
-    return triplets ? triplet_loss(*triplets, Batch<T>(args)) : PairLoss<T>(find_loss<T>(args), args).run();
+  STD_TORCH_CHECK(!triplets || args.prefixes.empty(), args.loss, " must have no prefixes");
+  const int64_t references = (args.ref_emb ? *args.ref_emb : args.embeddings).size(0);
+  // How many triplets there are, the shapes do not say.
+  const int64_t work_of = triplets ? 64 : 1;
+  return with_team(args.embeddings.size(0) * references * work_of, args.embeddings.size(1), [&] {
+    return with_compute_type(args.embeddings, [&](auto zero) {
+      using T = decltype(zero);
+      return triplets ? triplet_loss(*triplets, Batch<T>(args)) : PairLoss<T>(find_loss<T>(args), args).run();
+    });
   });
 }
 
@@ -504,8 +510,8 @@ PairLossResults of_lists(const PairLossArguments& args, const PairLists& lists, 
 using Optional = std::optional<Tensor>;
 
 // Labels of n samples whose pairs something else says.
-Tensor equal_labels(const Tensor& like, int64_t n) {
-  Tensor labels = new_tensor(like, {n}, ScalarType::Char);
+Tensor equal_labels(int64_t n) {
+  Tensor labels = new_tensor({n}, ScalarType::Char);
   std::memset(labels.mutable_data_ptr(), 0, n);
   return labels;
 }
@@ -530,12 +536,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> listed_pair_loss(
   if (ref_emb) check_matrix("ref_emb", *ref_emb);
   const int64_t n = embeddings.size(0), m = (ref_emb ? *ref_emb : embeddings).size(0);
   const PairLists lists = pair_lists(anchors, positives, negative_anchors, negatives, n, m);
-  const std::optional<Tensor> matrix =
-      loss.ends_with("triplet") ? std::nullopt : matrix_of(lists, embeddings, m, repeats);
+  const std::optional<Tensor> matrix = loss.ends_with("triplet") ? std::nullopt : matrix_of(lists, n, m, repeats);
   // A matrix is one of anchors and references, also where these are the same.
   const Optional references = matrix && !ref_emb ? Optional(embeddings) : ref_emb;
-  const Tensor labels = equal_labels(embeddings, n);
-  const Optional ref_labels = references ? Optional(equal_labels(embeddings, m)) : std::nullopt;
+  const Tensor labels = equal_labels(n);
+  const Optional ref_labels = references ? Optional(equal_labels(m)) : std::nullopt;
   const bool by_both = matrix && !ref_emb && grad_embeddings;
   const Distance scores = distance_named(distance);
   const PairLossArguments args{embeddings,
@@ -563,7 +568,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> listed_pair_loss(
   PairLossResults results = matrix ? pair_loss(args) : of_lists(args, lists, swap, repeats);
   if (by_both) {
     add_to(results.by_embeddings, results.by_ref);
-    results.by_ref = new_tensor(embeddings, {0}, results.by_embeddings.scalar_type());
+    results.by_ref = new_tensor({0}, results.by_embeddings.scalar_type());
   }
   return results.tensors(embeddings);
 }

@@ -38,6 +38,9 @@ constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
 // Panels of fewer anchors than this would make the products slow.
 constexpr int64_t LEAST_PANEL = 64;
 
+// What it takes to merge two statistics, in operations of the loops over rows.
+constexpr int64_t MERGE_WORK = 128;
+
 // At most this many scores are computed by one product.
 constexpr int64_t RUN_SCORES = int64_t(1) << 17;
 
@@ -229,10 +232,14 @@ class PairSweep {
   bool visited(const Square& s, int64_t I, int64_t J, const Pass& pass) const {
     if (on_diagonal(s) && J < I) return false;
     if (!pass.only_positives) return true;
-    const int64_t first = s.top + I * block_, last = std::min(first + block_, s.top + s.rows) - 1;
-    const int64_t begin = s.left + J * block_, end = std::min(begin + block_, s.left + s.cols);
-    // Labels are sorted: the ranges of the tile's rows are consecutive.
-    return rows_.relation.begin[first] < end && rows_.relation.end[last] > begin;
+    const int64_t row = I * block_, col = J * block_;
+    return may_have_positives(s.top + row, std::min(block_, s.rows - row), s.left + col,
+                              std::min(block_, s.cols - col));
+  }
+
+  bool may_have_positives(int64_t row, int64_t rows, int64_t col, int64_t cols) const {
+    // Labels are sorted: the ranges of the rows are consecutive.
+    return rows_.relation.begin[row] < col + cols && rows_.relation.end[row + rows - 1] > col;
   }
 
   // The scores of block row I of a square form a panel of their own.
@@ -386,7 +393,9 @@ class PairSweep {
       loss_.mixed_statistics(tile, params_.data(), row_parts, col_parts);
     } else {
       for_kinds([&](Kind kind) {
-        if (!pass.add[kind]) return;
+        // The partial results are zeros, which stand for no pairs.
+        const bool none = kind == Positive && !may_have_positives(tile.row, tile.rows, tile.col, tile.cols);
+        if (!pass.add[kind] || none) return;
         loss_.statistics(tile, params_.data(), kind, of_rows.negatives_lse, of_cols.negatives_lse, row_parts,
                          col_parts);
       });
@@ -470,7 +479,7 @@ class PairSweep {
                const Pass& pass) {
     const bool statistics = side == 0 || symmetric_ || two_sided_;
     std::vector<T>& slope_sums = anchors.samples.slope_sums;
-    parallel_rows(count, CHANNELS * others, [&](int64_t i) {
+    parallel_rows(count, MERGE_WORK * others, [&](int64_t i) {
       for_kinds([&](Kind kind) {
         if (!pass.add[kind] || !statistics) return;
         Total& total = anchors.totals[kind][layer_ * anchors.samples.n + begin + i];
@@ -499,8 +508,7 @@ class PairSweep {
     const int64_t col_tasks = !diagonal && y_.has_gradient ? col_blocks : 0;
     if (row_tasks + col_tasks == 0) return;
     // Long products of few blocks: their columns are shared out.
-    const int64_t threads = torch::stable::get_num_threads(), columns = x_.columns;
-    const int64_t shares = std::clamp<int64_t>(2 * threads / (row_tasks + col_tasks), 1, columns / 64 + 1);
+    const int64_t columns = x_.columns, shares = column_parts(row_tasks + col_tasks, columns);
     const int64_t width = (columns + shares - 1) / shares;
     parallel_for((row_tasks + col_tasks) * shares, [&](int64_t task_and_share) {
       const int64_t task = task_and_share / shares, begin = std::min(task_and_share % shares * width, columns);

@@ -55,7 +55,7 @@ Tensor pairwise_distance(const Tensor& x, const std::optional<Tensor>& y, const 
     using T = decltype(zero);
     Sides<T> sides(x, y, metric);
     const int64_t n = sides.x.n, m = sides.y().n, across = blocks(m);
-    const Tensor out = new_tensor(x, {n, m}, x.scalar_type());
+    const Tensor out = new_tensor({n, m}, x.scalar_type());
     with_floating_output(out, [&](auto* data) {
       using Out = std::remove_pointer_t<decltype(data)>;
       parallel_for(blocks(n) * across, [&](int64_t tile) {
@@ -136,8 +136,8 @@ std::tuple<Tensor, Tensor> pairwise_distance_backward(const Tensor& grad, const 
       if (grad_x) add_gradient(sides.x, sides.y(), sides.distance.metric, of_row);
       if (grad_y || (grad_x && !y)) add_gradient(sides.y(), sides.x, sides.distance.metric, of_col);
     });
-    return std::tuple(sides.x.gradient_tensor(x, grad_x),
-                      y ? sides.y().gradient_tensor(*y, grad_y) : new_tensor(x, {0}, scalar_type<T>));
+    return std::tuple(sides.x.gradient_tensor(grad_x),
+                      y ? sides.y().gradient_tensor(grad_y) : new_tensor({0}, scalar_type<T>));
   });
 }
 

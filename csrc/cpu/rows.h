@@ -111,18 +111,18 @@ bool is_plain(const Tensor& t) {
 }
 
 // An uninitialised tensor on the CPU.
-Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype);
+Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType dtype);
 
 template <typename T>
-Tensor new_scalar(const Tensor& like, T value) {
-  Tensor out = new_tensor(like, {}, scalar_type<T>);
+Tensor new_scalar(T value) {
+  Tensor out = new_tensor({}, scalar_type<T>);
   *static_cast<T*>(out.mutable_data_ptr()) = value;
   return out;
 }
 
 template <typename T>
-Tensor new_vector(const Tensor& like, const std::vector<T>& values) {
-  Tensor out = new_tensor(like, {static_cast<int64_t>(values.size())}, scalar_type<T>);
+Tensor new_vector(const std::vector<T>& values) {
+  Tensor out = new_tensor({static_cast<int64_t>(values.size())}, scalar_type<T>);
   std::copy(values.begin(), values.end(), static_cast<T*>(out.mutable_data_ptr()));
   return out;
 }

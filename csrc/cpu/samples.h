@@ -66,7 +66,7 @@ struct Samples {
     if (distances) norms.resize(n);
     if (distances || want_slope_sums) slope_sums.assign(n, T(0));
     has_gradient = want_gradient;
-    if (want_gradient) make_gradient(x, in_order);
+    if (want_gradient) make_gradient(in_order);
 
     const Kernels<T>& k = kernels<T>();
     const T* const plain = is_plain<T>(x) ? static_cast<const T*>(x.const_data_ptr()) : nullptr;
@@ -120,10 +120,10 @@ struct Samples {
   }
 
   // The gradient with respect to the tensor's rows, in their order; empty if it is not wanted.
-  Tensor gradient_tensor(const Tensor& x, bool wanted) const {
-    if (!wanted) return new_tensor(x, {0}, scalar_type<T>);
+  Tensor gradient_tensor(bool wanted) const {
+    if (!wanted) return new_tensor({0}, scalar_type<T>);
     if (gradient_in_order && inverse_norms.empty() && norms.empty()) return *gradient_in_order;
-    Tensor out = gradient_in_order ? *gradient_in_order : new_tensor(x, {n, d}, scalar_type<T>);
+    Tensor out = gradient_in_order ? *gradient_in_order : new_tensor({n, d}, scalar_type<T>);
     T* data = static_cast<T*>(out.mutable_data_ptr());
     const Kernels<T>& k = kernels<T>();
     parallel_rows(n, d, [&](int64_t r) {
@@ -150,9 +150,9 @@ struct Samples {
   Scratch<T> gradient_storage;
   std::optional<Tensor> gradient_in_order;  // where the rows are: the memory of `gradient`
 
-  void make_gradient(const Tensor& x, bool in_order) {
+  void make_gradient(bool in_order) {
     if (in_order) {
-      gradient_in_order = new_tensor(x, {n, d}, scalar_type<T>);
+      gradient_in_order = new_tensor({n, d}, scalar_type<T>);
       gradient = static_cast<T*>(gradient_in_order->mutable_data_ptr());
     } else {
       gradient_storage = Scratch<T>(n * d);
