@@ -78,11 +78,12 @@ def evaluate(
     if target is not None:
         write_json(target, {"checkpoint": checkpoint, "dataset": dataset, "data_dir": data_dir, "metrics": metrics})
     rows = {f"Recall@{k}": f"recall@{k}" for k in recall_at} | {"MAP@R": "map@r"}
-    print(f"\n| %         | {' | '.join(metric.rjust(9) for metric in METRICS.values())} |")
-    print(f"|-----------|{'----------:|' * len(METRICS)}")
+    width = max(map(len, rows))
+    print(f"\n| {'%':{width}} | {' | '.join(metric.rjust(9) for metric in METRICS.values())} |")
+    print(f"|{'-' * (width + 2)}|{'----------:|' * len(METRICS)}")
     for title, name in rows.items():
         cells = [f"{100 * metrics[f'{metric}/{name}']:9.1f}" for metric in METRICS]
-        print(f"| {title:9s} | {' | '.join(cells)} |")
+        print(f"| {title:{width}} | {' | '.join(cells)} |")
 
 
 def embed(checkpoint: str, folder: str, output: str, device: str, **changes) -> None:
