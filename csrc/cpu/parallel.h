@@ -102,7 +102,8 @@ class Team {
     failed_.clear();
     done_.store(0, std::memory_order_relaxed);
     loop_ = [](const void* of, int64_t part, int64_t parts, int64_t n) {
-      (*static_cast<const F*>(of))(part* n / parts, (part + 1) * n / parts);
+      const int64_t begin = part * n / parts, end = (part + 1) * n / parts;
+      (*static_cast<const F*>(of))(begin, end);
     };
     of_ = &f, parts_ = parts, n_ = n;
     next_.store(0, std::memory_order_release);

@@ -30,6 +30,20 @@ def of(file: str, suite: str, *faults: tuple[str, str, str]) -> list[Fault]:
     return [Fault(name, suite, file, text, replacement) for name, text, replacement in faults]
 
 
+TEAMS = of(
+    "csrc/cpu/parallel.h",
+    "cpu",
+    ("a loop does not wait for the ranges of others", "< threads_;) spin.wait();", "< 1;) spin.wait();"),
+    ("what fails in a thread is forgotten", "if (error_) std::rethrow_exception(std::exchange(error_, nullptr));", ""),
+    ("threads keep their own treatment of subnormal numbers", "std::fesetenv(&arithmetic_);", ""),
+    (
+        "the last of the ranges is a row short",
+        "end = (part + 1) * n / parts;",
+        "end = (part + 1) * (n - 1) / parts;",
+    ),
+    ("a loop inside of a loop takes its ranges from it", "const As in_loop(&alone);", ""),
+)
+
 SWEEPS = [
     *of(
         "csrc/cpu/pair_sweep.h",
@@ -76,8 +90,8 @@ SWEEPS = [
         ),
         (
             "tiles are skipped where the first row has no positives",
-            "rows_.relation.end[last] > begin;",
-            "rows_.relation.end[first] > begin;",
+            "rows_.relation.end[row + rows - 1] > col;",
+            "rows_.relation.end[row] > col;",
         ),
         (
             "products of shorter prefixes are added again for slopes",
@@ -837,4 +851,4 @@ EXAMPLES = [
     ),
 ]
 
-FAULTS: list[Fault] = [*SWEEPS, *LOSSES, *CUDA, *TRITON, *PYTHON, *EXAMPLES]
+FAULTS: list[Fault] = [*TEAMS, *SWEEPS, *LOSSES, *CUDA, *TRITON, *PYTHON, *EXAMPLES]
