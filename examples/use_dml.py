@@ -74,7 +74,7 @@ def evaluate(
         data = DATASETS[dataset](folder)
         print(f"{dataset}: {data}")
     recall_at = recall_at or settings.recall_at
-    metrics, _ = trained.gallery(data).measure(recall_at)
+    metrics = trained.gallery(data).measure(recall_at)
     if target is not None:
         write_json(target, {"checkpoint": checkpoint, "dataset": dataset, "data_dir": data_dir, "metrics": metrics})
     rows = {f"Recall@{k}": f"recall@{k}" for k in recall_at} | {"MAP@R": "map@r"}

@@ -48,6 +48,15 @@ def nearest_neighbors(
         ValueError: if k is not between 1 and the number of items to choose from, or shapes do not fit.
         TypeError: if dtypes do not fit.
     """
+    blocks = [(scores, indices) for _, scores, indices in _searched(query, gallery, k, metric)]
+    if not blocks:
+        return query.new_empty((0, k), dtype=accumulate_dtype(query.dtype)), query.new_empty((0, k), dtype=torch.int64)
+    scores, indices = map(torch.cat, zip(*blocks))
+    return scores, indices
+
+
+def _searched(query: Tensor, gallery: Tensor | None, k: int, metric: str) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Where a block of queries begins, and what :func:`nearest_neighbors` returns for it."""
     checks.matrix("query", query)
     if gallery is not None:
         checks.like("gallery", gallery, "query", query)
@@ -61,14 +70,8 @@ def nearest_neighbors(
     dtype = accumulate_dtype(query.dtype)
     # No narrower than what is kept of each row from tile to tile.
     columns = min(max(TILE_ELEMENTS // TILE_QUERIES, k), max(len(items), 1))
-    blocks = [
-        _closest(rows, items, k, metric, columns, None if gallery is not None else start)
-        for start, rows in _blocks(query.to(dtype), max(TILE_ELEMENTS // columns, 1))
-    ]
-    if not blocks:
-        return query.new_empty((0, k), dtype=dtype), query.new_empty((0, k), dtype=torch.int64)
-    scores, indices = map(torch.cat, zip(*blocks))
-    return scores, indices
+    for start, rows in _blocks(query.to(dtype), max(TILE_ELEMENTS // columns, 1)):
+        yield start, *_closest(rows, items, k, metric, columns, None if gallery is not None else start)
 
 
 def _blocks(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
@@ -150,8 +153,13 @@ def _matches(
         raise ValueError(NO_CLASS_SHARED)
     available = len(item_labels) - int(gallery is None)
     depth = min(max(depth, int(relevant.max()) if whole_class else 0), available)
-    _, indices = nearest_neighbors(query, gallery, depth, metric=metric)
-    match = item_labels[indices] == query_labels[:, None]
+    # Of the neighbours one byte each is kept.
+    match = torch.cat(
+        [
+            item_labels[indices] == query_labels[start : start + len(indices), None]
+            for start, _, indices in _searched(query, gallery, depth, metric)
+        ]
+    )
     return match[counted], relevant[counted]
 
 
@@ -244,6 +252,9 @@ def recall_and_map(
 def _mean_precision(match: Tensor, relevant: Tensor) -> float:
     """MAP@R, given which neighbours are of the query's class, at least R of them, and R."""
     rank = torch.arange(1, match.shape[1] + 1, device=match.device)
-    match = match & (rank <= relevant[:, None])
-    precision = match.cumsum(1) / rank
-    return ((precision * match).sum(1) / relevant).double().mean().item()
+    precisions = []
+    for start, hits in _blocks(match, max(TILE_ELEMENTS // len(rank), 1)):
+        within = relevant[start : start + len(hits), None]
+        hits = hits & (rank <= within)
+        precisions.append((hits.cumsum(1) / rank * hits).sum(1) / within[:, 0])
+    return torch.cat(precisions).double().mean().item()

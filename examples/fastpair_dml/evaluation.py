@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastpair.retrieval import nearest_neighbors
+from fastpair.retrieval import nearest_neighbors, recall_and_map
 
 from .data import Images, Preprocessing, RetrievalData, Views, evaluation_batches, load
 from .processes import Processes, on_gpu
@@ -69,30 +69,25 @@ class Gallery:
     items: Tensor | None
     item_labels: Tensor | None
 
-    def measure(self, recall_at: tuple[int, ...], neighbours: int = 1) -> tuple[dict[str, float], Tensor]:
-        """Recall@k and MAP@R, and the indices (n, neighbours) of the items nearest by cosine, nearest first.
-
-        The metrics are fractions of 1, for cosines and for Euclidean distances. Of each kind there is one search, as
-        deep as the deepest Recall@k and the largest class need, but no deeper than there are items.
-        """
-        item_labels = self.query_labels if self.items is None else self.item_labels
-        own = int(self.items is None)
-        relevant = (item_labels.bincount(minlength=int(self.query_labels.max()) + 1) - own)[self.query_labels]
-        depth = min(max(*recall_at, int(relevant.max()), neighbours), len(item_labels) - own)
-        counted, found, nearest = relevant > 0, {}, {}
+    def measure(self, recall_at: tuple[int, ...]) -> dict[str, float]:
+        """Recall@k and MAP@R, fractions of 1, for cosines and for Euclidean distances, from one search for each."""
+        found = {}
         for name, metric in METRICS.items():
-            _, nearest[name] = nearest_neighbors(self.query, self.items, depth, metric=metric)
-            hits = (item_labels[nearest[name]] == self.query_labels[:, None])[counted]
-            found |= {f"{name}/recall@{k}": hits[:, :k].any(1).double().mean().item() for k in recall_at}
-            found[f"{name}/map@r"] = _map_at_r(hits, relevant[counted])
-        return found, nearest["cosine"][:, :neighbours]
+            recalls, found[f"{name}/map@r"] = recall_and_map(
+                self.query, self.query_labels, self.items, self.item_labels, k=recall_at, metric=metric
+            )
+            found |= {f"{name}/recall@{k}": recall for k, recall in recalls.items()}
+        return found
 
-
-def _map_at_r(hits: Tensor, relevant: Tensor) -> float:
-    """As ``fastpair.retrieval.map_at_r``, from whether neighbour r is of the query's class (n, depth)."""
-    rank = torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    hits = hits & (rank <= relevant[:, None])
-    return ((hits.cumsum(1) / rank * hits).sum(1) / relevant).double().mean().item()
+    def nearest(self, rows: Tensor, k: int) -> Tensor:
+        """The indices of the k items nearest to some queries by cosine, nearest first; all if there are less."""
+        query = self.query[rows]
+        if self.items is not None:
+            return nearest_neighbors(query, self.items, min(k, len(self.items)))[1]
+        _, indices = nearest_neighbors(query, self.query, min(k + 1, len(self.query)))
+        # A query finds itself, unless as many others are equal to it.
+        own_last = (indices == rows[:, None]).int().sort(dim=1, stable=True).indices
+        return indices.gather(1, own_last)[:, : indices.shape[1] - 1]
 
 
 def embed_test(model: nn.Module, data: RetrievalData, preprocessing: Preprocessing | None, **how) -> Gallery | None:

@@ -184,10 +184,11 @@ class Training:
         def search() -> tuple[dict[str, float], list[list[int]]] | None:
             try:
                 with self.stop.at_once():
-                    metrics, nearest = gallery.measure(self.settings.recall_at, self.settings.figure_neighbours)
+                    metrics = gallery.measure(self.settings.recall_at)
+                    nearest = gallery.nearest(self.queries.to(gallery.query.device), self.settings.figure_neighbours)
             except Interrupted:
                 return None
-            return metrics, nearest.cpu()[self.queries].tolist()
+            return metrics, nearest.tolist()
 
         found = self.processes.from_main(search)
         if found is None:  # which the other processes have to hear

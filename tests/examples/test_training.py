@@ -613,13 +613,28 @@ def test_metrics_of_one_search_are_those_of_the_library():
     for gallery in (None, torch.randn(30, 4)):
         query, labels = torch.randn(25, 4), torch.arange(25) % 7
         item_labels = None if gallery is None else torch.arange(30) % 6  # none of the seventh class
-        found, nearest = Gallery(query, labels, gallery, item_labels).measure((1, 2, 50), neighbours=3)
+        embedded = Gallery(query, labels, gallery, item_labels)
+        found = embedded.measure((1, 2, 50))
         searched = (query, labels, gallery, item_labels)
         for name, metric in (("cosine", "cosine"), ("l2", "euclidean")):
             recalls = retrieval.recall_at_k(*searched, k=(1, 2, 50), metric=metric)
             assert {k: found[f"{name}/recall@{k}"] for k in recalls} == recalls
             assert found[f"{name}/map@r"] == pytest.approx(retrieval.map_at_r(*searched, metric=metric), rel=1e-12)
-        assert torch.equal(nearest, retrieval.nearest_neighbors(query, gallery, 3)[1])
+        rows = torch.tensor([3, 20, 0])
+        assert torch.equal(embedded.nearest(rows, 3), retrieval.nearest_neighbors(query, gallery, 3)[1][rows])
+
+
+def test_shares_of_unequal_length_are_put_together(monkeypatch):
+    shares, sent = (torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4) + 100), {}
+
+    def gather(own, parts):
+        sent[len(sent)] = own
+        for part, of in zip(parts or (), (own, sent[0])):
+            part.copy_(of)  # of one shape, or an error
+
+    monkeypatch.setattr("fastpair_dml.processes.dist.gather", gather)
+    assert Processes(1, 2).rows_to_main(shares[1], [3, 2]) is None
+    assert torch.equal(Processes(0, 2).rows_to_main(shares[0], [3, 2]), torch.cat(shares))
 
 
 def test_bounds_are_measured_with_the_precision_of_the_network():
