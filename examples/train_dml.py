@@ -164,7 +164,9 @@ def run(arguments: dict) -> Results:
         raise type(stop)(goes_on if processes.main else "") from None
     finally:
         files.draw()
-    say(f"\n{files.table()}\n\n{folder}: {RESULTS}, history.csv, table.md, pictures and checkpoints")
+    # There are none of trainings that failed early.
+    besides = [name for name, ending in (("pictures", "png"), ("checkpoints", "pt")) if any(folder.glob(f"*.{ending}"))]
+    say(f"\n{files.table()}\n\n{folder}: {', '.join([RESULTS, 'history.csv', 'table.md', *besides])}")
     return files.results
 
 

@@ -16,8 +16,8 @@ class History:
 
     Attributes:
         losses: of every step.
-        epochs: for every epoch its "step", "epoch", mean "loss", last "lr", "images_per_second", and "memory_mib" at
-            most.
+        epochs: for every epoch its "step", "epoch", mean "loss", last "lr", "images_per_second", and "memory_mib", the
+            most so far: on a GPU of this training, on a CPU of the process, with the trainings before this one.
         evaluations: for every look at the unseen classes its "step" and the metrics, fractions of 1.
         bounds: the "step" and ``fastpair.bounds.terms``.
         neighbours: for some queries the indices of the nearest images, at the evaluations in ``REPORTED``.
@@ -89,7 +89,8 @@ def succeeded(results: dict[str, dict[int, dict]]) -> dict[str, dict[int, dict]]
 def as_csv(results: dict[str, dict[int, dict]]) -> str:
     """The histories of all trainings: a row for each step at the end of an epoch or where something was measured.
 
-    Empty cells were not measured there. Metrics are fractions of 1, bounds have names that start with ``bounds/``.
+    Empty cells were not measured there. Metrics are fractions of 1, bounds have names that start with ``bounds/``, and
+    ``memory_mib`` is as :class:`History` has it.
     """
     rows = []
     for loss, of_seeds in results.items():

@@ -1,5 +1,6 @@
 """The figures of a run: curves over the training steps, how the losses compare, what the unseen queries retrieve."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from .data import RetrievalData
 from .history import REPORTED, SELECTION
 from .runfolder import write_atomically
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; markers tell the curves apart in print.
-COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's colours, which colour-blind readers can tell apart, with olive for their yellow, too faint on white;
+# markers tell the curves apart in print.
+COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#7A7200")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.")
 RIGHT, WRONG, GREY = "#009E73", "#CC3311", "#808080"
@@ -25,6 +27,8 @@ DASHES = (0, (2, 1))
 PAIR_LOSSES = {"snca": "SNCA", "multi_similarity": "multi-similarity", "contrastive": "contrastive"}
 # From one image to the next, in images.
 COLUMN, ROW = 1.12, 1.36
+# Characters in each of the two lines of a class's name: about as wide as an image.
+CAPTION = 15
 # Before a second column begins.
 CURVES_IN_COLUMN, BOUNDS_IN_COLUMN = 8, 8
 # Which evaluation of a training is drawn, in words, by the setting ``report``.
@@ -80,8 +84,9 @@ def plot_curves(path: Path, results: dict[str, dict[int, dict]], report: str) ->
             axes.plot(*places, color=_colour(number), **star)
         if len(recall) > 1:
             axes.fill_between(steps, recall.min(0), recall.max(0), color=_colour(number), alpha=0.12, linewidth=0)
-    notes = ["; mean, least and most of the seeds"] * several + ["; stars: the best looks"] * (report == "best")
-    axes.set_title(f"Recall@1 on unseen classes, %{''.join(notes)}")
+    right.suptitle("Recall@1 on unseen classes, %")
+    notes = ["mean, least and most of the seeds"] * several + ["stars: the best looks"] * (report == "best")
+    axes.set_title("; ".join(notes), fontsize=9, loc="left", pad=3)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=9)
@@ -148,7 +153,7 @@ def plot_retrieval(
     # One axes for everything, in units of an image: an axes for each image takes seconds to draw.
     block, band = k * COLUMN + 0.3, ROW * len(queries) + 0.6
     width, height = COLUMN + 0.3 + block * blocks, band * bands - 0.6
-    figure = Figure(figsize=(0.8 * width, 0.8 * (height + 1.2)))
+    figure = Figure(figsize=(0.9 * width, 0.9 * (height + 1.2)))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
 
@@ -258,7 +263,15 @@ def _short(data: RetrievalData, label: torch.Tensor) -> str:
     name = drawable(data.query.names[label])
     if "\N{REPLACEMENT CHARACTER}" in name:  # names that cannot be read tell no classes apart
         name = f"{int(label)}: {name}"
-    return name if len(name) <= 12 else name[:11] + "…"
+    return in_two_lines(name)
+
+
+def in_two_lines(name: str) -> str:
+    """``name`` for below an image, without its middle where that is too long: classes often differ at their end."""
+    if len(name) > 2 * CAPTION:
+        name = f"{name[:CAPTION]}…{name[1 - CAPTION :]}"
+    lines = textwrap.wrap(name, CAPTION)
+    return "\n".join(lines if len(lines) <= 2 else (name[:CAPTION], name[CAPTION:]))
 
 
 def drawable(name: str) -> str:

@@ -89,17 +89,20 @@ def _section(images: FileImages, found: Found) -> str:
 
 
 def _figure(file: Path, name: str, caption: str, attributes: str = "") -> str:
-    data = base64.b64encode(_thumbnail(file)).decode()
-    image = f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(name)}">'
+    image = _thumbnail(file)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=88)
+    data = base64.b64encode(content.getvalue()).decode()
+    # As long as the longer side may be: a small image is scaled up.
+    side = "width" if image.width > image.height else "height"
+    image = f'<img style="{side}: 100%" src="data:image/jpeg;base64,{data}" alt="{html.escape(name)}">'
     return f"<figure{attributes}><div>{image}</div><figcaption>{caption}</figcaption></figure>"
 
 
-def _thumbnail(file: Path) -> bytes:
+def _thumbnail(file: Path) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(_pixels(file).permute(1, 2, 0).numpy()))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=88)
-    return content.getvalue()
+    return image
 
 
 def _pixels(file: Path) -> Tensor:

@@ -125,6 +125,11 @@ class Trainer:
         return planned if self.settings.max_steps is None else min(planned, self.settings.max_steps)
 
     @property
+    def total_epochs(self) -> int:
+        """The last of them may be a part of one."""
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    @property
     def steps(self) -> int:
         return self.epoch * self.steps_per_epoch + self.step_of_epoch
 

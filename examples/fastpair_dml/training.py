@@ -73,6 +73,9 @@ class Training:
             Interrupted: ``stop`` was asked to; what was trained is saved.
         """
         failed = None
+        if on_gpu(self.trainer.device):
+            # The trainings before this one may have needed more.
+            torch.cuda.reset_peak_memory_stats(self.trainer.device)
         try:
             with self.bar:
                 if self._look() and self.trainer.steps:
@@ -127,7 +130,7 @@ class Training:
         self.board.show({name: row[name] for name in ("lr", "images_per_second", "memory_mib")}, trainer.steps)
         if self.bar.disable:  # no terminal, where the bar would show it
             self._say(
-                f"epoch {epoch + 1} of {self.settings.epochs}, loss {row['loss']:.4g}, lr {row['lr']:.3g}, "
+                f"epoch {epoch + 1} of {trainer.total_epochs}, loss {row['loss']:.4g}, lr {row['lr']:.3g}, "
                 f"{row['images_per_second']:.0f} images/s, {row['memory_mib']} MiB, "
                 f"{duration(self.seconds_left())} left in all"
             )
@@ -144,9 +147,8 @@ class Training:
         """How long this and the later trainings take from here, if they go on as this one did."""
         trainer, history = self.trainer, self.history
         every = looks_every(self.settings.evaluate_every, self.settings.epochs, EVALUATIONS)
-        epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
         steps = (1 + self.later) * trainer.total_steps - trainer.steps
-        looks = (1 + self.later) * (1 + math.ceil(epochs / every)) - len(history.evaluations)
+        looks = (1 + self.later) * (1 + math.ceil(trainer.total_epochs / every)) - len(history.evaluations)
         return steps * trainer.seconds / max(trainer.steps, 1) + looks * history.evaluation_seconds / max(
             len(history.evaluations), 1
         )
@@ -234,7 +236,7 @@ def looks_every(every: int | None, epochs: int, looks: int) -> int:
 
 
 def peak_mebibytes(device: torch.device) -> float:
-    """The most memory that was in use: of the device where it is a GPU, else of this process."""
+    """The most memory in use so far: of a GPU since its peak was reset, else of this process since it began."""
     if on_gpu(device):
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10

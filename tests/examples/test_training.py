@@ -5,6 +5,7 @@ import csv
 import errno
 import gc
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -50,6 +51,8 @@ from fastpair_dml.report import table  # noqa: E402
 from fastpair_dml.runfolder import write_atomically  # noqa: E402
 from fastpair_dml.stopping import Stop  # noqa: E402
 from fastpair_dml.trainer import Trainer  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from fastpair import bounds as library_bounds  # noqa: E402
 from fastpair import losses as fp  # noqa: E402
@@ -488,6 +491,33 @@ def test_tensorboard_and_the_history_show_what_was_measured(tmp_path, options):
     assert float(rows[3]["bounds/spce"]) == pytest.approx(result["history"]["bounds"][-1]["spce"])
 
 
+def test_a_run_that_ends_early_counts_the_epochs_that_it_makes(tmp_path, options, capsys):
+    assert train_dml.main([*options, "--max-steps", "4", "--output", str(tmp_path / "run")]) == 0
+    assert re.findall(r"epoch \d+ of \d+", capsys.readouterr().out) == ["epoch 1 of 2", "epoch 2 of 2"]
+
+
+def test_memory_of_a_gpu_is_that_of_each_training(monkeypatch, tmp_path, options):
+    peak = 0
+
+    def reset(device):
+        nonlocal peak
+        peak = 0
+
+    def grown(device):
+        nonlocal peak
+        peak += 2**20
+        return peak
+
+    monkeypatch.setattr(training, "on_gpu", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", grown)
+    output = tmp_path / "run"
+    assert train_dml.main([*options, "--epochs", "2", "--loss", "ce,supcon", "--output", str(output)]) == 0
+    results = json.loads((output / "metrics.json").read_text())["results"]
+    for loss in ("ce", "supcon"):
+        assert [epoch["memory_mib"] for epoch in results[loss]["0"]["history"]["epochs"]] == [1, 2]
+
+
 def test_tensorboard_that_is_missing_is_said_before_anything_is_trained(monkeypatch, tmp_path, options, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     message = error_of(capsys, [*options, "--tensorboard", "--output", str(tmp_path / "run")])
@@ -673,6 +703,20 @@ def test_no_two_of_many_losses_look_alike(monkeypatch):
     assert len([axes for axes in figure.axes[:-1] if axes.has_data()]) == 40
 
 
+@pytest.mark.parametrize("report", ["last", "best"])
+def test_titles_of_the_curves_lie_apart(monkeypatch, report):
+    looks = [{"step": step, "cosine/recall@1": 0.5} for step in (0, 2)]
+    result = {"history": {"loss": [1.0, 0.5], "evaluations": looks}, "after": looks[-1], "best": looks[0]}
+    results = {loss: {0: result, 1: result} for loss in ("ce", "triplet_semihard")}
+    figure = drawn(monkeypatch, plots.plot_curves, results, report)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    titles = [text for text in figure.findobj(Text) if text.get_text().startswith(("Training", "Recall", "mean"))]
+    boxes = [title.get_window_extent(renderer) for title in titles]
+    assert len(boxes) == 3 and all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_a_mean_is_drawn_of_several_seeds_alone(monkeypatch):
     result = {"after": {"cosine/recall@1": 0.5, "cosine/map@r": 0.4}}
     for seeds, means in (((0,), 0), ((0, 1), 2)):
@@ -718,6 +762,24 @@ def test_neighbours_keep_their_proportions_and_names_that_cannot_be_drawn_are_re
         assert (right - left) / (bottom - top) == pytest.approx(width / height)
         assert max(right - left, bottom - top) == pytest.approx(1)
     assert plots.drawable("caf\udce9 a\nb $x$") == "caf\N{REPLACEMENT CHARACTER} a\N{REPLACEMENT CHARACTER}b $x$"
+
+
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("id_00003998", ["id_00003998"]),
+        ("Audi S4 Sedan 2012", ["Audi S4 Sedan", "2012"]),
+        ("Audi S4 Sedan 2007", ["Audi S4 Sedan", "2007"]),
+        ("bicycle 000000011319", ["bicycle", "000000011319"]),
+        ("Ford F-150 Regular Cab 2012", ["Ford F-150 Regu", "lar Cab 2012"]),
+        ("Mercedes-Benz C-Class Sedan 2012", ["Mercedes-Benz C", "…ass Sedan 2012"]),
+        ("Mercedes-Benz E-Class Sedan 2012", ["Mercedes-Benz E", "…ass Sedan 2012"]),
+        ("abcdefghijklmnopqrstuvwxyz", ["abcdefghijklmno", "pqrstuvwxyz"]),
+        ("abcdefghijklmnopqrstuvwxyz_0123456789", ["abcdefghijklmno", "…xyz_0123456789"]),
+    ],
+)
+def test_names_of_classes_keep_both_ends(name, lines):
+    assert plots.in_two_lines(name).split("\n") == lines and max(map(len, lines)) <= plots.CAPTION
 
 
 # ---- stopping and going on
@@ -968,6 +1030,22 @@ def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_pa
     assert train_dml.main(["--output", str(output), "--resume"]) == 0
     results = json.loads((output / "metrics.json").read_text())["results"]
     assert list(results) == ["ce", "supcon", "spce"] and results["ce"]["0"]["steps"] == 12
+
+
+def test_a_run_names_only_what_it_wrote(monkeypatch, tmp_path, options, capsys):
+    def fails(*arguments, **how):
+        raise torch.OutOfMemoryError("no memory")
+
+    for where, name, besides in ((training, "embed_test", ""), (Trainer, "loss_of", ", checkpoints")):
+        output = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, fails)
+            assert train_dml.main([*options, "--output", str(output)]) == 1
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"{output}: metrics.json, history.csv, table.md{besides}"
+        assert list(output.glob("*.png")) == [] and any(output.glob("*.pt")) == bool(besides)
+    assert train_dml.main(["--output", str(output), "--resume"]) == 0
+    assert capsys.readouterr().out.endswith("table.md, pictures, checkpoints\n")
 
 
 def test_a_run_that_goes_on_may_have_more_losses_and_seeds(tmp_path, options):

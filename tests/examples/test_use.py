@@ -27,9 +27,9 @@ import train_dml  # noqa: E402
 import use_dml  # noqa: E402
 from fastpair_dml import model, settings  # noqa: E402
 from fastpair_dml.checkpoints import Checkpoints  # noqa: E402
-from fastpair_dml.data import TensorImages  # noqa: E402
+from fastpair_dml.data import FileImages, TensorImages  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
-from fastpair_dml.search import readable  # noqa: E402
+from fastpair_dml.search import Found, readable, write_page  # noqa: E402
 from fastpair_dml.trained import Trained  # noqa: E402
 
 
@@ -68,7 +68,7 @@ def test_evaluation_says_what_training_did(trained, tmp_path, capsys):
     best = json.loads((checkpoint.parent / "metrics.json").read_text())["results"]["supcon"]["0"]["best"]
     assert found == {name: value for name, value in best.items() if name != "step"}
     table = capsys.readouterr().out
-    assert "24 images of 3 unseen classes" in table and f"| MAP@R     | {100 * found['cosine/map@r']:9.1f} |" in table
+    assert "24 images of 3 unseen classes" in table and f"| MAP@R    | {100 * found['cosine/map@r']:9.1f} |" in table
 
     moved = shutil.copytree(images, tmp_path / "elsewhere")
     options = ["--data-dir", str(moved), "--every-class", "--recall-at", "1,3", "--evaluation-batch", "5"]
@@ -163,6 +163,18 @@ def test_a_search_finds_its_class_and_shows_names_as_they_are(trained, tmp_path,
     with Image.open(tmp_path / "found.png") as picture:
         picture.load()
         assert picture.format == "PNG" and picture.width > 2 * picture.height
+
+
+def test_small_images_are_as_large_on_the_page_as_others(tmp_path):
+    sizes = [(48, 32), (20, 48), (48, 48), (900, 300), (3, 900)]
+    paths = [f"{number}.png" for number in range(len(sizes))]
+    for path, size in zip(paths, sizes):
+        Image.new("RGB", size).save(tmp_path / path)
+    images = FileImages(tmp_path, paths, torch.zeros(len(paths), dtype=torch.int64), ["all"])
+    found = [Found(tmp_path / paths[0], [(index, 0.5) for index in range(1, len(paths))])]
+    write_page(tmp_path / "page.html", "title", "about", images, found)
+    sides = re.findall('<img style="(.*?): 100%"', (tmp_path / "page.html").read_text())
+    assert sides == ["width", "height", "height", "width", "height"], "the longer one, the other in proportion"
 
 
 def zero_some_bytes(file):
