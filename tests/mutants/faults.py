@@ -782,8 +782,8 @@ PYTHON = [
         ),
         (
             "hits beyond the size of a class count in MAP@R",
-            "match = match & (rank <= relevant[:, None])",
-            "match = match & (rank <= relevant.max())",
+            "hits = hits & (rank <= within)",
+            "hits = hits & (rank <= within.max())",
         ),
     ),
     *of(
