@@ -134,7 +134,7 @@ sanitize-cpu: $(VENV)/requirements
 
 lint: $(VENV)/requirements
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(wildcard tests/robustness/*.cpp tests/robustness/*.h tests/gpu/emulator/*.* tests/gpu/emulator/*/*.*)
 
 docs: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/python -m mkdocs build

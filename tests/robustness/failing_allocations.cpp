@@ -1,21 +1,15 @@
 // Preloaded: makes one chosen allocation of fastpair's extension, or of torch's tensors, fail.
-#include <dlfcn.h>
-
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <new>
+
+#include "allocations.h"
 
 namespace {
 
 std::atomic<long> remaining = 0;  // allocations until the one that fails; 0: none does
 std::atomic<bool> failed = false;
-
-bool is_extension(void* caller) {
-  Dl_info info;
-  return dladdr(caller, &info) != 0 && std::strstr(info.dli_fname, "/fastpair/_C.") != nullptr;
-}
 
 bool fails() {
   long left = remaining.load();
@@ -33,8 +27,6 @@ void fail_allocation(long number) {
   remaining = number;
 }
 int allocation_failed() { return failed; }
-
-void* __libc_memalign(size_t alignment, size_t size);
 
 void* aligned_alloc(size_t alignment, size_t size) {
   if (remaining > 0 && is_extension(__builtin_return_address(0)) && fails()) return nullptr;

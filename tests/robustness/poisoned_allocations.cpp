@@ -1,20 +1,17 @@
 // Preloaded: the memory of fastpair's extension and of torch's tensors holds NaN until it is written.
-#include <dlfcn.h>
-
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
+
+#include "allocations.h"
 
 namespace {
 
 std::atomic<long> of_extension = 0;
 
-void* poisoned(size_t alignment, size_t size);
-
-bool is_extension(void* caller) {
-  Dl_info info;
-  return dladdr(caller, &info) != 0 && std::strstr(info.dli_fname, "/fastpair/_C.") != nullptr;
+void* poisoned(size_t alignment, size_t size) {
+  void* data = __libc_memalign(alignment, size);
+  if (data != nullptr) std::memset(data, 0xff, size);
+  return data;
 }
 
 }  // namespace
@@ -22,8 +19,6 @@ bool is_extension(void* caller) {
 extern "C" {
 // How many allocations of the extension there were.
 long poisoned_allocations() { return of_extension; }
-
-void* __libc_memalign(size_t alignment, size_t size);
 
 void* aligned_alloc(size_t alignment, size_t size) {
   if (is_extension(__builtin_return_address(0))) ++of_extension;
@@ -36,13 +31,3 @@ int posix_memalign(void** out, size_t alignment, size_t size) {
   return *out == nullptr ? ENOMEM : 0;
 }
 }
-
-namespace {
-
-void* poisoned(size_t alignment, size_t size) {
-  void* data = __libc_memalign(alignment, size);
-  if (data != nullptr) std::memset(data, 0xff, size);
-  return data;
-}
-
-}  // namespace
