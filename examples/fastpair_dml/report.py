@@ -42,7 +42,7 @@ def table(results: dict[str, dict[int, dict]], recall_at: Sequence[int], report:
                 over_seeds(run["before"][SELECTION] for run in runs),
                 *(over_seeds(run[shown][metric] for run in runs) for _, metric in columns),
                 compared,
-                *(duration(statistics.mean(run[f"{what}_seconds"] for run in runs)) for what in TIMED),
+                *(in_seconds(statistics.mean(run[f"{what}_seconds"] for run in runs)) for what in TIMED),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -57,7 +57,7 @@ def table(results: dict[str, dict[int, dict]], recall_at: Sequence[int], report:
     return "\n\n".join(["\n".join(lines), TIMES, *failures])
 
 
-def duration(seconds: float) -> str:
+def in_seconds(seconds: float) -> str:
     return f"{seconds:.3g}" if seconds < 999.5 else f"{seconds:.0f}"
 
 
