@@ -30,7 +30,10 @@ def batch() -> dict:
 
 
 def assert_same(run, want, inputs, trained, incoming=None, tolerance=1e-10):
-    got, want = (value_and_gradients(of, inputs, trained, incoming) for of in (run, want))
+    """``want`` in float64."""
+    wide = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+    got = value_and_gradients(run, inputs, trained, incoming)
+    want = value_and_gradients(want, wide, trained, None if incoming is None else incoming.double())
     for name in want:
         assert error(got[name], want[name]) <= tolerance, name
 
@@ -61,10 +64,9 @@ def test_reductions_and_weights(reduction, dtype, batch):
     incoming = None if incoming is None else incoming.to(dtype)
 
     def run(backend):
-        def of(embeddings, labels, ref_emb, ref_labels):
-            return FP.supcon_loss(
-                embeddings, labels, ref_emb, ref_labels, reduction=reduction, weights=weights, backend=backend
-            )
+        def of(embeddings, *others, **named):
+            settings = {"reduction": reduction, "weights": weights.to(embeddings.dtype), "backend": backend}
+            return FP.supcon_loss(embeddings, *others, **named, **settings)
 
         return of
 
