@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "cpu/interrupt.h"
 #include "cpu/simd/added_loss.h"
 #include "cpu/simd/level.h"
+#include "cpu/squares.h"
 
 namespace py = pybind11;
 
@@ -43,6 +45,13 @@ py::dict build_info() {
   return info;
 }
 
+int64_t set_square_length(int64_t length) {
+  if (length <= 0 || length % fastpair::MAX_BLOCK != 0) {
+    throw py::value_error("length must be a positive multiple of 256, got " + std::to_string(length));
+  }
+  return std::exchange(fastpair::square_length, length);
+}
+
 // Operators run without the GIL. Their gradients may run in autograd's threads, where this check does nothing.
 void check_signals() {
   const py::gil_scoped_acquire gil;
@@ -55,6 +64,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   fastpair::set_signal_check(&check_signals);
   m.doc() = "Host-side facts about fastpair's compiled kernels.";
   m.def("add_loss", &fastpair::add_loss, "Loads the library of a pair loss that was compiled for this machine.");
+  m.def("set_square_length", &set_square_length,
+        "For tests: sets the length of the squares that many scores are cut into, a positive multiple of 256, and "
+        "returns "
+        "what it was.");
   m.def("build_info", &build_info,
         "What the extension was built with (torch_version, torch_target_version, compiler, cplusplus, cxx_flags) and "
         "what it "

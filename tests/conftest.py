@@ -3,10 +3,21 @@
 import pytest
 import torch
 
+from fastpair.backends import cpu_extension
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def small_squares():
+    """The CPU kernels cut the scores of 256 samples and more as else those of 2048 and more, eight times as many, and
+    keep none of more than 512 samples between two sweeps, else 4096."""
+    before = cpu_extension.set_square_length(256)
+    yield
+    cpu_extension.set_square_length(before)
 
 
 @pytest.fixture

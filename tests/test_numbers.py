@@ -73,8 +73,8 @@ def test_several_tiles(name):
 
 
 @pytest.mark.parametrize("name", ["scaled", "negatives"])
-def test_more_scores_than_are_kept(name):
-    assert_is(LEARNING[name], side(4400, d=4))
+def test_more_scores_than_are_kept(name, small_squares):
+    assert_is(LEARNING[name], side(600, d=4))
 
 
 @pytest.mark.parametrize("name", LEARNING)

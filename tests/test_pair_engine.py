@@ -8,7 +8,7 @@ from functools import partial
 import dense
 import pytest
 import torch
-from covering import in_turn
+from covering import covering
 from support import (
     LOSSES,
     REDUCTIONS,
@@ -134,32 +134,41 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize(("name", "n"), in_turn(LARGE, [2200, 4400, 4400]))
-def test_more_scores_than_are_kept(name, n):
-    """Up to 2048 anchors the tiles lie in a square, up to 4096 in panels, beyond they are computed again."""
+def assert_large_batch_is_right(name, n):
     generator = torch.Generator().manual_seed(n)
     inputs = batch(n, 6, "pairs", generator)
     if name.endswith("refs"):
-        references = batch(5000, 6, "pairs", generator)
+        references = batch(n + n // 8, 6, "pairs", generator)
         inputs |= {"ref_emb": references["embeddings"], "ref_labels": references["labels"]}
     # Of nearly equal distances float32 may take another.
     results = ("value",) if "hard" in name else None
     assert_matches_oracle(LARGE[name], cast(inputs, torch.float32), results=results)
 
 
-def test_more_scores_than_are_kept_by_row():
+@covering(name=LARGE.keys(), n=[400, 600])
+def test_more_scores_than_are_kept(name, n, small_squares):
+    """Up to 256 anchors the tiles lie in a square, up to 512 in panels, beyond they are computed again."""
+    assert_large_batch_is_right(name, n)
+
+
+@pytest.mark.parametrize(("name", "n"), [("snca-cosine", 2200), ("supcon-sqeuclidean-refs", 4400)])
+def test_squares_as_they_are(name, n):
+    assert_large_batch_is_right(name, n)
+
+
+def test_more_scores_than_are_kept_by_row(small_squares):
     loss = LARGE["ntxent-cosine"]
     generator = torch.Generator().manual_seed(3)
-    inputs = cast(batch(4400, 6, "pairs", generator), torch.float32)
-    assert_matches_oracle(loss, inputs, "none", torch.randn(4400, generator=generator))
+    inputs = cast(batch(600, 6, "pairs", generator), torch.float32)
+    assert_matches_oracle(loss, inputs, "none", torch.randn(600, generator=generator))
 
 
-def test_more_scores_than_are_kept_of_two_views():
+def test_more_scores_than_are_kept_of_two_views(small_squares):
     clip = loss("info_nce_loss", two_views, ("embeddings", "ref_emb"), temperature=0.2)
     generator = torch.Generator().manual_seed(4)
-    inputs = cast(two_views(4400, 6, "", generator), torch.float32)
+    inputs = cast(two_views(600, 6, "", generator), torch.float32)
     assert_matches_oracle(clip, inputs)
-    assert_matches_oracle(clip, inputs, "none", torch.randn(4400, generator=generator))
+    assert_matches_oracle(clip, inputs, "none", torch.randn(600, generator=generator))
 
 
 # ---- numbers at the edge

@@ -12,8 +12,8 @@ import fastpair
 import fastpair.functional as FP
 from fastpair import losses
 
-pytestmark = needs_cpu_kernels
-N, M, D = 100, 90_000, 6  # 96 anchors a panel, and 4
+pytestmark = [needs_cpu_kernels, pytest.mark.usefixtures("small_squares")]
+N, M, D = 70, 2900, 6  # 64 anchors a panel, and 6
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 

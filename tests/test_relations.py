@@ -88,9 +88,9 @@ def test_no_label_in_a_set():
     ("name", "by"),
     [("supcon_loss-cosine", "ids"), ("contrastive_loss-euclidean", "sets"), ("ntxent_loss-sqeuclidean", "ids")],
 )
-def test_more_scores_than_are_kept(name, by):
+def test_more_scores_than_are_kept(name, by, small_squares):
     loss = RELATED[f"{name}-{by}"]
-    inputs = cast(loss.inputs(4400, 4, "pairs", torch.Generator().manual_seed(0)), torch.float64)
+    inputs = cast(loss.inputs(600, 4, "pairs", torch.Generator().manual_seed(0)), torch.float64)
     if by == "ids":
         inputs["ids"] = inputs["ids"] // 3  # six samples an id, spread over all tiles
     assert_matches_oracle(loss, inputs)

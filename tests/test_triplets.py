@@ -165,9 +165,9 @@ def test_every_reduction(shape, distance, chosen, smooth, reduction):
 
 @covering(
     batch=[
-        (700, None, "pairs", "cosine"),
-        (700, None, "sevenths", "unit_euclidean"),
-        (350, 400, "halves", "euclidean"),
+        (300, None, "pairs", "cosine"),
+        (380, None, "sevenths", "unit_euclidean"),
+        (150, 270, "halves", "euclidean"),
     ],
     chosen=CHOSEN,
     smooth=SMOOTH,
@@ -378,14 +378,14 @@ def test_same_bits_from_run_to_run(chosen, smooth, pattern, references, threads)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-def test_more_references_than_a_panel_has_room_for(smooth):
+def test_more_references_than_a_panel_has_room_for(smooth, small_squares):
     """Several panels: the whole batch against itself in one call, and in three with a third of the anchors each."""
-    inputs = random_batch(2100, 3, "pairs")
+    inputs = random_batch(330, 3, "pairs")
     run = partial(FP.triplet_margin_loss, smooth_loss=smooth, margin=0.2, distance="sqeuclidean", reduction="sum")
     got = value_and_gradients(run, inputs, ("embeddings",))
     value, gradient = 0, torch.zeros_like(inputs["embeddings"])
-    for first in range(0, 2100, 700):
-        rows = torch.arange(first, first + 700)
+    for first in range(0, 330, 110):
+        rows = torch.arange(first, first + 110)
         part = {"embeddings": inputs["embeddings"][rows], "labels": inputs["labels"][rows]}
         part |= {"ref_emb": inputs["embeddings"], "ref_labels": inputs["labels"]}
         got_part = value_and_gradients(partial(run, exclude_self=rows), part, ("embeddings", "ref_emb"))

@@ -27,14 +27,10 @@
 #include "cpu/relation.h"
 #include "cpu/samples.h"
 #include "cpu/simd/kernels.h"
+#include "cpu/squares.h"
 
 namespace fastpair {
 
-// Scores are visited in squares of SQUARE x SQUARE.
-constexpr int64_t SQUARE = 2048;
-// Scores are kept between sweeps if there are no more than this: the tiles on and above the diagonal of 4096 x 4096,
-// 34 MiB in float32. If there are, those of a panel of anchors may be.
-constexpr int64_t KEPT_SCORES = (4096 + MAX_BLOCK) * 4096 / 2;
 // Panels of fewer anchors than this would make the products slow.
 constexpr int64_t LEAST_PANEL = 64;
 
@@ -159,15 +155,15 @@ class PairSweep {
         two_sided_(two_sided),
         layers_(anchors.layers()) {
     const bool kept = keeps_scores();
-    const int64_t square = layers_ > 1 ? SQUARE / 2 : SQUARE;
+    const int64_t square = layers_ > 1 ? square_length / 2 : square_length;
     panel_ = kept ? 0 : rows_of_panel();
     block_ = task_length((symmetric_ ? 1 : 2) * (kept || panel_ > 0 ? std::max(x_.n, y_.n) : square), MAX_BLOCK);
     if (panel_ > block_) panel_ = panel_ / block_ * block_;
     square_rows_ = kept ? round_up(x_.n) : panel_ > 0 ? panel_ : square;
     square_cols_ = kept || panel_ > 0 ? round_up(y_.n) : square;
-    // The part below the diagonal is never visited. Up to SQUARE, saving its memory is not worth the shorter products
-    // of panels of different lengths.
-    upper_ = symmetric_ && kept && x_.n > SQUARE;
+    // The part below the diagonal is never visited. Up to one square, saving its memory is not worth the shorter
+    // products of panels of different lengths.
+    upper_ = symmetric_ && kept && x_.n > square_length;
     int64_t size = 0;
     for (int64_t I = 0; I < blocks(square_rows_); ++I) {
       panels_.push_back(size - first_column(I));
@@ -185,7 +181,7 @@ class PairSweep {
   // Counts whole tiles of the largest size: with few anchors a row of tiles is mostly padding.
   bool keeps_scores() const {
     const int64_t rows = padded(x_.n), cols = padded(y_.n);
-    return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;
+    return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= kept_scores();
   }
 
   // Where scores are not kept between sweeps: of how many anchors they are if all passes over these follow each other;
@@ -211,7 +207,7 @@ class PairSweep {
 
   // How many anchors' scores are few enough to be kept. 0 for too few, or where anchors have pairs in other rows.
   int64_t rows_of_panel() const {
-    const int64_t rows = KEPT_SCORES / padded(y_.n) / 32 * 32;
+    const int64_t rows = kept_scores() / padded(y_.n) / 32 * 32;
     if (symmetric_ || two_sided_ || layers_ > 1 || rows < LEAST_PANEL) return 0;
     return std::min(rows, (x_.n + 31) / 32 * 32);
   }

@@ -21,13 +21,12 @@
 #include <utility>
 
 #include "cpu/interrupt.h"
+#include "cpu/squares.h"
 #include "elementary.h"
 
 namespace fastpair {
 namespace {
 
-// Scores held at a time: 16 MiB, which fits a third-level cache and is reused call after call.
-constexpr int64_t PANEL_SCORES = int64_t(1) << 22;
 // Products with fewer rows are slow.
 constexpr int64_t MIN_PANEL_ROWS = 32;
 // With at most this many positives or negatives it is cheaper to visit every triplet than to sort.
@@ -252,7 +251,9 @@ struct TripletSweep {
   const T* weights;
 
   TripletSums sums{std::vector<double>(x.n), std::vector<double>(x.n)};
-  const int64_t panel_rows = std::min(std::max(PANEL_SCORES / std::max<int64_t>(y.n, 1), MIN_PANEL_ROWS), x.n);
+  // The scores of a panel are those of a square, 16 MiB, which fit a third-level cache and are reused call after call.
+  const int64_t panel_scores = square_length * square_length;
+  const int64_t panel_rows = std::min(std::max(panel_scores / std::max<int64_t>(y.n, 1), MIN_PANEL_ROWS), x.n);
   // Of the anchors of a panel, by tasks: the slopes of those that have few, which the panel then lacks.
   std::vector<std::vector<SinglePair<T>>> single;
   // The panel is the whole matrix of the anchors with themselves.

@@ -100,8 +100,8 @@ SWEEPS = [
         ),
         (
             "scores of several prefixes take the memory of one each",
-            "return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;",
-            "return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= KEPT_SCORES;",
+            "return layers_ * (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= kept_scores();",
+            "return (symmetric_ ? rows * (rows + MAX_BLOCK) / 2 : rows * cols) <= kept_scores();",
         ),
     ),
     *of(
