@@ -126,8 +126,8 @@ class Dense:
 
 
 def assert_matches(inputs, tolerance=1e-10, *, reductions=("mean",), results=None, copies=1, **settings):
-    """``results``: what of the value and the gradients is compared; default: all. ``copies``: how often the batch repeats
-    its rows, whose gradients count together."""
+    """``results``: what of the value and the gradients is compared; default: all. ``copies``: how often the batch
+    repeats its rows, whose gradients count together."""
     truth = Dense(**inputs, **settings)
     for reduction in reductions:
         shape = {"none": (len(inputs["labels"]),), "totals": (4,)}.get(reduction, ())
