@@ -73,7 +73,6 @@ test-gpu:
 	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 	$(VENV)/bin/python -m benchmarks.end_to_end --quick
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
-	OMP_NUM_THREADS=1 FASTPAIR_EMULATE_FUSED=1 $(VENV)/bin/pytest -q tests/gpu/test_lengths.py
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
 # Models are made of configurations: nothing is downloaded.
@@ -180,7 +179,8 @@ $(VENV)/requirements: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastpair needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0])'
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the pinned requirements, once: PyTorch is a large download"
-	$(VENV)/bin/pip install --quiet -r $<
+	@# Python compiles what it imports: all of PyTorch would take twenty seconds.
+	$(VENV)/bin/pip install --quiet --no-compile -r $<
 	@touch $@
 
 $(VENV)/docs: requirements/docs.txt $(VENV)/requirements

@@ -71,8 +71,8 @@ def batch_size(n: int, smallest: bool, request) -> int:
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_pair_loss(benchmark, name, n, variant, request):
     loss = PAIR_LOSSES[name]
-    if request.config.getoption("--quick") and variant == "compile" and name != "supcon":
-        pytest.skip("quick: one compiled loss")
+    if request.config.getoption("--quick") and variant == "compile":
+        pytest.skip("quick: one compiled loss, below")
     n = batch_size(n, n == SIZES[0], request)
     if variant == "pytorch-metric-learning" and (loss.theirs is None or n > loss.their_most):
         pytest.skip(f"theirs is timed up to n = {loss.their_most}" if loss.theirs else "theirs has no such loss")

@@ -131,8 +131,8 @@ LARGE = {
     **pair_loss("contrastive_loss", distance="sqeuclidean", power=2, pos_margin=2.5, neg_margin=20.5),
     **pair_loss("contrastive_loss", distance="dot", pos_margin=3.5, neg_margin=1.5),
 }
-# More scores than `small_squares` keeps between two sweeps, as a square, a tall and wide matrices, the second of these too
-# wide for panels.
+# More scores than `small_squares` keeps between two sweeps, as a square, a tall and wide matrices; the last is too wide
+# for panels.
 LARGE_SHAPES = {
     "contrastive-euclidean": (547, None),
     "contrastive-sqeuclidean-p2": (547, None),

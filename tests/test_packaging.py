@@ -45,11 +45,11 @@ took, new = time.perf_counter() - start, set(sys.modules) - before
 assert not any(name.startswith(("torch._dynamo", "torch._inductor", "sympy", "triton")) for name in new), new
 print(took)
 """
-    # 0.06 s on a quiet machine; what it must not be is the seconds of a compiler.
-    assert min(float(run_python(code, tmp_path)) for _ in range(3)) < 0.3
+    # 0.06 s on a quiet machine, where others are busy at the third try; not the seconds that a compiler takes.
+    assert any(float(run_python(code, tmp_path)) < 0.3 for _ in range(3))
 
 
-def test_types_of_the_package_are_for_users(tmp_path):
+def test_types_of_the_package_are_for_users(tmp_path, monkeypatch):
     """A user's strict type checker sees the package's types."""
     mypy = pytest.importorskip("mypy.api")
     script = tmp_path / "user.py"
@@ -70,6 +70,30 @@ def step(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 """
     )
     (tmp_path / "wrong.py").write_text("import fastpair.functional as FP\nFP.supcon_loss(1, 2, temperature='hot')\n")
+    # To read all of PyTorch takes mypy twenty seconds.
+    (tmp_path / "torch" / "nn").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.pyi").write_text(
+        """
+from typing import Any
+class Tensor:
+    def __add__(self, other: Any) -> Tensor: ...
+    def __mul__(self, other: Any) -> Tensor: ...
+class Generator: ...
+class dtype: ...
+class device: ...
+def __getattr__(name: str) -> Any: ...
+"""
+    )
+    (tmp_path / "torch" / "nn" / "__init__.pyi").write_text(
+        """
+from typing import Any
+class Module:
+    def __call__(self, *inputs: Any, **named: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+def __getattr__(name: str) -> Any: ...
+"""
+    )
+    monkeypatch.setenv("MYPYPATH", str(tmp_path))
     options = ["--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
     options += ["--follow-imports", "silent", "--python-executable", sys.executable]
     shown, problem, status = mypy.run([*options, str(script)])
@@ -110,19 +134,24 @@ def test_show_config_tells_of_the_build(capsys):
         assert fact in shown
 
 
-def level_of(folder: Path, **variables: str) -> str:
-    return run_python(
-        "import torch; from fastpair import _C; print(_C.build_info()['simd_level'])", folder, **variables
-    )
-
-
 @needs_extension
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that have imported torch")
 def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
+    code = """
+import os, torch
+os.environ.pop("FASTPAIR_SIMD", None)
+for wish in (None, "baseline", "avx2", "avx512"):
+    if os.fork() == 0:
+        if wish:
+            os.environ["FASTPAIR_SIMD"] = wish
+        from fastpair import _C
+        print(_C.build_info()["simd_level"], flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    best, *got = run_python(code, tmp_path).split()
     levels = ["baseline", "avx2", "avx512"]
-    best = level_of(tmp_path).strip()
-    for i, level in enumerate(levels):
-        expected = levels[min(i, levels.index(best))]
-        assert level_of(tmp_path, FASTPAIR_SIMD=level).strip() == expected
+    assert got == [levels[min(i, levels.index(best))] for i in range(3)]
 
 
 def test_the_changelog_is_of_this_version():

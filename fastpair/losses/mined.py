@@ -157,7 +157,8 @@ def _padded(rows: Tensor, of_pairs: list[Tensor], positives: int, n: int) -> tup
 def _triplets(anchor: Tensor, positive: Tensor, other: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every positive pair with every negative pair of the same anchor."""
     other, order = other.sort(stable=True)
-    first, last = torch.searchsorted(other, anchor), torch.searchsorted(other, anchor, right=True)
+    sought = anchor.contiguous()  # a column of an array of pairs is not, of which PyTorch warns
+    first, last = torch.searchsorted(other, sought), torch.searchsorted(other, sought, right=True)
     counts = last - first
     pair = torch.repeat_interleave(torch.arange(len(anchor), device=anchor.device), counts)
     start = counts.cumsum(0) - counts

@@ -36,7 +36,7 @@ LOSSES = {
     "DCLLoss": ("lightly.loss", lambda module: (module.DCLLoss(), (X, Y))),
     "MultipleNegativesRankingLoss": (ST, ranking),
     **{name: (ST, triplets(name)) for name in ("BatchHardTripletLoss", "BatchAllTripletLoss")},
-    **{name: (PML, pml(name)) for name in ("SupConLoss", "ContrastiveLoss", "MultiSimilarityLoss", "CircleLoss")},
+    "SupConLoss": (PML, pml("SupConLoss")),
     "ArcFaceLoss": (PML, pml("ArcFaceLoss", num_classes=4, embedding_size=6)),
 }
 

@@ -3,6 +3,7 @@ kernels in Triton's interpreter, where TRITON_INTERPRET=1 is set, the CUDA kerne
 it is not."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,6 @@ import fastpair.backends.cuda
 from fastpair.backends.call import CrossEntropyCall
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# Whether the emulator's products are fused with sums, as a GPU's are.
-FUSED = os.environ.get("FASTPAIR_EMULATE_FUSED") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
 SOURCES = Path(__file__).parents[2] / "csrc"
 EMULATOR = Path(__file__).with_name("emulator")
@@ -37,7 +36,7 @@ def build_emulator(folder: Path) -> Path:
     # Attributes of device code mean nothing on the host.
     flags = ["-std=c++20", "-O2", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     # The compiler of device code fuses products with sums, the host's where it is told to.
-    flags += ["-DFASTPAIR_EMULATED", *(["-ffp-contract=fast", "-mfma"] if FUSED else ["-ffp-contract=off"])]
+    flags += ["-DFASTPAIR_EMULATED", "-ffp-contract=fast", *(["-mfma"] if platform.machine() == "x86_64" else [])]
 
     def compile_one(source: Path) -> Path:
         done = folder / f"{source.parent.name}-{source.stem}.o"
