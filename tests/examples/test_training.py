@@ -1,8 +1,10 @@
 """The training example: settings and recipes, its run folder, several processes, and that a run that was stopped goes
 on as if it had not been."""
 
+import contextlib
 import csv
 import errno
+import functools
 import gc
 import io
 import itertools
@@ -10,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from trees import (
     make_cars_annos,
     make_cub,
@@ -53,6 +57,7 @@ from fastpair_dml.stopping import Stop  # noqa: E402
 from fastpair_dml.trainer import Trainer  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
+from torch._dynamo import lookup_backend  # noqa: E402
 
 from fastpair import bounds as library_bounds  # noqa: E402
 from fastpair import losses as fp  # noqa: E402
@@ -81,13 +86,37 @@ def short_run(folder):
     ]
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For tests that are not about pictures: to draw them takes longer than these trainings."""
+    monkeypatch.setattr(train_dml.RunFiles, "draw", lambda self: None)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as forks:
+        yield forks
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """The options and the folder of a run of several losses that nothing interrupted."""
     root = tmp_path_factory.mktemp("whole")
     options = [*short_run(make_image_folder(root / "images")), "--loss", ",".join(RESUMED), "--log-bounds"]
-    assert train_dml.main([*options, "--output", str(root / "run")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        draw_at_the_end(patch)
+        assert train_dml.main([*options, "--output", str(root / "run")]) == 0
     return options, root / "run"
+
+
+def draw_at_the_end(monkeypatch):
+    """No pictures of some of a run's trainings."""
+    monkeypatch.setattr(train_dml, "DRAWING", 0)
+
+
+@functools.cache
+def glyphs():
+    return DATASETS["glyphs"](None)
 
 
 def error_of(capsys, argv):
@@ -95,28 +124,26 @@ def error_of(capsys, argv):
     return capsys.readouterr().err
 
 
-def command(*arguments, launcher=()):
-    script = [*launcher, str(EXAMPLES / "train_dml.py")] if launcher else [str(EXAMPLES / "train_dml.py")]
-    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return {"args": [sys.executable, *script, *map(str, arguments)], "env": environment, "text": True}
+def same(a, b):
+    """Whether two things hold the same bits in the same order, save how long it took and how much memory."""
+    measured = {"seconds", "training_seconds", "evaluation_seconds", "images_per_second", "memory_mib"}
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a.keys() - measured)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
 
 
 def same_state(one, other):
-    """Whether two checkpoints' files hold the same bits, save how long it took and how much memory."""
-    measured = {"seconds", "evaluation_seconds", "images_per_second", "memory_mib"}
-    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    """Whether two checkpoints' files are the same."""
+    return same(*(torch.load(path, weights_only=True) for path in (one, other)))
 
-    def same(a, b):
-        if isinstance(a, torch.Tensor):
-            return torch.equal(a, b)
-        if isinstance(a, dict):
-            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a.keys() - measured)
-        if isinstance(a, list):
-            return len(a) == len(b) and all(map(same, a, b))
-        return a == b
 
-    return same(first, second)
+def same_results(one, other):
+    """Whether two runs have the same results."""
+    return same(*(json.loads((run / "metrics.json").read_text())["results"] for run in (one, other)))
 
 
 # ---- recipes
@@ -134,9 +161,12 @@ def shallow_resnet(monkeypatch):
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsys, tree):
+def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, request, tmp_path, tree):
     tiny_counts(monkeypatch)
     shallow_resnet(monkeypatch)
+    draw_at_the_end(monkeypatch)
+    if tree != "inshop":  # whose neighbours are in a gallery, and whose table is of the best
+        request.getfixturevalue("no_pictures")
     recipe, data = tree, TREES[tree](tmp_path)
     options = ["--recipe", recipe, "--data-dir", str(data), "--loss", "ce,multi_similarity", *SMALL]
     if tree == "inshop":
@@ -154,6 +184,7 @@ def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsy
 
     if tree in ("cars", "sop"):
         return
+    request.getfixturevalue("no_pictures")
     # Stopped in the middle of the second loss's first epoch.
     steps = 5
     train_step = Trainer.train_step
@@ -175,7 +206,22 @@ def test_every_recipe_trains_is_stopped_and_goes_on(monkeypatch, tmp_path, capsy
         assert same_state(whole / name, parts / name), name
 
 
-def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
+def train_as_one_of_several(runs, folder):
+    """Each run, and again when it is finished, in one of the processes that a launcher started."""
+    patch = pytest.MonkeyPatch()
+    tiny_counts(patch)
+    shallow_resnet(patch)
+    draw_at_the_end(patch)
+    for tree, options in runs.items():
+        with patch.context() as pictures:
+            if tree != "cub":
+                pictures.setattr(train_dml.RunFiles, "draw", lambda self: None)
+            for resume in ([], ["--resume"]):
+                assert train_dml.main([*options, "--output", f"{folder}/two-{tree}", *resume]) == 0
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path, forks):
     tiny_counts(monkeypatch)
     shallow_resnet(monkeypatch)
     # Without what each process does on its own: dropout, and the statistics of the last batch norm.
@@ -185,37 +231,23 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path):
     for tree, make in TREES.items():
         losses = "ce,supcon" if tree == "cub" else "ce"
         runs[tree] = ["--recipe", tree, "--data-dir", str(make(tmp_path)), *options, losses]
-    driver = tmp_path / "driver.py"
-    driver.write_text(
-        f"import sys\nsys.path[:0] = {[str(EXAMPLES), str(Path(__file__).parent), str(EXAMPLES.parent)]!r}\n"
-        "import pytest, trees, train_dml, test_training\n"
-        "trees.tiny_counts(pytest.MonkeyPatch())\n"
-        "test_training.shallow_resnet(pytest.MonkeyPatch())\n"
-        f"for tree, options in {runs!r}.items():\n"
-        "    for resume in ([], ['--resume']):\n"
-        f"        output = {str(tmp_path)!r} + '/two-' + tree\n"
-        "        assert train_dml.main([*options, '--output', output, *resume]) == 0\n"
+    # What torchrun does, but that the processes are forked.
+    code = (
+        "from torch.distributed.launcher import LaunchConfig, elastic_launch\n"
+        "from test_training import train_as_one_of_several\n"
+        "standalone = {'rdzv_backend': 'c10d', 'rdzv_endpoint': 'localhost:0', 'run_id': 'test'}\n"
+        "config = LaunchConfig(1, 1, 2, start_method='fork', max_restarts=0, **standalone)\n"
+        f"elastic_launch(config, train_as_one_of_several)({runs!r}, {str(tmp_path)!r})\n"
     )
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, errors = launcher.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        launcher.terminate()  # which ends the processes that it started, as a kill would not
-        _, errors = launcher.communicate()
-    assert launcher.returncode == 0, errors[-3000:]
+    forks.start(code, tmp_path / "printed")
+    assert forks.wait() == 0, (tmp_path / "printed").read_text()[-3000:]
     for tree, arguments in runs.items():
         assert train_dml.main([*arguments, "--output", str(tmp_path / f"one-{tree}")]) == 0
         one, two = (json.loads((tmp_path / f"{n}-{tree}" / "metrics.json").read_text()) for n in ("one", "two"))
         assert two["config"]["processes"] == 2
         torch.manual_seed(0)
         chosen = settings.make_settings(tree, {"weights": "none", "image_size": 32})
-        start = dict(model.build_model(chosen, DATASETS["glyphs"](None)).named_parameters())
+        start = dict(model.build_model(chosen, glyphs()).named_parameters())
         for loss, result in one["results"].items():
             assert result["0"]["steps"] == two["results"][loss]["0"]["steps"] == 4
             first, second = (
@@ -250,7 +282,7 @@ def test_recipes_are_those_of_the_paper():
 
 def trainer_of(recipe="glyphs", loss=("ce",), **given):
     chosen = settings.make_settings(recipe, {"weights": "none", "loss": loss, **given})
-    return Trainer(loss[0], 0, chosen, DATASETS["glyphs"](None), torch.device("cpu"), Processes())
+    return Trainer(loss[0], 0, chosen, glyphs(), torch.device("cpu"), Processes())
 
 
 def test_the_optimizer_decays_matrices_alone_and_the_learning_rate_warms_up():
@@ -282,7 +314,8 @@ def test_the_classifier_starts_at_zero_and_smooths_over_the_other_classes():
     torch.testing.assert_close(criterion(embeddings, labels), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_keeps_its_statistics_and_the_features_have_their_own():
+def test_batch_norm_keeps_its_statistics_and_the_features_have_their_own(monkeypatch):
+    shallow_resnet(monkeypatch)
     network = trainer_of("cars").model
     norms = [m for m in network.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(m.running_mean.clone(), m.running_var.clone()) for m in norms]
@@ -326,6 +359,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
         backbones.resnet("resnet50", "imagenet")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_network_of_timms_trains_at_its_own_size(tmp_path, options, capsys):
     timm = pytest.importorskip("timm")
     own = settings.make_settings("folder", {"model": "timm:test_vit"})
@@ -403,7 +437,10 @@ def test_settings_of_losses_go_before_those_that_they_have_here():
 def test_command_line_trains_on_glyphs(tmp_path):
     output = tmp_path / "runs" / "first"
     arguments = ("--epochs", 1, "--loss", "contrastive", "--output", output)
-    done = subprocess.run(**command(*arguments), capture_output=True)
+    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / "train_dml.py"), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "3936 images of 246 classes" in done.stdout and "3952 images of 247 unseen classes" in done.stdout
     result = json.loads((output / "metrics.json").read_text())["results"]["contrastive"]["0"]
@@ -412,7 +449,17 @@ def test_command_line_trains_on_glyphs(tmp_path):
     assert "contrastive-0: epoch 1 of 1, loss " in done.stdout and " left in all" in done.stdout
 
 
-def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
+def test_every_loss_fills_the_run_folder(monkeypatch, tmp_path, options, capsys):
+    draw_at_the_end(monkeypatch)
+    # To draw the bounds of all takes seconds: some with a classifier and some without, in two columns.
+    monkeypatch.setattr(plots, "BOUNDS_IN_COLUMN", 2)
+    drawn_bounds = []
+
+    def plot_some(path, history):
+        drawn_bounds.extend(history)
+        plots.plot_bounds(path, {loss: history[loss] for loss in ("ce", "spce", "center")})
+
+    monkeypatch.setattr(train_dml, "plot_bounds", plot_some)
     output = tmp_path / "run"
     arguments = [*options, "--epochs", "1", "--loss", ",".join(LOSSES), "--log-bounds", "--tensorboard"]
     arguments += ["--output", str(output)]
@@ -439,12 +486,14 @@ def test_every_loss_fills_the_run_folder(tmp_path, options, capsys):
         assert ("ce" in points[0]) == (loss in ("ce", "center"))
         assert all(np.isfinite(list(point.values())).all() for point in points)
         assert any((output / "tensorboard" / f"{loss}-0").iterdir())
+    assert drawn_bounds == list(LOSSES)
     for figure in figures:
         with Image.open(output / figure) as image:
             image.load()
             assert image.format == "PNG" and min(image.size) > 300
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_seeds_make_means_and_deviations(tmp_path, options, capsys):
     output = tmp_path / "run"
     assert train_dml.main([*options, "--loss", "ce,supcon", "--seeds", "3,4,5", "--output", str(output)]) == 0
@@ -465,6 +514,7 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(whole_run):
         assert torch.load(run / f"{loss}-0.best.pt", weights_only=True)["evaluation"] == best
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_tensorboard_and_the_history_show_what_was_measured(tmp_path, options):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     output = tmp_path / "run"
@@ -491,11 +541,13 @@ def test_tensorboard_and_the_history_show_what_was_measured(tmp_path, options):
     assert float(rows[3]["bounds/spce"]) == pytest.approx(result["history"]["bounds"][-1]["spce"])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_ends_early_counts_the_epochs_that_it_makes(tmp_path, options, capsys):
     assert train_dml.main([*options, "--max-steps", "4", "--output", str(tmp_path / "run")]) == 0
     assert re.findall(r"epoch \d+ of \d+", capsys.readouterr().out) == ["epoch 1 of 2", "epoch 2 of 2"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_memory_of_a_gpu_is_that_of_each_training(monkeypatch, tmp_path, options):
     peak = 0
 
@@ -525,6 +577,7 @@ def test_tensorboard_that_is_missing_is_said_before_anything_is_trained(monkeypa
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("no_pictures")
 def test_half_precision_learns_what_float32_does(tmp_path, options, precision):
     losses = {}
     for name in ("float32", precision):
@@ -538,6 +591,7 @@ def test_half_precision_learns_what_float32_does(tmp_path, options, precision):
     assert all(0 < history[-1] < history[0] / 2 for history in losses.values())
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_chunks_learn_what_whole_batches_do(tmp_path, options):
     losses = {}
     for name, extra in (("whole", []), ("chunks", ["--chunk", "4"])):
@@ -551,13 +605,23 @@ def test_chunks_learn_what_whole_batches_do(tmp_path, options):
         assert chunks == pytest.approx(whole, rel=1e-3) and whole[-1] < whole[0]
 
 
-def test_a_compiled_network_learns_the_same(tmp_path, options):
+@pytest.mark.usefixtures("no_pictures")
+def test_a_compiled_network_learns_the_same(monkeypatch, tmp_path, options):
+    # What PyTorch makes of the graphs is its own matter; to have it compile them takes half a minute.
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     losses = {}
     for name, extra in (("eager", []), ("compiled", ["--compile"])):
         output = tmp_path / name
         assert train_dml.main([*options, "--epochs", "1", *extra, "--output", str(output)]) == 0
         results = json.loads((output / "metrics.json").read_text())["results"]
         losses[name] = results["ce"]["0"]["history"]["loss"]
+        assert bool(compiled) == bool(extra), "a network is compiled where that is asked for"
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-3)
 
 
@@ -787,7 +851,12 @@ def test_names_of_classes_keep_both_ends(name, lines):
 
 # The twelfth step is the last.
 @pytest.mark.parametrize("loss, step", [("ce", 12), ("contrastive", 7), ("info_nce", 4)])
-def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_path, whole_run, capsys, loss, step):
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
+    monkeypatch, request, tmp_path, whole_run, capsys, loss, step
+):
+    draw_at_the_end(monkeypatch)
+    if loss != "contrastive":  # as pictures show nothing that is not in the results
+        request.getfixturevalue("no_pictures")
     options, whole = whole_run
     parts = tmp_path / "parts"
     steps = RESUMED.index(loss) * 12 + step
@@ -810,27 +879,42 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(monkeypatch, tmp_pat
     assert train_dml.main(["--output", str(parts), "--resume"]) == 0
     for name in RESUMED:
         assert same_state(whole / f"{name}-0.last.pt", parts / f"{name}-0.last.pt"), name
-    for figure in ("curves.png", "comparison.png", "retrieval.png", "bounds.png"):
+    assert same_results(whole, parts)
+    for figure in ("curves.png", "comparison.png", "retrieval.png", "bounds.png") if loss == "contrastive" else ():
         assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
 
 
+def train_slowly(argv, marker):
+    """The command line, which after the first epoch makes the file ``marker`` and takes its time for each step."""
+    train_step = Trainer.train_step
+
+    def slow(self, views, labels):
+        if self.steps > 3:  # the reader of the second epoch has begun
+            marker.touch()
+            time.sleep(0.1)
+        return train_step(self, views, labels)
+
+    Trainer.train_step = slow
+    sys.argv = [str(EXAMPLES / "train_dml.py"), *argv]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_run_that_goes_on(tmp_path, number):
-    output = tmp_path / "run"
-    images = make_image_folder(tmp_path / "images")
-    arguments = (*short_run(images), "--epochs", 20, "--workers", 1, "--output", output)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(**command(*arguments), **pipes, start_new_session=True)
-    checkpoint = output / "ce-0.last.pt"
-    until = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    os.killpg(process.pid, number)  # as a terminal and a launcher do: its readers are meant too
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and f"--output {output} --resume continues the run" in errors, errors
+@pytest.mark.usefixtures("no_pictures")
+def test_a_signal_leaves_a_run_that_goes_on(tmp_path, options, forks, number):
+    output, printed, marker = (tmp_path / name for name in ("run", "printed", "marker"))
+    argv = [*options, "--epochs", "20", "--workers", "1", "--output", str(output)]
+    code = f"import pathlib, test_training\ntest_training.train_slowly({argv!r}, pathlib.Path({str(marker)!r}))\n"
+    group = forks.start(code, printed)
+    with contextlib.suppress(ProcessLookupError):  # it has ended before it should
+        while not marker.exists():
+            os.killpg(group, 0)
+            time.sleep(0.02)
+        os.killpg(group, number)  # as a terminal and a launcher do: its readers are meant too
+    status, errors = forks.wait(), printed.read_text()
+    assert status == 130 and f"--output {output} --resume continues the run" in errors, errors
     assert "Traceback" not in errors
-    done = subprocess.run(**command("--output", output, "--resume"), capture_output=True)
-    assert done.returncode == 0, done.stderr
+    assert train_dml.main(["--output", str(output), "--resume", "--workers", "0"]) == 0
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
     assert result["steps"] == len(result["history"]["loss"]) == 60
 
@@ -875,6 +959,7 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, options, capsys):
     assert occupied.read_text() == "mine"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_is_continued_only_when_asked_and_as_it_was(tmp_path, options, capsys):
     output = tmp_path / "run"
     arguments = [*options, "--output", str(output)]
@@ -932,6 +1017,7 @@ def zero(file):
         ("best", lambda file: file.unlink(), "No such file"),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_a_checkpoint_that_is_not_as_it_was_written_is_refused(tmp_path, stopped_run, capsys, which, spoil, problem):
     run = shutil.copytree(stopped_run, tmp_path / "run")
     spoil(run / f"ce-0.{which}.pt")
@@ -953,6 +1039,7 @@ def test_finished_trainings_are_in_the_folder_of_a_run_that_is_not(stopped_run):
             image.load()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_damaged_run_file_is_named(tmp_path, options, capsys):
     output = tmp_path / "run"
     assert train_dml.main([*options, "--output", str(output)]) == 0
@@ -1006,6 +1093,7 @@ def test_a_full_disk_is_one_line_that_says_so(monkeypatch, tmp_path, options, ca
 
 
 def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_path, options, capsys):
+    draw_at_the_end(monkeypatch)
     output = tmp_path / "run"
     loss_of = Trainer.loss_of
 
@@ -1050,6 +1138,7 @@ def test_a_run_names_only_what_it_wrote(monkeypatch, tmp_path, options, capsys):
 
 def test_a_run_that_goes_on_may_have_more_losses_and_seeds(tmp_path, options):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
+    options += ["--epochs", "1"]
     assert train_dml.main([*options, "--loss", "spce", "--seeds", "1", "--output", str(parts)]) == 0
     assert train_dml.main(["--output", str(parts), "--resume", "--loss", "supcon,spce", "--seeds", "0,1"]) == 0
     assert train_dml.main([*options, "--loss", "spce,supcon", "--seeds", "1,0", "--output", str(whole)]) == 0
@@ -1057,6 +1146,7 @@ def test_a_run_that_goes_on_may_have_more_losses_and_seeds(tmp_path, options):
         assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_kill_during_an_evaluation_loses_nothing(monkeypatch, tmp_path, options):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train_dml.main([*options, "--output", str(whole)]) == 0
