@@ -53,7 +53,7 @@ SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_s
 .PHONY: demo test test-cpu test-gpu test-examples test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
-	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 4 --evaluate-every 2 \
+	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 6 --evaluate-every 3 \
 	  --output runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/installed $(VENV)/docs
