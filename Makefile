@@ -50,7 +50,7 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 # Six losses, of each kind one, in every dtype on both backends.
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
-.PHONY: demo test test-cpu test-gpu test-examples test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+.PHONY: demo test test-cpu test-gpu test-interpreted test-examples test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 6 --evaluate-every 3 \
@@ -59,10 +59,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
-	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu test-examples
+	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu test-interpreted test-examples test-benchmarks
 
-# Side by side, a core each: threads that wait for one that has no core spin. Tests of threads ask for theirs. That the
-# benchmarks run is seen with what stands for a GPU.
+# Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
+# theirs.
 test-cpu:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests --ignore tests/gpu --ignore tests/examples
 
@@ -70,10 +70,15 @@ test-examples:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/examples
 
 test-gpu:
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
+
+test-interpreted:
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
+
+# That they run.
+test-benchmarks:
 	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 	$(VENV)/bin/python -m benchmarks.end_to_end --quick
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
 
 # Models are made of configurations: nothing is downloaded.
 test-clients: $(CLIENTS)/installed
