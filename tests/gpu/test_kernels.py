@@ -18,6 +18,7 @@ from support import (
     RELATED,
     WEIGHTED,
     assert_matches_oracle,
+    batch,
     cast,
     embeddings,
     equally_hard,
@@ -287,6 +288,19 @@ def test_duplicates(name, backend, device):
     results = ("value",) if "hard" in loss.fused.keywords.values() else None
     inputs = {k: t.to(device) for k, t in cast(inputs, torch.float32).items()}
     assert_matches_oracle(loss, inputs, "mean", results=results, backend=backend)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "unit_sqeuclidean", "unit_euclidean"])
+def test_rows_of_zeros(distance, backend, device):
+    """Have no direction, and no gradient; those of the rows that are compared with them are right."""
+    inputs = batch(40, 6, "few", torch.Generator().manual_seed(5))
+    inputs["embeddings"][::7] = 0
+    run = partial(FP.snca_loss, distance=distance)
+    moved = {name: t.to(device) for name, t in cast(inputs, torch.float32).items()}
+    got = value_and_gradients(partial(run, backend=backend), moved, ("embeddings",))
+    want = value_and_gradients(partial(run, backend="reference"), inputs, ("embeddings",))
+    assert (want["embeddings"][::7] == 0).all()
+    assert all(error(got[name], want[name]) <= 1e-5 for name in want)
 
 
 def test_the_first_of_equally_hard_pairs(backend, device):
