@@ -1,6 +1,7 @@
 """Losses of the first columns: against the dense formulas of columns cut by hand."""
 
 import pickle
+import subprocess
 import sys
 from functools import partial
 
@@ -106,6 +107,24 @@ def test_more_products_than_are_kept(name, references, small_squares):
     single = getattr(losses, DEFINITIONS[name].module)(distance="cosine")
     loss = losses.MatryoshkaLoss(single, DIMS, WEIGHTS)
     assert_same(loss, partial(loss.summed, single), inputs, trained)
+
+
+@needs_cpu_kernels
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the resident set")
+def test_memory_stays_small():
+    """Of eight prefixes no more scores are kept than of one."""
+    code = """
+import resource, torch
+from fastpair import losses
+loss = losses.MatryoshkaLoss(losses.SupConLoss(), range(4, 33, 4))
+x, labels = torch.randn(4000, 32).requires_grad_(), torch.arange(4000) // 4
+loss(x[:300], labels[:300]).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+loss(x, labels).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert float(output) < 100  # MiB, 38 on one machine; the scores of all prefixes would be 270
 
 
 @needs_cpu_kernels
