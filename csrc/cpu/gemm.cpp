@@ -47,13 +47,20 @@ void dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, i
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// C += the product of m rows that multiply(out) writes, one after the other.
+template <typename T, typename F>
+void add_product(int64_t m, int64_t n, T* c, int64_t ldc, const F& multiply) {
+  const Scratch<T> product(m * n);
+  multiply(product.get());
+  for (int64_t i = 0; i < m; ++i) kernels<T>().add_to(c + i * ldc, product.get() + i * n, n);
+}
+
 template <typename T>
 void gemm_dispatched(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
                      int64_t ldb, bool accumulate, T* c, int64_t ldc) {
   if (!accumulate) return dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(c, Op::None, m, n, ldc));
-  const Scratch<T> product(m * n);
-  dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(product.get(), Op::None, m, n, n));
-  for (int64_t i = 0; i < m; ++i) kernels<T>().add_to(c + i * ldc, product.get() + i * n, n);
+  add_product(m, n, c, ldc,
+              [&](T* out) { dispatched(op_a, op_b, m, n, k, a, lda, b, ldb, view(out, Op::None, m, n, n)); });
 }
 
 // As long as it lives, MKL computes by the calling thread alone. In the parallel region of a team it does so anyway,
@@ -120,17 +127,14 @@ void in_short_sums(Blas blas, Op op_a, Op op_b, int64_t m, int64_t n, int64_t k,
   if (k <= LONGEST_SUM || std::min(m, n) > NARROW) {
     return multiply(blas, op_a, op_b, m, n, k, a, lda, b, ldb, accumulate, c, ldc);
   }
-  const Scratch<T> sums(m * n);
-  for (int64_t first = 0; first < k; first += LONGEST_SUM) {
-    const int64_t count = std::min(LONGEST_SUM, k - first);
+  const auto multiply_part = [&](int64_t first, bool add, T* out, int64_t ld) {
     const T* a_part = a + (op_a == Op::None ? first : first * lda);
     const T* b_part = b + (op_b == Op::None ? first * ldb : first);
-    if (first == 0) {
-      multiply(blas, op_a, op_b, m, n, count, a_part, lda, b_part, ldb, accumulate, c, ldc);
-      continue;
-    }
-    multiply(blas, op_a, op_b, m, n, count, a_part, lda, b_part, ldb, false, sums.get(), n);
-    for (int64_t i = 0; i < m; ++i) kernels<T>().add_to(c + i * ldc, sums.get() + i * n, n);
+    multiply(blas, op_a, op_b, m, n, std::min(LONGEST_SUM, k - first), a_part, lda, b_part, ldb, add, out, ld);
+  };
+  multiply_part(0, accumulate, c, ldc);
+  for (int64_t first = LONGEST_SUM; first < k; first += LONGEST_SUM) {
+    add_product(m, n, c, ldc, [&](T* out) { multiply_part(first, false, out, n); });
   }
 }
 
