@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -484,6 +486,14 @@ def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
             margin += 3e-6
         margins[name] = margin
     return replace(loss, fused=partial(loss.fused, **margins), dense=partial(loss.dense, **margins))
+
+
+def growth_of_memory(setup: str, small: str, large: str) -> float:
+    """By how many MiB the peak of the resident set is higher after ``large`` than after ``small``, in a new process."""
+    peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    code = [f"import resource\n{setup}", small, f"before = {peak}", large, f"print(({peak} - before) / 1024)"]
+    command = [sys.executable, "-c", "\n".join(code)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def error(got: torch.Tensor, want: torch.Tensor, floor: float = FLOOR) -> float:

@@ -1,7 +1,6 @@
 """Losses of the first columns: against the dense formulas of columns cut by hand."""
 
 import pickle
-import subprocess
 import sys
 from functools import partial
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from covering import covering
 from custom_losses import multi_similarity
-from support import BACKENDS, cast, error, needs_cpu_kernels, value_and_gradients
+from support import BACKENDS, cast, error, growth_of_memory, needs_cpu_kernels, value_and_gradients
 
 import fastpair
 import fastpair.functional as FP
@@ -113,18 +112,14 @@ def test_more_products_than_are_kept(name, references, small_squares):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the resident set")
 def test_memory_stays_small():
     """Of eight prefixes no more scores are kept than of one."""
-    code = """
-import resource, torch
+    setup = """
+import torch
 from fastpair import losses
 loss = losses.MatryoshkaLoss(losses.SupConLoss(), range(4, 33, 4))
 x, labels = torch.randn(4000, 32).requires_grad_(), torch.arange(4000) // 4
-loss(x[:300], labels[:300]).backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-loss(x, labels).backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert float(output) < 100  # MiB, 38 on one machine; the scores of all prefixes would be 270
+    grown = growth_of_memory(setup, "loss(x[:300], labels[:300]).backward()", "loss(x, labels).backward()")
+    assert grown < 100  # MiB, 38 on one machine; the scores of all prefixes would be 270
 
 
 @needs_cpu_kernels

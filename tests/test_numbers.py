@@ -52,13 +52,19 @@ def assert_is(of, anchors, references=None, **settings):
         assert error(one, other) <= (1e-5 if x.dtype == torch.float32 else 1e-9)
 
 
+# A formula is compiled for each dtype and distance: some are for a second one.
+SECOND = {
+    "scaled": [(torch.float32, "cosine")],
+    "sums": [(torch.float64, "unit_euclidean")],
+    "negatives": [(torch.float32, "unit_euclidean")],
+    "margin": [(torch.float32, "cosine")],
+}
+
+
 @BACKENDS
 @pytest.mark.parametrize("name", LEARNING)
 def test_values_and_gradients(name, backend):
-    # A formula is compiled for each dtype and distance: some take a second one.
-    turns = {"scaled": (torch.float32, "cosine"), "sums": (torch.float64, "unit_euclidean")}
-    turns |= {"negatives": (torch.float32, "unit_euclidean"), "margin": (torch.float32, "cosine")}
-    for dtype, distance in {(torch.float64, "cosine"), turns.get(name, (torch.float64, "cosine"))}:
+    for dtype, distance in [(torch.float64, "cosine"), *SECOND.get(name, ())]:
         anchors, references = side(60, dtype=dtype), side(41, 1, dtype=dtype)
         anchors[1][0] = 100  # has no positive
         with fastpair.use_backend(backend):

@@ -6,7 +6,7 @@ import dense
 import pytest
 import torch
 from custom_losses import multi_similarity
-from support import error, needs_cpu_kernels, value_and_gradients
+from support import cast, error, needs_cpu_kernels, value_and_gradients
 
 import fastpair
 import fastpair.functional as FP
@@ -31,9 +31,9 @@ def batch() -> dict:
 
 def assert_same(run, want, inputs, trained, incoming=None, tolerance=1e-10):
     """``want`` in float64."""
-    wide = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
     got = value_and_gradients(run, inputs, trained, incoming)
-    want = value_and_gradients(want, wide, trained, None if incoming is None else incoming.double())
+    incoming = None if incoming is None else incoming.double()
+    want = value_and_gradients(want, cast(inputs, torch.float64), trained, incoming)
     for name in want:
         assert error(got[name], want[name]) <= tolerance, name
 
@@ -64,9 +64,9 @@ def test_reductions_and_weights(reduction, dtype, batch):
     incoming = None if incoming is None else incoming.to(dtype)
 
     def run(backend):
-        def of(embeddings, *others, **named):
+        def of(embeddings, **others):
             settings = {"reduction": reduction, "weights": weights.to(embeddings.dtype), "backend": backend}
-            return FP.supcon_loss(embeddings, *others, **named, **settings)
+            return FP.supcon_loss(embeddings, **others, **settings)
 
         return of
 

@@ -72,13 +72,18 @@ def listing(tmp_path):
     return listed
 
 
+def distinct(launches):
+    """One of each kernel that was compiled."""
+    return list({launch.kernel.hash: launch for launch in launches}.values())
+
+
 @pytest.fixture
 def check(tmp_path, listing):
     """What ``launches`` for a chip need is there."""
 
     def checked(launches, chip):
         assert launches
-        for name, kernel in {launch.kernel.hash: launch for launch in launches}.values():
+        for name, kernel in distinct(launches):
             binary = tmp_path / "kernel.cubin"
             binary.write_bytes(kernel.asm["cubin"])
             report = cuobjdump("--dump-resource-usage", binary)
@@ -163,8 +168,8 @@ def test_kernels_that_make_products(name, check, listing):
     with dry_run(90) as launches:
         pair_loss(name)
     check(launches, 90)
-    made = {launch.kernel.hash: launch for launch in launches if launch.name in ("statistics_kernel", "slopes_kernel")}
-    code = [(kernel.name, listing(kernel.kernel)) for kernel in made.values()]
+    making = [launch for launch in distinct(launches) if launch.name in ("statistics_kernel", "slopes_kernel")]
+    code = [(launch.name, listing(launch.kernel)) for launch in making]
     assert all("HGMMA" in text for _, text in code)
     if LOSSES[name].simple:
         # A loss that has no limit yet has the widest.
@@ -296,5 +301,5 @@ def test_what_is_compiled_does_not_depend_on_n(name, distance, dtype):
         for n in (1, 2, 16, 17, 100, 512, 2049, 4500):
             pair_loss(name, 16, distance, dtype, n)
             pair_loss(name, 16, distance, dtype, n + 1)
-    kernels = {launch.kernel.hash: launch.name for launch in launches}
-    assert len(kernels) == COMPILED_ONCE[name, distance], kernels.values()
+    kernels = [launch.name for launch in distinct(launches)]
+    assert len(kernels) == COMPILED_ONCE[name, distance], kernels

@@ -33,13 +33,13 @@ def innermost_loops_of_one(code: str) -> list[str]:
     return ["\n".join(text for at, text in found if a <= at <= ends[a]) for a in inner]
 
 
-def binary(folder: Path, chip: int, file: str) -> Path:
-    return folder / f"{file}.{chip}.cubin"
+def binary(folder: Path, file: str) -> Path:
+    return folder / f"{file}.cubin"
 
 
-def report(folder: Path, chip: int, file: str) -> str:
-    command = ["nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch=sm_{chip}", "-Xptxas=-v", "-cubin"]
-    command += ["-I", SOURCES, "-o", binary(folder, chip, file), SOURCES / "cuda" / f"{file}.cu"]
+def report(folder: Path, file: str) -> str:
+    command = ["nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch=sm_{FILES[file]}", "-Xptxas=-v"]
+    command += ["-cubin", "-I", SOURCES, "-o", binary(folder, file), SOURCES / "cuda" / f"{file}.cu"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reports(folder):
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(FILES, pool.map(lambda file: report(folder, FILES[file], file), FILES)))
+        return dict(zip(FILES, pool.map(lambda file: report(folder, file), FILES)))
 
 
 # What is exponentiated: a term less its shift. And the same written as if no compiler fused.
@@ -111,7 +111,7 @@ def test_loads_are_of_data(reports, folder, file):
     argument, its fields are constants and its addresses those of global memory, which LDG loads from. Behind a call
     it does not: there were 3600 generic loads, and the fields were loaded again for every pair, since any store might
     have changed them. What may be left looks whether all have come to a barrier of the grid (STRONG)."""
-    code = cuobjdump("-sass", binary(folder, FILES[file], file))
+    code = cuobjdump("-sass", binary(folder, file))
     assert len(re.findall(r"\bLDG\.E", code)) > 10
     generic = re.findall(r"\bLD(?:\.\S+)? .*", code)
     assert not [load for load in generic if ".STRONG." not in load]
