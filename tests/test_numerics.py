@@ -145,18 +145,28 @@ def test_a_masked_label_has_infinite_loss():
     assert value == math.inf
 
 
-@pytest.mark.parametrize(("n", "classes"), [(3, 50_000), (700, 30_000)])
-def test_many_classes(n, classes):
-    """More logits than are held at a time, and class blocks that end unevenly."""
+@pytest.mark.parametrize(
+    ("name", "n", "classes"),
+    [
+        ("linear_cross_entropy-smooth-ignore", 3, 50_000),
+        ("linear_cross_entropy-smooth-ignore", 700, 30_000),
+        ("linear_cross_entropy-smooth-ignore", 40, 500_000),
+        ("arcface", 40, 500_000),
+    ],
+)
+def test_many_classes(name, n, classes):
+    """More logits than are held at a time, of so few rows at last that they are made twice; class blocks that end
+    unevenly."""
     generator = torch.Generator().manual_seed(6)
     inputs = {
         "embeddings": torch.randn(n, 8, generator=generator),
         "weight": torch.randn(classes + 7, 8, generator=generator),
         "labels": torch.randint(classes + 7, (n,), generator=generator),
-        "bias": torch.randn(classes + 7, generator=generator),
     }
-    inputs["labels"][::5] = -7
-    assert_matches_oracle(LOSSES["linear_cross_entropy-smooth-ignore"], inputs)
+    if name != "arcface":
+        inputs["bias"] = torch.randn(classes + 7, generator=generator)
+        inputs["labels"][::5] = -7
+    assert_matches_oracle(LOSSES[name], inputs)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -23,6 +23,9 @@ namespace {
 
 // Bytes for the logits of a block of rows and everything else that grows with the block.
 constexpr int64_t WORK_BUDGET = int64_t(56) << 20;
+// With every block of rows the class weights are read and their gradient is read and written. For fewer rows than this
+// that takes longer than to compute logits twice.
+constexpr int64_t LEAST_ROWS = 32;
 // The most classes in a task: its class weights stay in the second-level cache.
 constexpr int64_t CLASS_BLOCK = 256;
 // Where there are no more classes than that, a task is one of rows: the most of them.
@@ -52,18 +55,28 @@ struct LinearCrossEntropy {
   // Each is null where it is not wanted, and overwritten where it is.
   T *grad_embeddings, *grad_weight, *grad_bias;
 
-  // Returns the rows' losses. Cost: 3 products of 2 * rows * classes * d flops, 1 without gradients.
+  // Returns the rows' losses. Cost: 3 products of 2 * rows * classes * d flops, 4 where WORK_BUDGET holds the logits of
+  // LEAST_ROWS rows no more, 1 without gradients.
   std::vector<double> run() const;
 
  private:
   bool gradients() const { return grad_embeddings || grad_weight || grad_bias; }
 
   // With tasks of classes: one pass over blocks of rows, the logits of a block being made, turned into their gradients
-  // in place, and used for all three gradients.
+  // in place, and used for all three gradients. Logits that are not kept from the first to the second are made again.
   void run_by_classes(std::vector<double>& losses) const;
 
   // With tasks of rows, which need no sums over tasks for a row, then tasks of classes for their gradients.
   void run_by_rows(std::vector<double>& losses) const;
+
+  // Makes a product of a row, of the classes [first, first + width), logits: `bias` from its first class on. Returns
+  // the derivative of the target's logit by its product, 1 for other classes.
+  T make_logits(T* products, int64_t r, int64_t first, int64_t width) const {
+    const int64_t own = labels[r] - first;
+    const T target_slope = own >= 0 && own < width ? target.apply(products + own) : T(1);
+    if (bias) kernels<T>().add_to(products, bias + first, width);
+    return target_slope;
+  }
 
   // The loss of a row, given the sums over its logits relative to the maximum.
   double loss_of(T maximum, double sum_exp, double above, T target_logit) const {
@@ -113,8 +126,8 @@ void LinearCrossEntropy<T>::run_by_rows(std::vector<double>& losses) const {
     for (int64_t r = begin; r < begin + count; ++r) {
       T* const row = logits.get() + r * classes;
       T maximum, sum_exp, above;
-      const T target_slope = target.apply(row + labels[r]);
-      k.row_softmax(row, classes, bias, &maximum, &sum_exp, &above);
+      const T target_slope = make_logits(row, r, 0, classes);
+      k.row_softmax(row, classes, &maximum, &sum_exp, &above);
       // Where the maximum is infinite, the sums are relative to zero.
       const double total = sum_exp == T(0) ? 0 : sum_exp * std::exp(double(maximum) - maximum);
       losses[r] = loss_of(maximum, total, above + classes * (double(shift_of(maximum)) - maximum), row[labels[r]]);
@@ -148,18 +161,23 @@ void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
   const int64_t class_block = task_length(classes, CLASS_BLOCK);
   const int64_t class_blocks = (classes + class_block - 1) / class_block;
   const int64_t threads = std::min(thread_count(), class_blocks);
-  const int64_t row_bytes = (class_blocks * class_block + (1 + threads) * d) * int64_t(sizeof(T));
-  const int64_t passes = (rows * row_bytes + WORK_BUDGET - 1) / WORK_BUDGET;
-  const int64_t row_block = (rows + passes - 1) / passes;
-
-  // Each block of classes has its own contiguous logits (row_block, class_block).
-  const Scratch<T> logits(row_block * class_blocks * class_block);
-  const Scratch<T> block_rows(row_block * d);
-  const Scratch<T> block_weights(threads * class_block * d);
-  const Scratch<T> partial_gradient(grad_embeddings ? threads * row_block * d : 0);
   struct LogitSums {
     T maximum, sum_exp, above;
   };
+  const auto rows_within_budget = [&](int64_t logit_blocks) {
+    const int64_t elements = logit_blocks * class_block + (1 + threads) * d;
+    const int64_t bytes = elements * int64_t(sizeof(T)) + class_blocks * int64_t(sizeof(LogitSums));
+    const int64_t passes = (rows * bytes + WORK_BUDGET - 1) / WORK_BUDGET;
+    return (rows + passes - 1) / passes;
+  };
+  const bool kept = gradients() && rows_within_budget(class_blocks) >= std::min(rows, LEAST_ROWS);
+  const int64_t logit_blocks = kept ? class_blocks : threads, row_block = rows_within_budget(logit_blocks);
+
+  // Each block of classes, or each thread if they are not kept, has its own contiguous logits (row_block, class_block).
+  const Scratch<T> logits(row_block * logit_blocks * class_block);
+  const Scratch<T> block_rows(row_block * d);
+  const Scratch<T> block_weights(threads * class_block * d);
+  const Scratch<T> partial_gradient(grad_embeddings ? threads * row_block * d : 0);
   const Scratch<LogitSums> sums(class_blocks * row_block);
   std::vector<T> target_logit(row_block), target_slope(row_block), shift(row_block), normaliser(row_block);
 
@@ -179,17 +197,21 @@ void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
       });
     };
 
-    for_class_blocks([&](int64_t, int64_t b, int64_t first, int64_t width, const T* w) {
-      T* block = logits.get() + b * row_block * class_block;
+    const auto block_at = [&](int64_t t, int64_t b) { return logits.get() + (kept ? b : t) * row_block * class_block; };
+    const auto multiply = [&](int64_t width, const T* w, T* block) {
       gemm(Op::None, Op::Transpose, count, width, d, x, d, w, d, false, block, class_block);
+    };
+
+    for_class_blocks([&](int64_t t, int64_t b, int64_t first, int64_t width, const T* w) {
+      T* block = block_at(t, b);
+      multiply(width, w, block);
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
         LogitSums& s = sums.get()[b * row_block + r];
-        const int64_t label = labels[begin + r];
-        const bool own = label >= first && label < first + width;
-        if (own) target_slope[r] = target.apply(row + label - first);
-        k.row_softmax(row, width, bias ? bias + first : nullptr, &s.maximum, &s.sum_exp, &s.above);
-        if (own) target_logit[r] = row[label - first];
+        const T slope = make_logits(row, begin + r, first, width);
+        k.row_softmax(row, width, &s.maximum, &s.sum_exp, &s.above);
+        const int64_t own = labels[begin + r] - first;
+        if (own >= 0 && own < width) target_slope[r] = slope, target_logit[r] = row[own];
       }
     });
 
@@ -213,9 +235,11 @@ void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
 
     set_zero(partial_gradient.get(), grad_embeddings ? threads * row_block * d : 0);
     for_class_blocks([&](int64_t t, int64_t b, int64_t first, int64_t width, const T* w) {
-      T* block = logits.get() + b * row_block * class_block;
+      T* block = block_at(t, b);
+      if (!kept) multiply(width, w, block);
       for (int64_t r = 0; r < count; ++r) {
         T* row = block + r * class_block;
+        if (!kept) make_logits(row, begin + r, first, width);
         write_slopes(row, begin + r, first, width, shift[r], normaliser[r], target_slope[r]);
         if (grad_bias) k.add_to(grad_bias + first, row, width);
       }

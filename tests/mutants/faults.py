@@ -302,6 +302,11 @@ LOSSES = [
             "x, d, false, grad_weight + first * d, d);",
         ),
         (
+            "logits that are made again are products",
+            "if (!kept) make_logits(row, begin + r, first, width);",
+            "",
+        ),
+        (
             "label smoothing takes the last block of classes for a whole one",
             "const int64_t width = std::min(class_block, classes - b * class_block);",
             "const int64_t width = class_block;",

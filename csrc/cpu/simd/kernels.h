@@ -104,9 +104,9 @@ struct Kernels {
   bool (*distances)(Metric, T sign, T* scores, int64_t ld, int64_t rows, int64_t cols, const T* row_norms,
                     const T* col_norms);
 
-  // One row of logits (n): adds the bias, if any, and returns the maximum, the sum of the exponentials relative to it,
-  // and the sum of the logits relative to shift_of it, so that a common offset does not cost digits.
-  void (*row_softmax)(T* logits, int64_t n, const T* bias, T* maximum, T* sum_exp, T* above);
+  // Of one row of logits (n) the maximum, the sum of the exponentials relative to it, and the sum of the logits
+  // relative to shift_of it, so that a common offset does not cost digits.
+  void (*row_softmax)(const T* logits, int64_t n, T* maximum, T* sum_exp, T* above);
 
   // logits -> scale * exp(logit - shift) + offset, in place.
   void (*row_probabilities)(T* logits, int64_t n, T shift, T scale, T offset);

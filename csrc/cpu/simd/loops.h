@@ -680,12 +680,8 @@ bool distances(Metric metric, T sign, T* scores, int64_t ld, int64_t rows, int64
 }
 
 template <typename T>
-void row_softmax(T* __restrict logits, int64_t n, const T* __restrict bias, T* maximum, T* sum_exp, T* above) {
+void row_softmax(const T* __restrict logits, int64_t n, T* maximum, T* sum_exp, T* above) {
   T highest = -__builtin_inf(), total = 0, exponentials = 0;
-  if (bias) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) logits[j] += bias[j];
-  }
 #pragma omp simd reduction(max : highest)
   for (int64_t j = 0; j < n; ++j) highest = highest < logits[j] ? logits[j] : highest;
   const T shift = shift_of(highest);
