@@ -109,7 +109,6 @@ def test_more_products_than_are_kept(name, references, small_squares):
 
 
 @needs_cpu_kernels
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the resident set")
 def test_memory_stays_small():
     """Of eight prefixes no more scores are kept than of one."""
     setup = """

@@ -2,7 +2,6 @@
 triplet."""
 
 import math
-import sys
 from functools import partial
 
 import dense
@@ -396,7 +395,6 @@ def test_more_references_than_a_panel_has_room_for(smooth, small_squares):
     assert error(got["embeddings"], gradient) <= 1e-10
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of the resident set")
 def test_memory_stays_small():
     """4e8 distances, of which every anchor takes part in 6e4 triplets."""
     setup = """

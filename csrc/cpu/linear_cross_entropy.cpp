@@ -69,11 +69,17 @@ struct LinearCrossEntropy {
   // With tasks of rows, which need no sums over tasks for a row, then tasks of classes for their gradients.
   void run_by_rows(std::vector<double>& losses) const;
 
-  // Makes a product of a row, of the classes [first, first + width), logits: `bias` from its first class on. Returns
-  // the derivative of the target's logit by its product, 1 for other classes.
-  T make_logits(T* products, int64_t r, int64_t first, int64_t width) const {
+  // Of the logits of row r, of the classes [first, first + width), that of its target; null if it is not among them.
+  T* target_among(T* logits, int64_t r, int64_t first, int64_t width) const {
     const int64_t own = labels[r] - first;
-    const T target_slope = own >= 0 && own < width ? target.apply(products + own) : T(1);
+    return own >= 0 && own < width ? logits + own : nullptr;
+  }
+
+  // Makes products of row r, of the classes [first, first + width), logits. Returns the derivative of the target's
+  // logit by its product, 1 for other classes.
+  T make_logits(T* products, int64_t r, int64_t first, int64_t width) const {
+    T* const own = target_among(products, r, first, width);
+    const T target_slope = own ? target.apply(own) : T(1);
     if (bias) kernels<T>().add_to(products, bias + first, width);
     return target_slope;
   }
@@ -91,8 +97,8 @@ struct LinearCrossEntropy {
   void write_slopes(T* logits, int64_t r, int64_t first, int64_t width, T shift, T normaliser, T target_slope) const {
     const T scale = row_weights[r];
     kernels<T>().row_probabilities(logits, width, shift, scale * normaliser, -scale * T(label_smoothing / classes));
-    const int64_t own = labels[r] - first;
-    if (own >= 0 && own < width) logits[own] = (logits[own] - scale * T(1 - label_smoothing)) * target_slope;
+    T* const own = target_among(logits, r, first, width);
+    if (own) *own = (*own - scale * T(1 - label_smoothing)) * target_slope;
   }
 };
 
@@ -210,8 +216,8 @@ void LinearCrossEntropy<T>::run_by_classes(std::vector<double>& losses) const {
         LogitSums& s = sums.get()[b * row_block + r];
         const T slope = make_logits(row, begin + r, first, width);
         k.row_softmax(row, width, &s.maximum, &s.sum_exp, &s.above);
-        const int64_t own = labels[begin + r] - first;
-        if (own >= 0 && own < width) target_slope[r] = slope, target_logit[r] = row[own];
+        const T* const own = target_among(row, begin + r, first, width);
+        if (own) target_slope[r] = slope, target_logit[r] = *own;
       }
     });
 

@@ -313,8 +313,8 @@ LOSSES = [
         ),
         (
             "the slope of a margin is left out",
-            "(logits[own] - scale * T(1 - label_smoothing)) * target_slope;",
-            "logits[own] - scale * T(1 - label_smoothing);",
+            "(*own - scale * T(1 - label_smoothing)) * target_slope;",
+            "*own - scale * T(1 - label_smoothing);",
         ),
         (
             "ignored rows count in the mean of the gradient",
