@@ -70,29 +70,21 @@ def step(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 """
     )
     (tmp_path / "wrong.py").write_text("import fastpair.functional as FP\nFP.supcon_loss(1, 2, temperature='hot')\n")
-    # To read all of PyTorch takes mypy twenty seconds.
-    (tmp_path / "torch" / "nn").mkdir(parents=True)
-    (tmp_path / "torch" / "__init__.pyi").write_text(
-        """
-from typing import Any
-class Tensor:
-    def __add__(self, other: Any) -> Tensor: ...
-    def __mul__(self, other: Any) -> Tensor: ...
-class Generator: ...
-class dtype: ...
-class device: ...
-def __getattr__(name: str) -> Any: ...
-"""
-    )
-    (tmp_path / "torch" / "nn" / "__init__.pyi").write_text(
-        """
-from typing import Any
-class Module:
-    def __call__(self, *inputs: Any, **named: Any) -> Any: ...
-    def __getattr__(self, name: str) -> Any: ...
-def __getattr__(name: str) -> Any: ...
-"""
-    )
+    # To read all of PyTorch and of Triton takes mypy twenty seconds.
+    anything = "from typing import Any\ndef __getattr__(name: str) -> Any: ...\n"
+    called = "    def __call__(self, *inputs: Any, **named: Any) -> Any: ...\n"
+    arithmetic = "".join(f"    def __{name}__(self, other: Any) -> Tensor: ...\n" for name in ("add", "mul"))
+    classes = f"class Tensor:\n{arithmetic}class Generator: ...\nclass dtype: ...\nclass device: ...\n"
+    module = f"class Module:\n{called}    def __getattr__(self, name: str) -> Any: ...\n"
+    for name, stub in {
+        "torch": anything + classes,
+        "torch.nn": anything + module,
+        **dict.fromkeys(("torch.nn.functional", "torch.distributed", "torch.func", "torch.utils"), anything),
+        **dict.fromkeys(("torch.utils.checkpoint", "triton", "triton.language", "triton.runtime"), anything),
+    }.items():
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir()
+        (folder / "__init__.pyi").write_text(stub)
     monkeypatch.setenv("MYPYPATH", str(tmp_path))
     options = ["--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
     options += ["--follow-imports", "silent", "--python-executable", sys.executable]

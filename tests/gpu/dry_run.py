@@ -4,11 +4,12 @@ from the arguments that they would get, and are not run."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest import mock
 
 import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 from triton.runtime import driver
@@ -22,17 +23,24 @@ class Launch(NamedTuple):
     kernel: CompiledKernel
 
 
-class Chip:
-    """A driver of one. Its number stands for the device: what was compiled for it is not compiled again."""
+class Specialization(NamedTuple):
+    """What one kernel would be compiled from."""
 
-    def __init__(self, chip: int):
-        self.chip = chip
+    name: str
+    key: str
+
+
+class Chip:
+    """A driver of one. What was compiled for a number of a device is not compiled again."""
+
+    def __init__(self, chip: int, number: int):
+        self.chip, self.number = chip, number
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.chip, 32)
 
     def get_current_device(self) -> int:
-        return self.chip
+        return self.number
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -47,14 +55,39 @@ def dry_run(chip: int) -> Iterator[list[Launch]]:
     def compile_only(self, *arguments, grid, warmup, **options):
         launches.append(Launch(self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
 
+    with _in_place_of_running(compile_only, chip):
+        yield launches
+
+
+@contextlib.contextmanager
+def not_even_compiled(chip: int) -> Iterator[set[Specialization]]:
+    """What the calls in the block would have compiled."""
+    specializations = set()
+    run = JITFunction.run
+
+    def found(key, fn, **_):
+        specializations.add(Specialization(fn.jit_function.__name__, key))
+        return True  # stands for what was found elsewhere: it is not compiled, and asked for again at the next launch
+
+    def look_up(self, *arguments, grid, warmup, **options):
+        run(self, *arguments, grid=grid, warmup=True, **options)
+
+    number = -chip  # a device of which nothing was compiled
+    with _in_place_of_running(look_up, chip, number), mock.patch.object(knobs.runtime, "jit_cache_hook", found):
+        yield specializations
+
+
+@contextlib.contextmanager
+def _in_place_of_running(what: Callable, chip: int, number: int | None = None) -> Iterator[None]:
+
     def zeros(self, *shape, dtype=torch.float32):
         return torch.zeros(shape, dtype=dtype)  # some are indices
 
     device = launch.Device(divmod(chip, 10), 132)
     with (
-        mock.patch.object(driver, "_active", Chip(chip)),
-        mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(driver, "_active", Chip(chip, number or chip)),
+        mock.patch.object(JITFunction, "run", what),
         mock.patch.object(launch, "device_of", lambda x: device),
         mock.patch.object(pairs.Side, "new", zeros),
     ):
-        yield launches
+        yield

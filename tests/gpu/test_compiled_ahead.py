@@ -18,7 +18,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from covering import in_turn  # noqa: E402
 from custom_losses import CUSTOM, LEARNING  # noqa: E402
-from dry_run import dry_run  # noqa: E402
+from dry_run import dry_run, not_even_compiled  # noqa: E402
 from host_reads import no_host_reads  # noqa: E402
 from machine_code import cuobjdump, instructions, loops  # noqa: E402
 
@@ -97,10 +97,11 @@ def check(tmp_path, listing):
     return checked
 
 
-@pytest.mark.parametrize(("name", "chip", "distance"), in_turn(LOSSES, CHIPS, ("cosine", "euclidean")))
+@pytest.mark.parametrize(("name", "chip", "distance"), in_turn([*LOSSES, *TRIPLETS], CHIPS, ("cosine", "euclidean")))
 def test_every_loss(name, chip, distance, check):
-    with dry_run(chip) as launches:
-        pair_loss(name, READ, distance)
+    """And a step can be captured in a CUDA graph: the host reads no number."""
+    with dry_run(chip) as launches, no_host_reads():
+        pair_loss(name, READ, distance, references=name in TRIPLETS)
     check(launches, chip)
 
 
@@ -259,23 +260,6 @@ def test_linear_cross_entropy(logits, chip, check):
     check(launches, chip)
 
 
-@pytest.mark.parametrize(
-    ("name", "chip", "distance"), in_turn(TRIPLETS, CHIPS, ["cosine", "euclidean"])
-)
-def test_triplets(name, chip, distance, check):
-    with dry_run(chip) as launches:
-        pair_loss(name, READ, distance, references=True)
-    check(launches, chip)
-
-
-@pytest.mark.parametrize("name", [*LOSSES, *TRIPLETS])
-def test_a_step_can_be_captured(name):
-    """In a CUDA graph: the host reads no number."""
-    distance = ("cosine", "euclidean")[[*LOSSES, *TRIPLETS].index(name) % 2]
-    with dry_run(90), no_host_reads():
-        pair_loss(name, READ, distance, references=name in TRIPLETS)
-
-
 # Rows, statistics, anchors, totals, slopes and gradients. More are: of sums a second sweep where their mean waits for
 # the number of terms; of what is given to positives the statistics of either kind, and their merging; of distances the
 # close pairs, by rows and by columns.
@@ -297,9 +281,8 @@ COMPILED_ONCE = {
     [(*of, dtype) for of, dtype in zip(COMPILED_ONCE, cycle([torch.float32, torch.bfloat16]))],
 )
 def test_what_is_compiled_does_not_depend_on_n(name, distance, dtype):
-    with dry_run(90) as launches:
+    with not_even_compiled(90) as kernels:
         for n in (1, 2, 16, 17, 100, 512, 2049, 4500):
             pair_loss(name, 16, distance, dtype, n)
             pair_loss(name, 16, distance, dtype, n + 1)
-    kernels = [launch.name for launch in distinct(launches)]
     assert len(kernels) == COMPILED_ONCE[name, distance], kernels
