@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -62,6 +63,27 @@ def emulator(tmp_path_factory):
     of_call = fastpair.backends.cuda.linear_cross_entropy
     name = "fastpair::cuda_linear_cross_entropy"
     torch.library.impl(name, "CPU", lambda *arguments: of_call(CrossEntropyCall(*arguments)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _language_of_the_interpreter():
+    """It replaces Triton's language by its own around every launch, and looks through all of it at every call of a
+    function, which is half of its time: once is enough, for the functions of a module."""
+    if not INTERPRETED:
+        yield
+        return
+    from triton.runtime import interpreter
+
+    replace_all, replaced = interpreter._patch_lang, set()
+
+    def replace_once(fn):
+        if fn.__module__ not in replaced:
+            replaced.add(fn.__module__)
+            replace_all(fn)
+        return interpreter._LangPatchScope()  # has nothing to take back
+
+    with mock.patch.object(interpreter, "_patch_lang", replace_once):
+        yield
 
 
 @pytest.fixture(params=["triton", "cuda"])
