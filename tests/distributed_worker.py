@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -415,7 +417,7 @@ def run_errors(rank: int, world: int) -> dict:
     return results
 
 
-def main(rank: int, world: int, folder: str) -> None:
+def run(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -438,3 +440,19 @@ def main(rank: int, world: int, folder: str) -> None:
     }
     torch.save(done, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def main() -> None:
+    """Runs the ranks of all worlds side by side, each world in the folder that has its number as its name."""
+    # Forked, since what each would import takes as long as its work.
+    way = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(way)
+    ranks = [
+        (rank, int(Path(folder).name), folder) for folder in sys.argv[1:] for rank in range(int(Path(folder).name))
+    ]
+    processes = [context.Process(target=run, args=of, daemon=True) for of in ranks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch._inductor.config
 from covering import covering, in_turn
 from support import (
     LAYERS,
@@ -188,6 +189,8 @@ def test_compile(name, reduction):
                 torch.testing.assert_close(got[key], want[key], rtol=1e-6, atol=1e-7)
 
 
+# It asks by compiling some code for each instruction set whether the compiler has it, which takes as long as the step.
+@torch._inductor.config.patch({"cpp.vec_isa_ok": True})
 def test_compile_of_a_training_step_by_inductor():
     generator = torch.Generator().manual_seed(2)
     net, classifier_loss = torch.nn.Linear(6, 4), LinearCrossEntropyLoss(3, 4)
