@@ -396,13 +396,14 @@ def environment() -> dict:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
+    levels = torch.backends.cpu.get_cpu_capability(), fastpair.backends.cpu_extension.build_info()["simd_level"].upper()
     return {
         "fastpair": fastpair.__version__,
         "commit": git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else ""),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cpu": cpu,
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "capability": ", fastpair ".join(dict.fromkeys(levels)),
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
     }
