@@ -31,7 +31,7 @@ PURPOSES = {
     "statistics": r"add_up|add_exponentials|find_maxima|row_softmax|collect|anchor",
     "slopes": r"write_slopes|row_probabilities",
     "rows": r"Samples|copy_row|dot<|bfloat16",
-    "waiting": r"libgomp",
+    "waiting": r"libgomp|Spin",
     "page faults": r"\[kernel",
     "Python": r"libpython|libc10|libtorch|ld-linux",
 }
