@@ -38,7 +38,7 @@ import fastpair.retrieval
 from fastpair.backends import dense
 from fastpair.backends import triton as triton_backend
 from fastpair.backends.call import PairLossCall
-from fastpair.backends.triton import pairs, triplets
+from fastpair.backends.triton import launch, pairs, triplets
 from fastpair.backends.triton.terms import MOST
 from fastpair.formulas.pair_losses import FORMULAS
 
@@ -166,6 +166,16 @@ def test_several_rectangles(name, reduction, backend, device, small_rectangles):
     assert_matches_oracle(loss, inputs, reduction, incoming_of(loss, inputs, reduction), backend=backend)
 
 
+@of_triton
+@pytest.mark.parametrize("name", RECTANGLES)
+def test_several_tiles_of_a_program(name, backend, device, monkeypatch):
+    """Those of the interpreter are large enough that few batches have more than one."""
+    monkeypatch.setattr(launch, "INTERPRETED", launch.Tile(rows=16, cols=16, warps=4))
+    loss = LOSSES[name]
+    inputs = inputs_of(loss, 50, 5, "few", device)
+    assert_matches_oracle(loss, inputs, backend=backend)
+
+
 @pytest.mark.parametrize("name", [*RECTANGLES, "arcface", "linear_cross_entropy-smooth-ignore", "spce_loss"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(name, dtype, backend, device):
@@ -190,6 +200,8 @@ MADE = {
             "proxy_anchor",
         )
     },
+    # Pairs that are none, beside the diagonal.
+    "contrastive_loss-cosine-ids": RELATED["contrastive_loss-cosine-ids"],
     # As far as exponentials need no shift.
     **pair_loss("supcon_loss", distance="cosine", temperature=1 / MOST),
     # Whose exponents are small: with their defaults circle loss takes shifts.
