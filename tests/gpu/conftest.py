@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -80,7 +81,7 @@ def _language_of_the_interpreter():
         if fn.__module__ not in replaced:
             replaced.add(fn.__module__)
             replace_all(fn)
-        return interpreter._LangPatchScope()  # has nothing to take back
+        return SimpleNamespace(restore=lambda: None)
 
     with mock.patch.object(interpreter, "_patch_lang", replace_once):
         yield

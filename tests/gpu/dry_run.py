@@ -31,7 +31,7 @@ class Specialization(NamedTuple):
 
 
 class Chip:
-    """A driver of one. What was compiled for a number of a device is not compiled again."""
+    """A driver of one. What was compiled for a device of the same number is not compiled again."""
 
     def __init__(self, chip: int, number: int):
         self.chip, self.number = chip, number
@@ -79,6 +79,7 @@ def not_even_compiled(chip: int) -> Iterator[set[Specialization]]:
 
 @contextlib.contextmanager
 def _in_place_of_running(what: Callable, chip: int, number: int | None = None) -> Iterator[None]:
+    """``number`` of the device, on which what was compiled is kept; by default that of the chip."""
 
     def zeros(self, *shape, dtype=torch.float32):
         return torch.zeros(shape, dtype=dtype)  # some are indices
