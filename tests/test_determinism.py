@@ -40,6 +40,19 @@ def test_number_of_threads(loss, threads):
         assert max(error(many[name], one[name].double()) for name in one) <= 3e-6  # sums in another order
 
 
+def test_classes_among_threads(threads):
+    """Each has blocks of classes, and a part of the gradient of the embeddings."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(9, 7, generator=generator), torch.randn(5001, 7, generator=generator)
+    inputs = {"embeddings": x, "weight": weight, "labels": torch.arange(9) * 500}
+    wide, trained = cast(inputs, torch.float64), ("embeddings", "weight")
+    want = value_and_gradients(partial(FP.linear_cross_entropy, backend="reference"), wide, trained)
+    for count in (2, 3):
+        threads(count)
+        got = value_and_gradients(FP.linear_cross_entropy, inputs, trained)
+        assert max(error(got[name], want[name]) for name in want) <= 3e-6
+
+
 def test_threads_treat_subnormal_numbers_alike(threads):
     """A thread keeps its own way, of before it was asked for another: which thread takes a part must not matter."""
     threads(2)
