@@ -28,6 +28,7 @@ from torch import Tensor
 
 import fastpair
 import fastpair.functional as FP
+from fastpair.backends import cpu_extension
 from fastpair.backends.dense import evaluated, reduced_pairs
 from fastpair.formulas.pair_losses import DEFINITIONS, FORMULAS
 
@@ -396,7 +397,9 @@ def environment() -> dict:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    levels = torch.backends.cpu.get_cpu_capability(), fastpair.backends.cpu_extension.build_info()["simd_level"].upper()
+    levels = [torch.backends.cpu.get_cpu_capability()]
+    if cpu_extension is not None:
+        levels.append(cpu_extension.build_info()["simd_level"].upper())
     return {
         "fastpair": fastpair.__version__,
         "commit": git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else ""),

@@ -447,10 +447,11 @@ def main() -> None:
     # Forked, since what each would import takes as long as its work.
     way = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(way)
-    ranks = [
-        (rank, int(Path(folder).name), folder) for folder in sys.argv[1:] for rank in range(int(Path(folder).name))
+    processes = [
+        context.Process(target=run, args=(rank, world, folder), daemon=True)
+        for world, folder in ((int(Path(folder).name), folder) for folder in sys.argv[1:])
+        for rank in range(world)
     ]
-    processes = [context.Process(target=run, args=of, daemon=True) for of in ranks]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,6 +1,5 @@
 """Differentiation, registration with torch.library, torch.compile and autocast."""
 
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -15,6 +14,7 @@ from support import (
     batch_and_references,
     cast,
     error,
+    every_fifth,
     every_loss,
     needs_cpu_kernels,
     operator_calls,
@@ -64,13 +64,10 @@ def test_gradcheck_of_pairwise_distance(metric):
 
 
 def test_opcheck():
-    calls = Counter()
-    for name, arguments in operator_calls():
-        # Every fifth call of each: in their order settings change slower than what is called.
-        if calls[name] % 5 == 0:
-            torch.library.opcheck(getattr(torch.ops.fastpair, name).default, arguments)
-        calls[name] += 1
-    checked = {f"fastpair::{name}" for name in calls}
+    checked = set()
+    for name, arguments in every_fifth(operator_calls()):
+        torch.library.opcheck(getattr(torch.ops.fastpair, name).default, arguments)
+        checked.add(f"fastpair::{name}")
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastpair::")}
     assert checked == {name for name in registered if not name.startswith("fastpair::cuda_")}  # see tests/gpu
 

@@ -55,7 +55,7 @@ def dry_run(chip: int) -> Iterator[list[Launch]]:
     def compile_only(self, *arguments, grid, warmup, **options):
         launches.append(Launch(self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
 
-    with _in_place_of_running(compile_only, chip):
+    with _in_place_of_running(compile_only, Chip(chip, number=chip)):
         yield launches
 
 
@@ -72,21 +72,19 @@ def not_even_compiled(chip: int) -> Iterator[set[Specialization]]:
     def look_up(self, *arguments, grid, warmup, **options):
         run(self, *arguments, grid=grid, warmup=True, **options)
 
-    number = -chip  # a device of which nothing was compiled
-    with _in_place_of_running(look_up, chip, number), mock.patch.object(knobs.runtime, "jit_cache_hook", found):
+    device = Chip(chip, number=-chip)  # for which nothing was compiled
+    with _in_place_of_running(look_up, device), mock.patch.object(knobs.runtime, "jit_cache_hook", found):
         yield specializations
 
 
 @contextlib.contextmanager
-def _in_place_of_running(what: Callable, chip: int, number: int | None = None) -> Iterator[None]:
-    """``number`` of the device, on which what was compiled is kept; by default that of the chip."""
-
+def _in_place_of_running(what: Callable, on: Chip) -> Iterator[None]:
     def zeros(self, *shape, dtype=torch.float32):
         return torch.zeros(shape, dtype=dtype)  # some are indices
 
-    device = launch.Device(divmod(chip, 10), 132)
+    device = launch.Device(divmod(on.chip, 10), 132)
     with (
-        mock.patch.object(driver, "_active", Chip(chip, number or chip)),
+        mock.patch.object(driver, "_active", on),
         mock.patch.object(JITFunction, "run", what),
         mock.patch.object(launch, "device_of", lambda x: device),
         mock.patch.object(pairs.Side, "new", zeros),
