@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from forks import Forks
 
 from fastpair.backends import cpu_extension
 
@@ -9,6 +10,13 @@ from fastpair.backends import cpu_extension
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """New interpreters, but that they have imported PyTorch and what builds a package."""
+    with Forks("torch", "setuptools.build_meta", "torch.utils.cpp_extension") as forks:
+        yield forks
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from functools import partial
 import dense
 import pytest
 import torch
+from forks import Forks
 
 import fastpair.functional as FP
 from fastpair.backends import available_backends
@@ -498,14 +498,13 @@ def off_the_kinks(loss: Loss, inputs: dict) -> Loss:
     return replace(loss, fused=partial(loss.fused, **margins), dense=partial(loss.dense, **margins))
 
 
-def growth_of_memory(setup: str, small: str, large: str) -> float:
+def growth_of_memory(forks: Forks, setup: str, small: str, large: str) -> float:
     """By how many MiB the peak of the resident set is higher after ``large`` than after ``small``, in a new process."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux counts the peak of the resident set in KiB")
     peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
     code = [f"import resource\n{setup}", small, f"before = {peak}", large, f"print(({peak} - before) / 1024)"]
-    command = [sys.executable, "-c", "\n".join(code)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(forks.run("\n".join(code)))
 
 
 def error(got: torch.Tensor, want: torch.Tensor, floor: float = FLOOR) -> float:

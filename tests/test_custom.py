@@ -2,14 +2,10 @@
 
 import copy
 import math
-import os
 import pickle
 import stat
-import subprocess
-import sys
 import textwrap
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +21,7 @@ from custom_losses import (
     multi_similarity,
     pairs_of,
 )
+from forks import Program
 
 import fastpair
 from fastpair import functional
@@ -268,7 +265,7 @@ def test_a_second_derivative_is_an_error():
         gradient.sum().backward()
 
 
-def test_copies_and_repr(tmp_path):
+def test_copies_and_repr(forks, tmp_path):
     x, labels = batch()
     loss = multi_similarity(distance="dot")
     shown = repr(loss)
@@ -282,8 +279,7 @@ def test_copies_and_repr(tmp_path):
     )
     path = tmp_path / "loss.pickle"
     path.write_bytes(pickle.dumps((loss, x.detach(), labels)))
-    command = [sys.executable, "-c", code, path, repr(loss(x, labels).item())]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert forks.run(code, path, repr(loss(x, labels).item())) == "True\n"
     loss.beta = 10.0
     assert torch.equal(loss(x, labels), multi_similarity(distance="dot", beta=10.0)(x, labels))
 
@@ -451,22 +447,22 @@ CALL = textwrap.dedent(
 )
 
 
-def call(cache: Path, **environment) -> subprocess.Popen:
-    environment = {**os.environ, "FASTPAIR_CACHE": str(cache), "OMP_NUM_THREADS": "1", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", CALL], env=environment, **pipes)
+@pytest.fixture
+def call(forks):
+    """``call(cache, **environment)`` calls a loss in a new process."""
+    return lambda cache, **environment: forks.start(CALL, FASTPAIR_CACHE=str(cache), **environment)
 
 
-def finished(process: subprocess.Popen) -> tuple[float, float, str]:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return *map(float, output.split()), errors
+def finished(program: Program) -> tuple[float, float, str]:
+    done = program.wait()
+    assert done.returncode == 0, done.stderr
+    return *map(float, done.stdout.split()), done.stderr
 
 
 @needs_compiler
-def test_processes_share_what_one_has_compiled(tmp_path):
+def test_processes_share_what_one_has_compiled(call, tmp_path):
     cache = tmp_path / "cache"
-    together = [finished(process) for process in [call(cache) for _ in range(2)]]
+    together = [finished(program) for program in [call(cache) for _ in range(2)]]
     (library,) = cache.iterdir()
     assert library.suffix == ".so" and stat.S_IMODE(cache.stat().st_mode) == 0o700
     made = library.stat().st_mtime_ns
@@ -477,7 +473,7 @@ def test_processes_share_what_one_has_compiled(tmp_path):
 
 
 @needs_compiler
-def test_without_a_compiler_the_loss_is_dense_and_says_so(tmp_path):
+def test_without_a_compiler_the_loss_is_dense_and_says_so(call, tmp_path):
     for compiler in ("no-such-compiler", "false"):
         value, _, warned = finished(call(tmp_path / "none", CXX=compiler))
         # All cosines are 1: the sums of -1 over the one positive, and log 2 and the scale of the two negatives.
@@ -486,7 +482,7 @@ def test_without_a_compiler_the_loss_is_dense_and_says_so(tmp_path):
 
 
 @needs_compiler
-def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
+def test_a_folder_that_others_may_write_to_is_not_used(call, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o777)

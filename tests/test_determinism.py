@@ -1,8 +1,5 @@
 """The same bits from run to run, and every SIMD level, with and without BLAS."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -98,17 +95,13 @@ torch.testing.assert_close(grad.double(), -torch.sigmoid(-exact), rtol=0, atol=7
 
 # The other tests are of the highest level, with BLAS.
 @pytest.mark.parametrize(("simd", "blas"), [("baseline", "0"), ("avx2", "1"), ("avx512", "0")])
-def test_simd_levels_and_products(simd, blas):
+def test_simd_levels_and_products(simd, blas, forks):
     from fastpair import _C
 
     best = _C.build_info()["simd_level"]
     levels = ["baseline", "avx2", "avx512"]
     if levels.index(simd) > levels.index(best):
         pytest.skip(f"this machine has {best}")
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "FASTPAIR_SIMD": simd, "FASTPAIR_BLAS": blas, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    level, has_blas = done.stdout.split()
+    level, has_blas = forks.run(CHECK, folder=Path(__file__).parent, FASTPAIR_SIMD=simd, FASTPAIR_BLAS=blas).split()
     assert level == simd
     assert has_blas == str(blas == "1" and _C.build_info()["has_blas"])

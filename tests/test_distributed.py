@@ -1,8 +1,5 @@
 """GlobalBatchLoss: two and three processes against one with all rows."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +36,10 @@ WORLDS = (2, 3)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 # Gradients that cancel to nothing are held against this instead of against their own norm.
 FLOOR = 1e-2
-SECONDS = 240
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(forks, tmp_path_factory):
     """What each rank of each world computed, the worlds side by side."""
     folders = {world: tmp_path_factory.mktemp(str(world), numbered=False) for world in WORLDS}
     # What users write is compiled once, not by each process.
@@ -51,12 +47,8 @@ def results(tmp_path_factory):
         if name.startswith("custom"):
             for case in cases(2, name):
                 in_one_process(case, 2)
-    tests = Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests, tests.parent)))}
     call = "import distributed_worker; distributed_worker.main()"
-    command = [sys.executable, "-c", call, *map(str, folders.values())]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr
+    forks.run(call, *folders.values(), folder=Path(__file__).parent)
     return {
         world: [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
         for world, folder in folders.items()

@@ -109,7 +109,7 @@ def test_more_products_than_are_kept(name, references, small_squares):
 
 
 @needs_cpu_kernels
-def test_memory_stays_small():
+def test_memory_stays_small(forks):
     """Of eight prefixes no more scores are kept than of one."""
     setup = """
 import torch
@@ -117,7 +117,7 @@ from fastpair import losses
 loss = losses.MatryoshkaLoss(losses.SupConLoss(), range(4, 33, 4))
 x, labels = torch.randn(4000, 32).requires_grad_(), torch.arange(4000) // 4
 """
-    grown = growth_of_memory(setup, "loss(x[:300], labels[:300]).backward()", "loss(x, labels).backward()")
+    grown = growth_of_memory(forks, setup, "loss(x[:300], labels[:300]).backward()", "loss(x, labels).backward()")
     assert grown < 100  # MiB, 38 on one machine; the scores of all prefixes would be 270
 
 

@@ -1,6 +1,5 @@
 """What is built, what is installed, and how a backend is chosen."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -24,19 +23,10 @@ needs_extension = pytest.mark.skipif(
 )
 
 
-def run_python(code: str, folder: Path, **variables: str) -> str:
-    """Run ``code`` in a fresh interpreter away from the source tree, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # ---- configuration
 
 
-def test_import_is_quick_and_brings_no_compiler(tmp_path):
+def test_import_is_quick_and_brings_no_compiler(forks, tmp_path):
     code = """
 import sys, time, torch
 before, start = set(sys.modules), time.perf_counter()
@@ -46,7 +36,7 @@ assert not any(name.startswith(("torch._dynamo", "torch._inductor", "sympy", "tr
 print(took)
 """
     # 0.06 s on a quiet machine, where others are busy at the third try; not the seconds that a compiler takes.
-    assert any(float(run_python(code, tmp_path)) < 0.3 for _ in range(3))
+    assert any(float(forks.run(code, folder=tmp_path)) < 0.3 for _ in range(3))
 
 
 def test_types_of_the_package_are_for_users(tmp_path, monkeypatch):
@@ -94,12 +84,12 @@ def step(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     assert shown.count("[arg-type]") == 3, shown + problem
 
 
-def test_python_m_fastpair_is_show_config(tmp_path, capsys):
-    done = subprocess.run([sys.executable, "-m", "fastpair"], cwd=tmp_path, capture_output=True, text=True, check=True)
+def test_python_m_fastpair_is_show_config(forks, tmp_path, capsys):
+    printed = forks.run("import runpy; runpy.run_module('fastpair', run_name='__main__')", folder=tmp_path)
     fastpair.show_config()
     shown = capsys.readouterr().out
-    assert done.stdout.splitlines()[0] == shown.splitlines()[0] == f"fastpair {fastpair.__version__}"
-    for text in (done.stdout, shown):
+    assert printed.splitlines()[0] == shown.splitlines()[0] == f"fastpair {fastpair.__version__}"
+    for text in (printed, shown):
         assert torch.__version__ in text
         for name, problem in available_backends().items():
             assert f"{name:<10} {problem or 'available'}" in text
@@ -127,22 +117,11 @@ def test_show_config_tells_of_the_build(capsys):
 
 
 @needs_extension
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that have imported torch")
-def test_simd_level_can_be_lowered_but_not_raised(tmp_path):
-    code = """
-import os, torch
-os.environ.pop("FASTPAIR_SIMD", None)
-for wish in (None, "baseline", "avx2", "avx512"):
-    if os.fork() == 0:
-        if wish:
-            os.environ["FASTPAIR_SIMD"] = wish
-        from fastpair import _C
-        print(_C.build_info()["simd_level"], flush=True)
-        os._exit(0)
-    os.wait()
-"""
-    best, *got = run_python(code, tmp_path).split()
+def test_simd_level_can_be_lowered_but_not_raised(forks):
+    code = "import os; {}; import torch; from fastpair import _C; print(_C.build_info()['simd_level'])"
+    best = forks.run(code.format("os.environ.pop('FASTPAIR_SIMD', None)")).strip()
     levels = ["baseline", "avx2", "avx512"]
+    got = [forks.run(code.format("pass"), FASTPAIR_SIMD=wish).strip() for wish in levels]
     assert got == [levels[min(i, levels.index(best))] for i in range(3)]
 
 
@@ -270,9 +249,9 @@ def test_gpus_that_the_cuda_kernels_are_too_new_for(both_gpu_backends, monkeypat
         choose_backend("cuda", "cuda")
 
 
-def test_triton_is_imported_by_those_who_use_it(tmp_path):
+def test_triton_is_imported_by_those_who_use_it(forks, tmp_path):
     code = "import fastpair, sys; print('fastpair.backends.triton' in sys.modules)"
-    assert run_python(code, tmp_path).strip() == "False"
+    assert forks.run(code, folder=tmp_path).strip() == "False"
 
 
 def test_backend_that_does_not_serve_the_device(monkeypatch):
@@ -289,7 +268,7 @@ def test_device_without_kernels_warns_once(monkeypatch):
     assert len(caught) == 1
 
 
-def test_without_the_extension(tmp_path):
+def test_without_the_extension(forks, tmp_path):
     code = """
 import sys, warnings
 sys.modules["fastpair._C"] = None  # what import does for a module that is not there
@@ -323,7 +302,7 @@ with warnings.catch_warnings(record=True) as caught, fastpair.use_backend("refer
 assert not caught
 fastpair.show_config()
 """
-    shown = run_python(code, tmp_path)
+    shown = forks.run(code, folder=tmp_path)
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     expected = FP.contrastive_loss(x, torch.arange(8) // 2, backend="reference").item()
     assert float(shown.splitlines()[0]) == pytest.approx(expected, rel=1e-6)
@@ -334,26 +313,23 @@ fastpair.show_config()
 # ---- distributions
 
 
-def build(kind: str, source: Path, output: Path, **variables: str) -> subprocess.CompletedProcess:
-    """Call the build backend as pip does without isolation."""
-    code = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
-    output.mkdir(exist_ok=True)
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("CXX", "FASTPAIR_BUILD_EXT", "FASTPAIR_BUILD_CUDA")
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code, str(output)],
-        cwd=source,
-        env={**clean, **variables},
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def build(forks):
+    """``build(kind, source, output, **variables)`` calls the build backend as pip does without isolation."""
+
+    def build(kind: str, source: Path, output: Path, **variables: str) -> subprocess.CompletedProcess:
+        code = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
+        output.mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("CXX", "FASTPAIR_BUILD_EXT", "FASTPAIR_BUILD_CUDA"):
+                patch.delenv(name, raising=False)
+            return forks.start(code, output, folder=source, **variables).wait()
+
+    return build
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory) -> Path:
+def sdist(build, tmp_path_factory) -> Path:
     """The unpacked sdist, built from a copy of the source tree."""
     folder = tmp_path_factory.mktemp("sdist")
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
@@ -379,7 +355,7 @@ def test_sdist_has_every_source(sdist):
 
 
 @pytest.mark.parametrize("variables", [{"FASTPAIR_BUILD_EXT": "0"}, {"CXX": "/nonexistent/c++"}, {"CXX": "false"}])
-def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
+def test_wheel_without_extension_is_pure_python(build, sdist, tmp_path, variables):
     done = build("wheel", sdist, tmp_path / "out", **variables)
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "out").glob("*.whl")
@@ -392,17 +368,14 @@ def test_wheel_without_extension_is_pure_python(sdist, tmp_path, variables):
 
 
 @needs_extension
-def test_an_installed_wheel_compiles_losses_that_users_write(sdist, tmp_path):
+def test_an_installed_wheel_compiles_losses_that_users_write(forks, sdist, tmp_path):
     """The wheel has the headers. Its extension is the one under test: another would take minutes to compile."""
     tree = tmp_path / "tree"
     shutil.copytree(sdist, tree, ignore=shutil.ignore_patterns("build"))
 
     def setup(*command: str) -> None:
-        variables = {**os.environ, "FASTPAIR_BUILD_EXT": "1", "FASTPAIR_BUILD_CUDA": "0"}
-        done = subprocess.run(
-            [sys.executable, "setup.py", "-q", *command], cwd=tree, env=variables, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        code = "import runpy; runpy.run_path('setup.py', run_name='__main__')"
+        forks.run(code, "-q", *command, folder=tree, FASTPAIR_BUILD_EXT="1", FASTPAIR_BUILD_CUDA="0")
 
     setup("build_py")
     (package,) = tree.glob("build/lib*/fastpair")
@@ -418,7 +391,7 @@ x, labels = torch.eye(4), torch.arange(4) // 2
 loss = fastpair.losses.CustomPairLoss(lambda s, p: 1 - s, lambda s, p: s, lambda P, N, p: P.sum + N.sum)
 print(loss(x, labels).item(), fastpair.__file__, added.headers())
 """
-    shown = run_python(code, tmp_path / "installed", FASTPAIR_CACHE=str(tmp_path / "cache"))
+    shown = forks.run(code, folder=tmp_path / "installed", FASTPAIR_CACHE=str(tmp_path / "cache"))
     package = tmp_path / "installed" / "fastpair"
     assert shown.split() == ["1.0", str(package / "__init__.py"), str(package / "csrc")]
     assert len(list((tmp_path / "cache").glob("*.so"))) == 1, "dense"
@@ -442,7 +415,7 @@ print(loss(x, labels).item(), fastpair.__file__, added.headers())
         ),
     ],
 )
-def test_build_that_cannot_do_what_was_asked(sdist, tmp_path, variables, message):
+def test_build_that_cannot_do_what_was_asked(build, sdist, tmp_path, variables, message):
     done = build("wheel", sdist, tmp_path / "out", **variables)
     assert done.returncode != 0
     assert message in done.stderr
@@ -450,7 +423,7 @@ def test_build_that_cannot_do_what_was_asked(sdist, tmp_path, variables, message
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA")
 @needs_extension
-def test_nvcc_of_another_cuda(sdist, tmp_path):
+def test_nvcc_of_another_cuda(build, sdist, tmp_path):
     toolkit = tmp_path / "cuda"
     (toolkit / "include").mkdir(parents=True)
     (toolkit / "include" / "cuda_runtime.h").touch()
@@ -464,7 +437,7 @@ def test_nvcc_of_another_cuda(sdist, tmp_path):
 
 
 @needs_extension
-def test_code_that_does_not_compile_does_not_install(sdist, tmp_path):
+def test_code_that_does_not_compile_does_not_install(build, sdist, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sdist, tree, ignore=shutil.ignore_patterns("csrc", "build"))
     (tree / "csrc").mkdir()

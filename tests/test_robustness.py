@@ -18,50 +18,50 @@ FOLDER = Path(__file__).parent / "robustness"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
-def outcomes(script: str, **environment: str) -> dict[str, dict]:
+def outcomes(printed: str) -> dict[str, dict]:
     """What a script of the folder reports of each of its calls."""
-    package = str(Path(fastpair.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": package, **environment}
-    command = [sys.executable, FOLDER / script]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return {(line := json.loads(text)).pop("call"): line for text in done.stdout.splitlines()}
+    return {(line := json.loads(text)).pop("call"): line for text in printed.splitlines()}
 
 
 @needs_cpu_kernels
 @linux_only
-def test_interrupts():
-    found = outcomes("interrupts.py")
+def test_interrupts(forks):
+    found = outcomes(forks.run((FOLDER / "interrupts.py").read_text()))
     assert found.pop("handled") == {"seen": 1, "equal": True}
     assert set(found) == {"pairs", "triplets", "classes", "backward"}
     for name, times in found.items():
         assert times["interrupted"] < 0.7 * times["whole"], (name, times)
 
 
-def preloaded(name: str, folder: Path) -> str:
-    """Compiles what replaces the functions that allocate memory."""
-    library = folder / f"{name}.so"
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    source = FOLDER / f"{name}.cpp"
-    subprocess.run([*compiler, "-O1", "-shared", "-fPIC", "-std=c++20", source, "-o", library, "-ldl"], check=True)
-    return str(library)
+@pytest.fixture
+def run_with(tmp_path):
+    """``run_with(name, *arguments)``: what Python prints with ``name`` for the functions that allocate memory."""
+
+    def run(name: str, *arguments: str | Path) -> str:
+        library, source = tmp_path / f"{name}.so", FOLDER / f"{name}.cpp"
+        compiler = shlex.split(os.environ.get("CXX", "c++"))
+        subprocess.run([*compiler, "-O1", "-shared", "-fPIC", "-std=c++20", source, "-o", library, "-ldl"], check=True)
+        paths = os.pathsep.join([str(FOLDER.parent), str(Path(fastpair.__file__).parents[1])])
+        environment = {**os.environ, "PYTHONPATH": paths, "LD_PRELOAD": str(library)}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
 @needs_cpu_kernels
 @linux_only
-def test_every_output_is_written(tmp_path):
-    paths = os.pathsep.join([str(FOLDER.parent), str(Path(fastpair.__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": paths, "LD_PRELOAD": preloaded("poisoned_allocations", tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FOLDER / "poisoned.py"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_every_output_is_written(run_with):
+    run_with("poisoned_allocations", "-m", "pytest", "-q", "-p", "no:cacheprovider", FOLDER / "poisoned.py")
 
 
 @needs_cpu_kernels
 @linux_only
-def test_allocations_that_fail(tmp_path):
+def test_allocations_that_fail(run_with):
     """Each allocation of a call fails in turn: an exception says so, or the result is right all the same."""
-    found = outcomes("fail_allocations.py", LD_PRELOAD=preloaded("failing_allocations", tmp_path))
+    found = outcomes(run_with("failing_allocations", FOLDER / "fail_allocations.py"))
     assert len(found) == 4
     for name, counts in found.items():
         assert counts.pop("refused") > 20, name

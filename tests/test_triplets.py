@@ -395,14 +395,14 @@ def test_more_references_than_a_panel_has_room_for(smooth, small_squares):
     assert error(got["embeddings"], gradient) <= 1e-10
 
 
-def test_memory_stays_small():
+def test_memory_stays_small(forks):
     """4e8 distances, of which every anchor takes part in 6e4 triplets."""
     setup = """
 import torch, fastpair.functional as FP
 x, labels = torch.randn(20_000, 16).requires_grad_(), torch.arange(20_000) // 4
 """
     call = "FP.triplet_margin_loss({}).backward()"
-    grown = growth_of_memory(setup, call.format("x[:300], labels[:300]"), call.format("x, labels"))
+    grown = growth_of_memory(forks, setup, call.format("x[:300], labels[:300]"), call.format("x, labels"))
     assert grown < 100  # MiB; the distances alone would be 1500
 
 

@@ -39,7 +39,8 @@ Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 torchvision = pytest.importorskip("torchvision")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
@@ -94,7 +95,7 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def forks():
-    with Forks() as forks:
+    with Forks("test_training", "torch.distributed.launcher", path=(EXAMPLES.parent, EXAMPLES, HERE)) as forks:
         yield forks
 
 
@@ -239,8 +240,7 @@ def test_two_processes_train_every_recipe_as_one_does(monkeypatch, tmp_path, for
         "config = LaunchConfig(1, 1, 2, start_method='fork', max_restarts=0, **standalone)\n"
         f"elastic_launch(config, train_as_one_of_several)({runs!r}, {str(tmp_path)!r})\n"
     )
-    forks.start(code, tmp_path / "printed")
-    assert forks.wait() == 0, (tmp_path / "printed").read_text()[-3000:]
+    forks.run(code)
     for tree, arguments in runs.items():
         assert train_dml.main([*arguments, "--output", str(tmp_path / f"one-{tree}")]) == 0
         one, two = (json.loads((tmp_path / f"{n}-{tree}" / "metrics.json").read_text()) for n in ("one", "two"))
@@ -902,18 +902,18 @@ def train_slowly(argv, marker):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("no_pictures")
 def test_a_signal_leaves_a_run_that_goes_on(tmp_path, options, forks, number):
-    output, printed, marker = (tmp_path / name for name in ("run", "printed", "marker"))
+    output, marker = tmp_path / "run", tmp_path / "marker"
     argv = [*options, "--epochs", "20", "--workers", "1", "--output", str(output)]
     code = f"import pathlib, test_training\ntest_training.train_slowly({argv!r}, pathlib.Path({str(marker)!r}))\n"
-    group = forks.start(code, printed)
+    program = forks.start(code)
     with contextlib.suppress(ProcessLookupError):  # it has ended before it should
         while not marker.exists():
-            os.killpg(group, 0)
+            os.killpg(program.pid, 0)
             time.sleep(0.02)
-        os.killpg(group, number)  # as a terminal and a launcher do: its readers are meant too
-    status, errors = forks.wait(), printed.read_text()
-    assert status == 130 and f"--output {output} --resume continues the run" in errors, errors
-    assert "Traceback" not in errors
+        os.killpg(program.pid, number)  # as a terminal and a launcher do: its readers are meant too
+    done = program.wait()
+    assert done.returncode == 130 and f"--output {output} --resume continues the run" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
     assert train_dml.main(["--output", str(output), "--resume", "--workers", "0"]) == 0
     result = json.loads((output / "metrics.json").read_text())["results"]["ce"]["0"]
     assert result["steps"] == len(result["history"]["loss"]) == 60

@@ -17,10 +17,10 @@ REFUSED, UNHARMED, WRONG = 10, 11, 12
 def calls():
     """Of every operator and of rows in half precision, with parallel regions that have more than one task."""
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(120, 24, generator=generator) for _ in range(2))
-    labels = torch.randint(9, (120,), generator=generator)
-    weight, half = torch.randn(120, 24, generator=generator), x.bfloat16()
-    close = torch.cat([x[:60], x[:60] + 1e-5])
+    x, y = (torch.randn(70, 24, generator=generator) for _ in range(2))
+    labels = torch.randint(9, (70,), generator=generator)
+    weight, half = torch.randn(70, 24, generator=generator), x.bfloat16()
+    close = torch.cat([x[:35], x[:35] + 1e-5])
     yield "close-pairs", lambda z: FP.ntxent_loss(z, labels, distance="euclidean"), close
     yield "triplets", lambda z: FP.triplet_margin_loss(z, labels, y, labels), x
     yield "arcface", lambda z: FP.arcface_loss(z, weight, labels), x
