@@ -2,6 +2,7 @@
 threshold of negatives, which are built on them."""
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -182,7 +183,7 @@ def test_compiled():
     torch.testing.assert_close(derivatives(compiled(x, labels, **numbers), inputs), want)
 
 
-@pytest.mark.parametrize("arguments", [("ignore_above",), ("ref_bias",), ("ref_bias", "ignore_above")], ids="-".join)
+@pytest.mark.parametrize("arguments", [("ignore_above",), ("ref_bias", "ignore_above")], ids="-".join)
 def test_compiled_before_a_call(arguments):
     """What tracing adds to the known formulas is known to the graph, beside a loss that was known before."""
     x, labels, w = side(30, dtype=torch.float32)
@@ -206,7 +207,6 @@ def test_numbers_alone(backend):
     for anchor, count, want in (
         (lambda P, N, p: P.sum + N.sum, lambda P, N, p: p.a, None),
         (lambda P, N, p: P.sum + N.sum, lambda P, N, p: p.a * P.pairs, None),
-        (lambda P, N, p: P.sum + N.sum, 2, None),
         (lambda P, N, p: p.a, 1, 1.0),
     ):
         loss = CustomPairLoss(
@@ -282,9 +282,12 @@ EXPONENTIALS = {
 }  # fmt: skip
 
 
-@BACKENDS
 @pytest.mark.parametrize("margin", [-0.3, 0.0, 0.2])
-@pytest.mark.parametrize("name", EXPONENTIALS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    # The terms change alike in all losses, and each is compiled: some.
+    [*product(EXPONENTIALS, ["reference"]), *product(["supcon", "ntxent", "circle", "supcon distance"], ["cpu"])],
+)
 def test_negatives_above_the_closest_positive(name, margin, backend):
     """Are no pairs, as a matrix of pairs says it."""
     x, labels, _ = side(50)

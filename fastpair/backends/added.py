@@ -3,7 +3,7 @@
 The kernels are compiled at the first call on CPU tensors, for the precision and the kind of distance of that call,
 against the headers that the package brings. They are kept in a folder of the user's cache: FASTPAIR_CACHE, or fastpair
 in XDG_CACHE_HOME or ~/.cache. The name of a file there is made of all that it depends on: formula, headers, flags,
-compiler.
+compiler. CXX names another compiler than c++, CXXFLAGS further flags.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def library(formula: PairFormula, scalar: str, metric: str) -> Path:
     info = cpu_extension.build_info()
     flags = [*shlex.split(info["cxx_flags"]), *SIMD_FLAGS[info["simd_level"]], "-shared", "-fPIC"]
     flags += [f"-DFASTPAIR_SCALAR={scalar}", f"-DFASTPAIR_METRIC={metric}"]
+    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
     made_of = [header, *flags, *compiler(), compiler_version(*compiler()), headers_text(root)]
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
     folder = cache_folder()
