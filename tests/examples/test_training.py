@@ -15,7 +15,6 @@ import re
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import weakref
@@ -434,19 +433,16 @@ def test_settings_of_losses_go_before_those_that_they_have_here():
 # ---- running
 
 
-def test_command_line_trains_on_glyphs(tmp_path):
+def test_command_line_trains_on_glyphs(forks, tmp_path):
     output = tmp_path / "runs" / "first"
-    arguments = ("--epochs", 1, "--loss", "contrastive", "--output", output)
-    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / "train_dml.py"), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert "3936 images of 246 classes" in done.stdout and "3952 images of 247 unseen classes" in done.stdout
+    command = [EXAMPLES / "train_dml.py", "--epochs", 1, "--loss", "contrastive", "--output", output]
+    code = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    printed = forks.run(code, *command)
+    assert "3936 images of 246 classes" in printed and "3952 images of 247 unseen classes" in printed
     result = json.loads((output / "metrics.json").read_text())["results"]["contrastive"]["0"]
     assert result["after"]["cosine/recall@1"] > result["before"]["cosine/recall@1"] + 0.1 > 0.6
     assert result["steps"] == 31
-    assert "contrastive-0: epoch 1 of 1, loss " in done.stdout and " left in all" in done.stdout
+    assert "contrastive-0: epoch 1 of 1, loss " in printed and " left in all" in printed
 
 
 def test_every_loss_fills_the_run_folder(monkeypatch, tmp_path, options, capsys):
