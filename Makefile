@@ -50,7 +50,11 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 # Six losses, of each kind one, in every dtype on both backends.
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
-.PHONY: demo test test-cpu test-gpu test-interpreted test-examples test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+# Those that compile, start processes or read what is shipped, which take as long as all other tests on a CPU.
+PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed documentation formulas headers numbers packaging \
+  report robustness site,tests/test_$(of).py)
+
+.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 6 --evaluate-every 3 \
@@ -59,12 +63,15 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
-	$(MAKE) --jobs=2 --output-sync=target test-cpu test-gpu test-interpreted test-examples test-benchmarks
+	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted test-benchmarks
 
 # Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
 # theirs.
+test-package:
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(PACKAGE_TESTS)
+
 test-cpu:
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests --ignore tests/gpu --ignore tests/examples
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests $(PACKAGE_TESTS:%=--ignore %) --ignore tests/gpu --ignore tests/examples
 
 test-examples:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/examples
