@@ -880,6 +880,26 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
         assert (whole / figure).read_bytes() == (parts / figure).read_bytes()
 
 
+def test_random_numbers_go_on_where_they_were():
+    """Those of dropout, which no network above has."""
+    trainer = trainer_of()
+    state, drawn = trainer.state_dict(), torch.rand(3)
+    torch.rand(2)
+    trainer.load_state_dict(state)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_results_stand_in_the_order_of_the_options(monkeypatch, tmp_path):
+    """Whatever was trained first, as where a run goes on with some of its losses."""
+    monkeypatch.setattr(train_dml.RunFiles, "_write", lambda self: None)
+    config = {"loss": ["supcon", "ce"], "seeds": [3, 1], "figure_queries": 1}
+    files = train_dml.RunFiles(tmp_path, config, glyphs(), Processes())
+    for loss, seed in (("ce", 1), ("ce", 3), ("supcon", 1), ("supcon", 3)):
+        files.add(loss, seed, {})
+    assert [(loss, list(of_seeds)) for loss, of_seeds in files.results.items()] == [("supcon", [3, 1]), ("ce", [3, 1])]
+
+
 def train_slowly(argv, marker):
     """The command line, which after the first epoch makes the file ``marker`` and takes its time for each step."""
     train_step = Trainer.train_step
@@ -1090,6 +1110,13 @@ def test_a_full_disk_is_one_line_that_says_so(monkeypatch, tmp_path, options, ca
 
 def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_path, options, capsys):
     draw_at_the_end(monkeypatch)
+    compared, plot_comparison = [], train_dml.plot_comparison
+
+    def compare(path, results, report):
+        compared.append({loss: list(of_seeds) for loss, of_seeds in results.items()})
+        plot_comparison(path, results, report)
+
+    monkeypatch.setattr(train_dml, "plot_comparison", compare)
     output = tmp_path / "run"
     loss_of = Trainer.loss_of
 
@@ -1102,6 +1129,7 @@ def test_a_training_that_fails_is_a_row_and_the_others_go_on(monkeypatch, tmp_pa
         patch.setattr(Trainer, "loss_of", spoiled)
         assert train_dml.main([*options, "--loss", "ce,supcon,spce", "--output", str(output)]) == 1
     assert "ce-0: failed: the ce loss is nan at step 8; --lr 0.001 may be too high" in capsys.readouterr().out
+    assert compared == [{"spce": [0]}]
     # Names that no JSON has would not be read elsewhere.
     results = json.loads((output / "metrics.json").read_text(), parse_constant=pytest.fail)["results"]
     assert results["ce"]["0"]["failed"].startswith("the ce loss is nan at step 8") and results["ce"]["0"]["steps"] == 7

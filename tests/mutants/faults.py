@@ -844,6 +844,18 @@ EXAMPLES = [
             '{"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}',
             '{"params": [p for p in parameters if p.ndim <= 1], "weight_decay": s.weight_decay}',
         ),
+        ("random numbers begin anew", "            torch.set_rng_state(random)\n", "            pass\n"),
+    ),
+    *of(
+        "examples/train_dml.py",
+        "examples",
+        ("results stand in the order of the trainings", 'for name in self.config["loss"]\n', "for name in known\n"),
+        (
+            "seeds stand in the order of the trainings",
+            'for number in self.config["seeds"] if number in known[name]}',
+            "for number in known[name]}",
+        ),
+        ("what failed is drawn", "results = succeeded(self.results)", "results = self.results"),
     ),
     *of(
         "examples/fastpair_dml/evaluation.py",
