@@ -30,12 +30,12 @@ def embed(
 ) -> Tensor | None:
     """Embeddings (n, d) of the images ``index``, or of all, float32 on ``device``, in the main process.
 
-    Each process makes its share; the others than the main one get None, so that a machine holds them once.
+    Each process makes its share; the others than the main one get None, so that a machine holds them once. The model is
+    in evaluation mode afterwards.
 
     Raises:
         Interrupted: ``stop`` was asked to.
     """
-    training = model.training
     model.eval()
     index = torch.arange(len(images)) if index is None else index
     batches = [
@@ -45,16 +45,13 @@ def embed(
     options = {"num_workers": workers, "pin_memory": on_gpu(device)}
     read = load(Views(images, preprocessing, augmented=False), batches, device=device, **options)
     parts = []
-    try:
-        # As many rounds in each process: they ask each other whether to stop.
-        for _ in range(-(-len(index) // (batch_size * processes.world))):
-            if (batch := next(read, None)) is not None:
-                views, _ = batch
-                parts.append(model(views[0]).float())
-            if stop is not None:
-                stop.check()
-    finally:
-        model.train(training)
+    # As many rounds in each process: they ask each other whether to stop.
+    for _ in range(-(-len(index) // (batch_size * processes.world))):
+        if (batch := next(read, None)) is not None:
+            views, _ = batch
+            parts.append(model(views[0]).float())
+        if stop is not None:
+            stop.check()
     own = torch.cat(parts) if parts else torch.empty(0, model.embedding_size, device=device)
     rows = [len(part) for part in torch.arange(len(index)).tensor_split(processes.world)]
     return processes.rows_to_main(own, rows)

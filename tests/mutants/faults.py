@@ -844,6 +844,7 @@ EXAMPLES = [
             '{"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}',
             '{"params": [p for p in parameters if p.ndim <= 1], "weight_decay": s.weight_decay}',
         ),
+        ("the network stays in evaluation mode", "        self.network.train()\n", ""),
         ("random numbers begin anew", "            torch.set_rng_state(random)\n", "            pass\n"),
     ),
     *of(
@@ -856,15 +857,6 @@ EXAMPLES = [
             "for number in known[name]}",
         ),
         ("what failed is drawn", "results = succeeded(self.results)", "results = self.results"),
-    ),
-    *of(
-        "examples/fastpair_dml/evaluation.py",
-        "examples",
-        (
-            "the network stays in evaluation mode",
-            "        model.train(training)\n",
-            "        pass\n",
-        ),
     ),
 ]
 
