@@ -2,11 +2,13 @@
 kernels in Triton's interpreter, where TRITON_INTERPRET=1 is set, the CUDA kernels in the emulator of this folder, where
 it is not."""
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +37,8 @@ def build_emulator(folder: Path) -> Path:
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler {compiler!r} to build the emulator with")
     include = ["-I", EMULATOR, "-I", SOURCES, *(f"-I{path}" for path in cpp_extension.include_paths())]
-    # Attributes of device code mean nothing on the host.
-    flags = ["-std=c++20", "-O2", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    # Attributes of device code mean nothing on the host. More optimisation would take longer than it saves.
+    flags = ["-std=c++20", "-O1", "-fPIC", "-Wno-attributes", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
     # The compiler of device code fuses products with sums, the host's where it is told to.
     flags += ["-DFASTPAIR_EMULATED", "-ffp-contract=fast", *(["-mfma"] if platform.machine() == "x86_64" else [])]
 
@@ -66,24 +68,53 @@ def emulator(tmp_path_factory):
     torch.library.impl(name, "CPU", lambda *arguments: of_call(CrossEntropyCall(*arguments)))
 
 
+def _once(function: Callable, of: Callable) -> Callable:
+    """``function``, called once for all arguments of which ``of`` is the same."""
+    results = {}
+
+    def called(*arguments):
+        key = of(*arguments)
+        if key not in results:
+            results[key] = function(*arguments)
+        return results[key]
+
+    return called
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _language_of_the_interpreter():
-    """It replaces Triton's language by its own around every launch, and looks through all of it at every call of a
-    function, which is half of its time: once is enough, for the functions of a module."""
+def _quick_interpreter():
+    """Triton's interpreter without most of what is not arithmetic, half of its time. Once is enough to replace the
+    language by its own for the functions of a module, which it does around every launch, looking through all of it at
+    every call of a function; to look up a type in a table that it makes for that; and to make the type of a block. No
+    integer is computed a second time in 64 bits, as none is in what the compiler makes. And since a program costs the
+    same whatever its size, those over rows have more of them."""
     if not INTERPRETED:
         yield
         return
+    import triton.language as tl
     from triton.runtime import interpreter
 
-    replace_all, replaced = interpreter._patch_lang, set()
+    from fastpair.backends.triton import rows
 
-    def replace_once(fn):
-        if fn.__module__ not in replaced:
-            replaced.add(fn.__module__)
-            replace_all(fn)
+    replace_all = interpreter._patch_lang
+
+    def replace_for_good(fn):
+        replace_all(fn)
         return SimpleNamespace(restore=lambda: None)
 
-    with mock.patch.object(interpreter, "_patch_lang", replace_once):
+    with_element = tl.block_type.with_element_ty
+    builder = interpreter.interpreter_builder
+    quick = [
+        (interpreter, "_patch_lang", _once(replace_for_good, lambda fn: fn.__module__)),
+        (interpreter, "_get_np_dtype", _once(interpreter._get_np_dtype, lambda of: of.scalar.name)),
+        (tl.block_type, "with_element_ty", _once(with_element, lambda block, of: (*block.shape, of.name))),
+        (tl.block_type, "to_ir", lambda block, builder: block),
+        (builder, "options", replace(builder.options, sanitize_overflow=False)),
+        (rows, "ROWS", 32),
+    ]
+    with contextlib.ExitStack() as stack:
+        for of, name, by in quick:
+            stack.enter_context(mock.patch.object(of, name, by))
         yield
 
 

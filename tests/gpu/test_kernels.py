@@ -54,8 +54,6 @@ FURTHER_SHAPES = [
     ("snca-cosine", (2, 3, "distinct")),
     ("supcon-euclidean-refs", (129, 6, "few")),  # a column block and one more
     ("circle-cosine", (129, 6, "few")),
-    ("arcface", (129, 6, "few")),
-    ("spce_loss", (129, 6, "few")),
 ]
 of_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)
 
@@ -349,10 +347,12 @@ def test_undefined(name, backend, device):
     if backend == "cuda" and re.search("triplet.*(all|semihard|facenet)", name):
         pytest.skip("Triton's, or the reference's")
     loss = SPREAD[name]
-    interpreted = backend == "triton" and device == "cpu"  # milliseconds a launch
     reductions = [r for r in loss.reductions if r in BY_ROWS]
     at = list(SPREAD).index(name)
-    for case in FEW[at % 2 :][:1] if interpreted else CASES:
+    cases = CASES
+    if device == "cpu":  # slowly, in the emulator, or the interpreter with milliseconds a launch
+        cases = FEW[at % 2 :][:1] if backend == "triton" else CASES[at % 3 :: 3]
+    for case in cases:
         found = list(faults(loss, case, 12, backend, reductions[at // 2 % len(reductions)], device=device))
         assert not found, "\n".join(found)
 
