@@ -175,6 +175,18 @@ def test_several_tiles_of_a_program(name, backend, device, monkeypatch):
     assert_matches_oracle(loss, inputs, backend=backend)
 
 
+@of_triton
+def test_close_pairs_in_the_smallest_tiles(backend, device, monkeypatch):
+    """A program that adds close pairs takes its rows from one tile: the next may be undefined."""
+    with pytest.raises(ValueError, match="rows be multiples of 8"):
+        launch.Tile(rows=4, cols=512, warps=8)
+    monkeypatch.setattr(launch, "INTERPRETED", launch.Tile(rows=8, cols=128, warps=4))
+    loss = LOSSES["supcon-euclidean"]
+    inputs = inputs_of(loss, 90, 5, "few", device)
+    inputs["embeddings"][10] = inputs["embeddings"][3] + 1e-4
+    assert_matches_oracle(loss, inputs, backend=backend)
+
+
 @pytest.mark.parametrize("name", [*RECTANGLES, "arcface", "linear_cross_entropy-smooth-ignore", "spce_loss"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(name, dtype, backend, device):

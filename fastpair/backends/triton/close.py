@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-OWNERS, MOST_COLUMNS, FLAGS = 8, 128, 64  # per program: rows of a side, their columns, and flags read at once
+MOST_COLUMNS, FLAGS = 128, 64  # per program: columns of its rows, and flags read at once
 
 
 @triton.jit

@@ -22,6 +22,8 @@ COMPILED = {"enable_fp_fusion": False}
 ROOM = 512
 # Rectangles begin at multiples of this, and so do rows of scratch: see ``tiles.aligned``.
 ALIGNED = 16
+# Rows of a side for which a program adds close pairs: rows of one tile, which has such pairs or is undefined.
+OWNERS = 8
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -52,8 +54,9 @@ class Tile:
 
     def __post_init__(self):
         # So that reads stay within the room of vectors, and columns begin where the compiler is told that they do.
-        if ROOM % self.rows or ROOM % self.cols or self.cols % ALIGNED:
-            raise ValueError(f"rows and cols of a tile must divide {ROOM}, cols be multiples of {ALIGNED}: {self}")
+        if ROOM % self.rows or ROOM % self.cols or self.rows % OWNERS or self.cols % ALIGNED:
+            multiples = f"rows be multiples of {OWNERS} and cols of {ALIGNED}"
+            raise ValueError(f"rows and cols of a tile must divide {ROOM}, {multiples}: {self}")
 
     def constants(self) -> dict:
         return {
@@ -88,7 +91,6 @@ CANDIDATES = [
         (32, 128, 8),
         (8, 256, 8),
         (16, 256, 8),
-        (4, 512, 8),
         (32, 64, 8),
     )
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastpair.backends.products import Factor, product
 from fastpair.backends.triton import close
-from fastpair.backends.triton.launch import ALIGNED, COMPILED, ROOM, Tile, ceil_div, roomy, tile_for, whole
+from fastpair.backends.triton.launch import ALIGNED, COMPILED, OWNERS, ROOM, Tile, ceil_div, roomy, tile_for, whole
 from fastpair.backends.triton.rows import Rows, centered
 from fastpair.backends.triton.tiles import Products, SideArguments, SlopeArguments
 from fastpair.metrics import Metric
@@ -123,7 +123,7 @@ def add_close_pairs(
     owners, others = slopes.shape
     d = own.rows.x.shape[1]
     columns = min(triton.next_power_of_2(d), close.MOST_COLUMNS)
-    close.close_kernel[(ceil_div(owners - begin, close.OWNERS), ceil_div(d, columns))](
+    close.close_kernel[(ceil_div(owners - begin, OWNERS), ceil_div(d, columns))](
         own.gradient[first:],
         own.rows.x[first:],
         own.rows.scale[first:],
@@ -139,7 +139,7 @@ def add_close_pairs(
         d,
         OWN_TILE=tile[0],
         OTHER_TILE=tile[1],
-        OWNERS=close.OWNERS,
+        OWNERS=OWNERS,
         COLUMNS=columns,
         FLAGS=close.FLAGS,
         **COMPILED,
