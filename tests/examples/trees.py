@@ -5,6 +5,7 @@ green its number, so that a reader that takes one for another is found out. Clas
 """
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -113,6 +114,14 @@ def make_image_folder(root):
     (root / "class-0" / ".hidden.png").write_text("not an image")
     (root / "class-0" / "readme.md").write_text("not an image either")
     return root
+
+
+@functools.cache
+def glyphs(data_dir=None):
+    """The data set of that name, drawn once for all tests that do not change its images."""
+    from fastpair_dml.data.glyphs import glyphs
+
+    return glyphs(data_dir)
 
 
 def tiny_counts(monkeypatch):

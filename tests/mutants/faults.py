@@ -846,6 +846,53 @@ EXAMPLES = [
         ),
         ("the network stays in evaluation mode", "        self.network.train()\n", ""),
         ("random numbers begin anew", "            torch.set_rng_state(random)\n", "            pass\n"),
+        (
+            "a loss that goes on has forgotten what it learned",
+            "part.load_state_dict(state[name])",
+            'name == "criterion" or part.load_state_dict(state[name])',
+        ),
+        (
+            "gradients are summed over the processes",
+            "self.scaler.scale(loss).backward()",
+            "self.scaler.scale(loss * self.processes.world).backward()",
+        ),
+        ("processes train with the same share", "            rank=self.processes.rank,\n", "            rank=0,\n"),
+        ("processes draw the same numbers", "torch.manual_seed(seed + processes.rank)", "torch.manual_seed(seed)"),
+        ("batches are never cut into chunks", "if self.settings.chunk is None:", "if True:"),
+    ),
+    *of(
+        "examples/fastpair_dml/training.py",
+        "examples",
+        (
+            "the last steps before a signal are lost",
+            "        except Interrupted:\n            self._save()\n",
+            "        except Interrupted:\n",
+        ),
+        ("the best network is the last", "if history.best is history.evaluations[-1]:", "if True:"),
+    ),
+    *of(
+        "examples/fastpair_dml/evaluation.py",
+        "examples",
+        ("training images are the queries", "embed(model, data.query,", "embed(model, data.train,"),
+        ("every process embeds the first share", "batch_size, processes.rank,", "batch_size, 0,"),
+    ),
+    *of(
+        "examples/fastpair_dml/stopping.py",
+        "examples",
+        (
+            "a second Ctrl-C waits like the first",
+            "            signal.signal(signal.SIGINT, signal.default_int_handler)\n",
+            "            pass\n",
+        ),
+    ),
+    *of(
+        "examples/fastpair_dml/plots.py",
+        "examples",
+        (
+            "neighbours are drawn from the queries",
+            "gallery = data.query if data.gallery is None else data.gallery",
+            "gallery = data.query",
+        ),
     ),
     *of(
         "examples/train_dml.py",
@@ -857,6 +904,13 @@ EXAMPLES = [
             "for number in known[name]}",
         ),
         ("what failed is drawn", "results = succeeded(self.results)", "results = self.results"),
+        ("what was not drawn stays so", "self._undrawn = bool(self.results)", "self._undrawn = False"),
+        ("options without effect are passed over", "    refuse_without_effect(settings, arguments)\n", ""),
+        (
+            "a dry run makes the run folder",
+            "    processes, device = start(settings.device)\n",
+            "    processes, device = start(settings.device)\n    folder.mkdir(parents=True)\n",
+        ),
     ),
 ]
 
