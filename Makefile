@@ -53,6 +53,8 @@ SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_s
 # Those that compile, start processes or read what is shipped, which take as long as all other tests on a CPU.
 PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed documentation formulas headers numbers packaging \
   report robustness site,tests/test_$(of).py)
+# Its plugin imports all of it at the end of tests that have nothing of it, a second each time.
+without_hypothesis := -p no:hypothesispytest
 
 .PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
@@ -68,19 +70,19 @@ test: $(VENV)/installed $(VENV)/docs
 # Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
 # theirs.
 test-package:
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(PACKAGE_TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(without_hypothesis) $(PACKAGE_TESTS)
 
 test-cpu:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests $(PACKAGE_TESTS:%=--ignore %) --ignore tests/gpu --ignore tests/examples
 
 test-examples:
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/examples
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/examples
 
 test-gpu:
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests/gpu
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
 
 test-interpreted:
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q tests/gpu
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
 
 # That they run.
 test-benchmarks:

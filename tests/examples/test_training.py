@@ -66,6 +66,7 @@ from fastpair import retrieval  # noqa: E402
 
 # Losses with a classifier, with proxies, and on two views without parameters.
 RESUMED = ("ce", "proxy_anchor", "info_nce")
+# The files of a run's pictures, and what draws them.
 PICTURES = {f"{of}.png": getattr(train_dml, f"plot_{of}") for of in ("curves", "comparison", "retrieval", "bounds")}
 METRICS = {f"{d}/{m}" for d in ("cosine", "l2") for m in ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")}
 # The recipes of the paper, and what makes a tree for each.
@@ -445,7 +446,7 @@ def test_command_line_trains_on_glyphs(monkeypatch, tmp_path, capsys):
     some = TensorImages(query.images[:960], query.labels[:960], query.names[:60])
     monkeypatch.setitem(DATASETS, "glyphs", lambda _: RetrievalData(train, some))
     monkeypatch.setattr(plots, "save", lambda figure, path: path.touch())
-    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which is back afterwards
     output = tmp_path / "runs" / "first"
     options = ["--batch-size", "64", "--max-steps", "31", "--loss", "contrastive"]
     with pytest.raises(SystemExit, match="^0$"):
