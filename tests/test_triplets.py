@@ -106,11 +106,11 @@ class Dense:
     @staticmethod
     def nearest_farther(d_p, d_n):
         """Of each positive the nearest negative that is farther, or else the farthest: a mask (P, N)."""
-        chosen = torch.zeros(len(d_p), len(d_n), dtype=torch.bool)
-        for p in range(len(d_p)) if len(d_n) else ():
-            farther = (d_n > d_p[p]).nonzero()[:, 0]
-            chosen[p, farther[d_n[farther].argmin()] if len(farther) else d_n.argmax()] = True
-        return chosen
+        if not len(d_n):
+            return torch.zeros(len(d_p), 0, dtype=torch.bool)
+        ordered, order = d_n.sort(stable=True)
+        nearest = torch.cat([order, d_n.argmax()[None]])[torch.searchsorted(ordered, d_p, right=True)]
+        return F.one_hot(nearest, len(d_n)).bool()
 
     def __call__(self, reduction, incoming):
         count = max(self.count, 1) if reduction == "mean" else 1
