@@ -70,8 +70,10 @@ def test_a_loss_of_the_package_written_again(name, reduction, dtype, backend):
     with fastpair.use_backend(backend):
         value, gradient = with_gradient(custom(reduction=reduction), x, labels)
         expected, of_expected = with_gradient(built_in, x, labels, reduction=reduction)
-        torch.testing.assert_close(value, expected)
-        torch.testing.assert_close(gradient, of_expected)
+        # Compiled with other optimisation, sums are in another order: of float32 numbers of about 20.
+        near = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-7}
+        torch.testing.assert_close(value, expected, **near)
+        torch.testing.assert_close(gradient, of_expected, **near)
 
 
 BACKENDS = pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -105,8 +107,10 @@ def test_functions(name, dtype, backend):
 
 
 @covering(name=CUSTOM.keys(), reduction=["mean", "sum", "none", "totals"], backend=["cpu", "reference"])
-def test_formulas_of_every_kind(name, reduction, backend):
+def test_formulas_of_every_kind(name, reduction, backend, monkeypatch):
     of = CUSTOM[name]
+    if name == "everything":  # is compiled as for users
+        monkeypatch.delenv("CXXFLAGS")
     x, labels = batch()
     y, ref_labels = batch(70, seed=1)
     labels[0] = 100

@@ -4,9 +4,7 @@ import copy
 import gc
 import importlib
 import inspect
-import os
 import pickle
-import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -285,7 +283,7 @@ def test_threads(library):
     assert loss(X) == THEIRS
 
 
-def test_import_brings_no_client(tmp_path):
+def test_import_brings_no_client(forks):
     code = f"""
 import sys, fastpair
 found = [name for name in sys.modules if name.partition(".")[0] in {CLIENTS!r}]
@@ -294,7 +292,7 @@ assert not [name for name in sys.modules if name.startswith("fastpair.patching")
 fastpair.unpatch()
 assert "fastpair.patching.core" in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=os.environ)
+    forks.run(code)
 
 
 LOSSES = {

@@ -48,13 +48,14 @@ class Chip:
 
 
 @contextlib.contextmanager
-def dry_run(chip: int) -> Iterator[list[Launch]]:
-    """The launches of the calls in the block."""
+def dry_run(chip: int, only: tuple[str, ...] = ()) -> Iterator[list[Launch]]:
+    """The launches of the calls in the block, or of the kernels of these names."""
     launches = []
     run = JITFunction.run
 
     def compile_only(self, *arguments, grid, warmup, **options):
-        launches.append(Launch(self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
+        if not only or self.__name__ in only:
+            launches.append(Launch(self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
 
     with _in_place_of_running(compile_only, Chip(chip, number=chip)):
         yield launches
