@@ -45,7 +45,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 import train_dml  # noqa: E402
 from fastpair_dml import backbones, bounds, evaluation, model, plots, runfolder, settings, training  # noqa: E402
-from fastpair_dml.data import DATASETS, RetrievalData, TensorImages, preprocessing  # noqa: E402
+from fastpair_dml.data import DATASETS, preprocessing  # noqa: E402
 from fastpair_dml.errors import UserError  # noqa: E402
 from fastpair_dml.evaluation import Gallery  # noqa: E402
 from fastpair_dml.history import History  # noqa: E402
@@ -441,20 +441,16 @@ def run_command(argv):
 
 
 def test_command_line_trains_on_glyphs(monkeypatch, tmp_path, capsys):
-    train, query = glyphs().train, glyphs().query
-    # To embed all queries takes as long as to train.
-    some = TensorImages(query.images[:960], query.labels[:960], query.names[:60])
-    monkeypatch.setitem(DATASETS, "glyphs", lambda _: RetrievalData(train, some))
+    monkeypatch.setitem(DATASETS, "glyphs", glyphs)
     monkeypatch.setattr(plots, "save", lambda figure, path: path.touch())
     monkeypatch.setattr(sys, "argv", sys.argv)  # which is back afterwards
     output = tmp_path / "runs" / "first"
-    options = ["--batch-size", "64", "--max-steps", "31", "--loss", "contrastive"]
     with pytest.raises(SystemExit, match="^0$"):
-        run_command([*options, "--output", str(output)])
+        run_command(["--epochs", "1", "--loss", "contrastive", "--output", str(output)])
     printed = capsys.readouterr().out
-    assert "3936 images of 246 classes" in printed and "960 images of 60 unseen classes" in printed
+    assert "3936 images of 246 classes" in printed and "3952 images of 247 unseen classes" in printed
     result = results_of(output)["contrastive"]["0"]
-    assert result["after"]["cosine/recall@1"] > result["before"]["cosine/recall@1"] + 0.04 > 0.6
+    assert result["after"]["cosine/recall@1"] > result["before"]["cosine/recall@1"] + 0.1 > 0.6
     assert result["steps"] == 31
     assert "contrastive-0: epoch 1 of 1, loss " in printed and " left in all" in printed
 
