@@ -56,7 +56,7 @@ PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed docum
 # Its plugin imports all of it at the end of tests that have nothing of it, a second each time.
 without_hypothesis := -p no:hypothesispytest
 
-.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-end-to-end test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 6 --evaluate-every 3 \
@@ -65,7 +65,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
-	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted test-benchmarks
+	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted \
+	  test-end-to-end test-benchmarks
 
 # Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
 # theirs.
@@ -87,6 +88,8 @@ test-interpreted:
 # That they run.
 test-benchmarks:
 	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
+
+test-end-to-end:
 	$(VENV)/bin/python -m benchmarks.end_to_end --quick
 
 # Models are made of configurations: nothing is downloaded.

@@ -10,6 +10,7 @@ over that before the first step, in a process of its own, with all that the netw
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -46,10 +47,12 @@ LOSSES = {
 }
 
 
+glyphs = functools.cache(lambda: DATASETS["glyphs"](None))
+
+
 def trainer_of(loss: str, variant: str, n: int) -> Trainer:
     settings = make_settings("glyphs", {"batch_size": n, "embedding_size": EMBEDDING_SIZE})
-    data = DATASETS[settings.dataset](None)
-    trainer = Trainer(loss, 0, settings, data, torch.device("cpu"), Processes())
+    trainer = Trainer(loss, 0, settings, glyphs(), torch.device("cpu"), Processes())
     if variant == THEIRS:
         trainer.criterion = LOSSES[loss]()
     trainer.network.train()

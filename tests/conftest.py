@@ -1,5 +1,6 @@
 """What every test starts from: seeded generators, one number of threads, and a compiler that is quick."""
 
+import gc
 import os
 
 import pytest
@@ -10,6 +11,8 @@ from fastpair.backends import cpu_extension
 
 # Some hundred losses that users write are compiled, which takes three times as long with the package's own -O3.
 os.environ.setdefault("CXXFLAGS", "-O0")
+# To look for garbage among the objects of all tests takes a tenth of the time by default.
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
