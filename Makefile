@@ -59,7 +59,7 @@ without_hypothesis := -p no:hypothesispytest
 .PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-end-to-end test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
-	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 6 --evaluate-every 3 \
+	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 4 --evaluate-every 2 \
 	  --output runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/installed $(VENV)/docs

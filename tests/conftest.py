@@ -11,7 +11,7 @@ from fastpair.backends import cpu_extension
 
 # Some hundred losses that users write are compiled, which takes three times as long with the package's own -O3.
 os.environ.setdefault("CXXFLAGS", "-O0")
-# To look for garbage among the objects of all tests takes a tenth of the time by default.
+# To look for garbage among the objects of all tests takes a twentieth of the time by default.
 gc.set_threshold(20_000, 20, 20)
 
 
