@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -444,7 +445,8 @@ def run(rank: int, world: int, folder: str) -> None:
 
 def main() -> None:
     """Runs the ranks of all worlds side by side, each world in the folder that has its number as its name."""
-    # Forked, since what each would import takes as long as its work.
+    # Forked, since what each would import takes as long as its work: DistributedDataParallel asks for the compiler.
+    importlib.import_module("torch._dynamo")
     way = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(way)
     processes = [
