@@ -85,12 +85,12 @@ test-gpu:
 test-interpreted:
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
 
-# That they run.
+# That benchmarks run.
 test-benchmarks:
-	$(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 
 test-end-to-end:
-	$(VENV)/bin/python -m benchmarks.end_to_end --quick
+	$(VENV)/bin/python -m benchmarks.end_to_end --quick --threads 1
 
 # Models are made of configurations: nothing is downloaded.
 test-clients: $(CLIENTS)/installed

@@ -32,7 +32,7 @@ from benchmarks.compare import (
 )
 
 sys.path.insert(0, str(ROOT / "examples"))
-from fastpair_dml.data import DATASETS
+from fastpair_dml.data import DATASETS, RetrievalData
 from fastpair_dml.processes import Processes
 from fastpair_dml.settings import make_settings
 from fastpair_dml.trainer import Trainer
@@ -47,7 +47,9 @@ LOSSES = {
 }
 
 
-glyphs = functools.cache(lambda: DATASETS["glyphs"](None))
+@functools.cache
+def glyphs() -> RetrievalData:
+    return DATASETS["glyphs"](None)
 
 
 def trainer_of(loss: str, variant: str, n: int) -> Trainer:

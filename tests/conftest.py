@@ -9,7 +9,8 @@ from forks import Forks
 
 from fastpair.backends import cpu_extension
 
-# Some hundred losses that users write are compiled, which takes three times as long with the package's own -O3.
+# Some hundred losses that users write are compiled, which takes three times as long with the package's own -O3. Without
+# optimisation their loops have no vectors: see `vectors` in test_custom.py.
 os.environ.setdefault("CXXFLAGS", "-O0")
 # To look for garbage among the objects of all tests takes a twentieth of the time by default.
 gc.set_threshold(20_000, 20, 20)
@@ -17,10 +18,10 @@ gc.set_threshold(20_000, 20, 20)
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    # torch.manual_seed would format a traceback for each kind of device that is not here.
+    # torch.manual_seed would format a traceback for each kind of device, here or not.
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_available():
-        torch.cuda.manual_seed(0)
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

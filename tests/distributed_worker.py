@@ -446,8 +446,9 @@ def run(rank: int, world: int, folder: str) -> None:
 def main() -> None:
     """Runs the ranks of all worlds side by side, each world in the folder that has its number as its name."""
     # Forked, since what each would import takes as long as its work: DistributedDataParallel asks for the compiler.
-    importlib.import_module("torch._dynamo")
     way = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    if way == "fork":
+        importlib.import_module("torch._dynamo")
     context = multiprocessing.get_context(way)
     processes = [
         context.Process(target=run, args=(rank, world, folder), daemon=True)

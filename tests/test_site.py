@@ -22,13 +22,15 @@ def site(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("site")
     settings = config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True)
-    counter = logging.getLogger("mkdocs")
-    level = counter.level
-    counter.setLevel(logging.WARNING)
+    logger, shown = logging.getLogger("mkdocs"), logging.StreamHandler()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(shown)
     try:
         build(settings)  # which raises where strict building finds a link or a reference that leads nowhere
     finally:
-        counter.setLevel(level)
+        logger.removeHandler(shown)
+        logger.setLevel(level)
     return folder
 
 

@@ -108,8 +108,8 @@ class Dense:
         """Of each positive the nearest negative that is farther, or else the farthest: a mask (P, N)."""
         if not len(d_n):
             return torch.zeros(len(d_p), 0, dtype=torch.bool)
-        ordered, order = d_n.sort(stable=True)
-        nearest = torch.cat([order, d_n.argmax()[None]])[torch.searchsorted(ordered, d_p, right=True)]
+        farther = d_n > d_p[:, None]
+        nearest = torch.where(farther.any(1), torch.where(farther, d_n, torch.inf).argmin(1), d_n.argmax())
         return F.one_hot(nearest, len(d_n)).bool()
 
     def __call__(self, reduction, incoming):

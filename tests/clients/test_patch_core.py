@@ -283,7 +283,7 @@ def test_threads(library):
     assert loss(X) == THEIRS
 
 
-def test_import_brings_no_client(forks):
+def test_import_brings_no_client(forks, tmp_path):
     code = f"""
 import sys, fastpair
 found = [name for name in sys.modules if name.partition(".")[0] in {CLIENTS!r}]
@@ -292,7 +292,7 @@ assert not [name for name in sys.modules if name.startswith("fastpair.patching")
 fastpair.unpatch()
 assert "fastpair.patching.core" in sys.modules
 """
-    forks.run(code)
+    forks.run(code, folder=tmp_path)
 
 
 LOSSES = {

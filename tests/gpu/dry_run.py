@@ -59,6 +59,7 @@ def dry_run(chip: int, only: tuple[str, ...] = ()) -> Iterator[list[Launch]]:
 
     with _in_place_of_running(compile_only, Chip(chip, number=chip)):
         yield launches
+    assert set(only) <= {launch.name for launch in launches}
 
 
 class _PassedTheFrontEnd(Exception):

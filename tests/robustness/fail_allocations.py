@@ -50,6 +50,7 @@ def run(call, z, number: int) -> int:
 
 def main():
     torch.set_num_threads(2)
+    # Who looks for garbage writes to all objects, which copies them for each process.
     gc.freeze()
     gc.disable()
     for name, call, z in calls():
