@@ -56,7 +56,7 @@ PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed docum
 # Its plugin imports all of it at the end of tests that have nothing of it, a second each time.
 without_hypothesis := -p no:hypothesispytest
 
-.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-end-to-end test-benchmarks test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-end-to-end test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 4 --evaluate-every 2 \
@@ -66,7 +66,7 @@ test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
 	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted \
-	  test-end-to-end test-benchmarks
+	  test-end-to-end
 
 # Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
 # theirs.
@@ -76,18 +76,15 @@ test-package:
 test-cpu:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q tests $(PACKAGE_TESTS:%=--ignore %) --ignore tests/gpu --ignore tests/examples
 
+# And that benchmarks run.
 test-examples:
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/examples
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q $(without_hypothesis) tests/examples benchmarks --quick --benchmark-disable
 
 test-gpu:
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
 
 test-interpreted:
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
-
-# That benchmarks run.
-test-benchmarks:
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q benchmarks --quick --benchmark-disable
 
 test-end-to-end:
 	$(VENV)/bin/python -m benchmarks.end_to_end --quick --threads 1

@@ -178,19 +178,6 @@ def native_build() -> dict:
     import pybind11
     from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
-    class BuildLongestFirst(BuildExtension):
-        """The loops of a SIMD level take a minute: they start first, and the rest is compiled beside them."""
-
-        def build_extension(self, ext: Extension) -> None:
-            compile_all = self.compiler.compile
-
-            def compile_sorted(sources: list[str], **settings) -> list[str]:
-                return compile_all(sorted(sources, key=lambda path: "simd" not in path), **settings)
-
-            self.compiler.compile = compile_sorted
-            super().build_extension(ext)
-            self.compiler.compile = compile_all
-
     extension = Extension(
         "fastpair._C",
         sources=sorted(glob("csrc/*.cpp") + glob("csrc/cpu/**/*.cpp", recursive=True)),
@@ -207,7 +194,7 @@ def native_build() -> dict:
     )
     return {
         "ext_modules": [extension, *extensions],
-        "cmdclass": {"build_ext": BuildLongestFirst, "build_py": BuildPackage},
+        "cmdclass": {"build_ext": BuildExtension, "build_py": BuildPackage},
     }
 
 

@@ -89,7 +89,8 @@ def test_pair_losses(of, distance, backend, prefixes, references):
 def test_sizes(n, name, dtype, references):
     formula, settings = getattr(dense, f"{name}_loss"), {"distance": "cosine"}
     loss = losses.MatryoshkaLoss(getattr(losses, DEFINITIONS[name].module)(**settings), DIMS, WEIGHTS)
-    inputs = inputs_of(n, 2 * n + 5) if references else inputs_of(n)
+    classes = max(7, n // 10)
+    inputs = inputs_of(n, 2 * n + 5, classes=classes) if references else inputs_of(n, classes=classes)
     trained = tuple(inputs.keys() & {"embeddings", "ref_emb"})
     want = value_and_gradients(by_hand(formula, DIMS, WEIGHTS, **settings), inputs, trained)
     got = value_and_gradients(loss, cast(inputs, dtype), trained)
