@@ -51,12 +51,12 @@ SANITIZED := test_loss_and_gradients or test_half_precision or test_pairwise_dis
 SMOKE := test_dtypes and 257 and (contrastive-cosine or supcon-cosine or multi_similarity-cosine or triplet_margin-unit_euclidean or siglip or linear_cross_entropy) and not refs and not smooth
 
 # Those that compile, start processes or read what is shipped, which take as long as all other tests on a CPU.
-PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed documentation formulas headers numbers packaging \
-  report robustness site,tests/test_$(of).py)
+PACKAGE_TESTS := tests/clients $(foreach of,custom determinism distributed documentation headers numbers packaging robustness \
+  site,tests/test_$(of).py)
 # Its plugin imports all of it at the end of tests that have nothing of it, a second each time.
 without_hypothesis := -p no:hypothesispytest
 
-.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-end-to-end test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
+.PHONY: demo test test-package test-cpu test-gpu test-interpreted test-examples test-clients mutants gpu gpu-build gpu-smoke gpu-tests gpu-benchmarks sanitize sanitize-cpu lint bench docs wheels test-wheels clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python examples/train_dml.py --dataset glyphs --loss ce,contrastive,spce --epochs 4 --evaluate-every 2 \
@@ -65,8 +65,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m fastpair
-	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted \
-	  test-end-to-end
+	$(MAKE) --jobs=2 --output-sync=target test-package test-cpu test-gpu test-examples test-interpreted
 
 # Side by side, a core each, the longest first: threads that wait for one that has no core spin. Tests of threads ask for
 # theirs.
@@ -85,9 +84,6 @@ test-gpu:
 
 test-interpreted:
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(VENV)/bin/pytest -q $(without_hypothesis) tests/gpu
-
-test-end-to-end:
-	$(VENV)/bin/python -m benchmarks.end_to_end --quick --threads 1
 
 # Models are made of configurations: nothing is downloaded.
 test-clients: $(CLIENTS)/installed
